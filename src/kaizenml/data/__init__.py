@@ -1,0 +1,1 @@
+"""Data: tables with a contract and an immutable, numbered history."""

@@ -1,0 +1,64 @@
+"""Datasets, their contracts and versions."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+Kind = Literal["number", "integer", "boolean", "category", "timestamp", "text"]
+Trust = Literal["internal", "partner", "public"]
+
+
+class Column(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a column of a dataset must look like. Rows that break it go to quarantine with the reason."""
+
+    name: str
+    kind: Kind
+    nullable: bool = True
+    minimum: float | None = None
+    maximum: float | None = None
+    categories: list[str] | None = None  # allowed values; None: any
+    unique: bool = False
+
+
+class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The promise of a dataset's source, under version control as ``contracts/NAME.toml``."""
+
+    columns: list[Column]
+    key: str | None = None
+    time: str | None = None
+
+
+class Dataset(msgspec.Struct, frozen=True, kw_only=True):
+    """A named table with a contract and a history."""
+
+    name: str
+    contract: Contract
+    source: str  # where rows come from: a path, a query, 'python', 'feedback'
+    trust: Trust = "internal"
+    created_at: float
+
+
+class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """One immutable version. Its rows are those whose ``_part`` is in ``parts``, on the table's newest state.
+
+    Parts (and not the engine's own time travel) carry the history, so that a person's rows can be
+    physically purged from the table while every version stays readable minus those rows.
+    """
+
+    dataset: str
+    number: int
+    parts: list[int]
+    rows: int
+    hash: str  # of content and schema
+    columns: dict[str, Kind]
+    source: str
+    quarantined: int  # rows of this addition that went to quarantine
+    code: str | None  # commit of the project, when it is under version control
+    created_at: float
+    profile: dict[str, Any] = {}  # per column: count, missing, mean, std, min, max, top values
+
+    @property
+    def ref(self) -> str:
+        return f"{self.dataset}@{self.number}"

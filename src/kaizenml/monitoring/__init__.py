@@ -1,0 +1,1 @@
+"""Monitoring: profiles, drift, live accuracy, and the diagnosis of what went wrong."""

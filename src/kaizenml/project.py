@@ -1,0 +1,51 @@
+"""The composition root: opens a project and chooses the engines behind its ports. The only place that names adapters."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+
+from kaizenml import settings as settings_module
+from kaizenml.catalog import Catalog
+from kaizenml.clock import Clock, open_clock
+from kaizenml.context import Context
+
+
+def open_project(root: str | os.PathLike[str] = ".", *, actor: str | None = None, clock: Clock | None = None) -> Context:
+    """Open the project in ``root`` (a folder with kaizen.toml), creating its state folder when it is new.
+
+    Parameters
+    ----------
+    root : the project folder.
+    actor : who acts, for the audit trail; default ``KAIZEN_ACTOR`` or the user's login name.
+    clock : default the machine's, or the simulated one that ``KAIZEN_CLOCK`` names.
+
+    Raises
+    ------
+    InvalidSettings : no kaizen.toml there, or something wrong in it.
+    """
+    from kaizenml.adapters.sqlite_online import SqliteOnlineStore
+
+    folder = Path(root).resolve()
+    settings, sources = settings_module.load(folder)
+    state = folder / settings.project.state
+    state.mkdir(parents=True, exist_ok=True)
+    catalog = Catalog(settings.project.catalog or f"sqlite:///{state / 'catalog.db'}")
+    catalog.create()
+    return Context(
+        root=folder,
+        settings=settings,
+        catalog=catalog,
+        clock=clock or open_clock(),
+        online=SqliteOnlineStore(state / "online.db"),
+        actor=actor or os.environ.get("KAIZEN_ACTOR") or _login(),
+        sources=sources,
+    )
+
+
+def _login() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

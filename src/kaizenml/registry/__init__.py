@@ -1,0 +1,1 @@
+"""Registry: models by name and number, and the runtimes that answer with them."""

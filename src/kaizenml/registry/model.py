@@ -1,0 +1,20 @@
+"""Models by name and number."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
+    """A trained or imported model, in the registry for good."""
+
+    name: str
+    number: int
+    run: str  # id of the run that made it
+    folder: str  # relative to the project's state
+    hash: str  # sha256 over the folder's files
+    created_at: float
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.number}"

@@ -1,0 +1,47 @@
+"""Releases: what is pinned, and the evidence that it may go to production."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class Pins(msgspec.Struct, frozen=True, kw_only=True):
+    """Exactly what a release is made of."""
+
+    model: str  # name@number
+    model_hash: str
+    data: list[str]  # dataset name@number, the training dataset first
+    data_hashes: list[str]
+    features: list[str]  # view name.version
+    code: str | None  # commit of the project; ``-dirty`` behind it when files were changed
+    libraries: dict[str, str]  # distribution -> version, of what serving and training load
+    libraries_hash: str
+
+
+class GateResult(msgspec.Struct, frozen=True, kw_only=True):
+    """A gate with its evidence. ``naive``, ``champion``, ``parity``, ``load``."""
+
+    name: str
+    passed: bool
+    summary: str  # one line with numbers
+    evidence: dict[str, Any]
+
+
+class Release(msgspec.Struct, frozen=True, kw_only=True):
+    """An immutable pin, ``name@number``. ``hash`` covers pins and model files, not the evidence."""
+
+    name: str
+    number: int
+    hash: str
+    pins: Pins
+    gates: list[GateResult]
+    state: Literal["passed", "refused"]
+    bundle: str  # folder for serving, relative to the project's state
+    why: str
+    created_at: float
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}@{self.number}"

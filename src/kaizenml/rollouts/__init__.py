@@ -1,0 +1,1 @@
+"""Rollouts: which releases answer an endpoint, and how that changes."""

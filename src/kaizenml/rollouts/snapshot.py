@@ -1,0 +1,71 @@
+"""The routing snapshot: one small file from which the serving engine knows everything. Hot path: imports only msgspec."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+FORMAT = 1
+FILE = "snapshot.json"  # below the project's state folder, in ``serving/``
+
+
+class Lineage(msgspec.Struct, frozen=True, kw_only=True):
+    """What an answer carries along."""
+
+    model: str
+    data: str
+    features: list[str]
+    code: str | None
+    hash: str
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """A release that answers or shadows. ``weight`` in 1/1000 of the units (0.1 % steps)."""
+
+    release: str
+    bundle: str  # relative to the project's state
+    weight: int
+    arm: str  # champion, challenger-1, ..., shadow
+    lineage: Lineage
+
+
+class EndpointRoute(msgspec.Struct, frozen=True, kw_only=True):
+    """How one endpoint answers now. Weights of ``arms`` sum to 1000.
+
+    ``paired``: while arms compete, every arm that did not answer runs as a shadow of the one that
+    did, so that each labelled row compares them on the same input.
+    """
+
+    endpoint: str
+    revision: int
+    arms: list[Route]  # champion first
+    shadows: list[Route] = []
+    paired: bool = False
+    killed: str | None = None  # why; answers are naive while it is set
+
+
+class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
+    """All routes of a project."""
+
+    format: int = FORMAT
+    revision: int  # sum of the endpoints' revisions: grows with every change
+    written_at: float
+    endpoints: dict[str, EndpointRoute]
+
+
+def write(path: Path, snapshot: Snapshot) -> None:
+    """Replace the snapshot at once: readers see the old one or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    with fresh.open("wb") as file:
+        file.write(msgspec.json.encode(snapshot))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+
+
+def read(path: Path) -> Snapshot:
+    """Read a snapshot; FileNotFoundError when none was written yet."""
+    return msgspec.json.decode(path.read_bytes(), type=Snapshot)

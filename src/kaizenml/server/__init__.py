@@ -1,0 +1,1 @@
+"""Server: the control plane, every operation over HTTP, and the console."""

@@ -1,0 +1,1 @@
+"""Serving: the engine that answers, writes down every answer, and takes outcomes."""

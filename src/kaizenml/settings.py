@@ -1,0 +1,193 @@
+"""Settings: kaizen.toml, then ``KAIZEN_SECTION_KEY`` from the environment; each value knows where it came from."""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from kaizenml.clock import parse_duration
+from kaizenml.errors import InvalidSettings, nearest
+
+FILE = "kaizen.toml"
+TaskKind = Literal["auto", "binary", "multiclass", "regression"]
+
+
+class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Who this is and where its state lives."""
+
+    name: str
+    state: str = ".kaizen"  # folder, relative to the project
+    catalog: str | None = None  # SQLAlchemy URL; default SQLite in the state folder
+
+
+class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """The question that the model answers."""
+
+    dataset: str  # dataset with the rows to learn from
+    target: str
+    kind: TaskKind = "auto"
+    source: str | None = None  # file or folder that `kaizen data refresh` reads
+    time: str | None = None  # column: when the row happens
+    key: str | None = None  # column that identifies a row
+    unit: str | None = None  # column for sticky arms, default the key
+    asked_before: str = "0s"  # how long before `time` the question is asked
+    ignore: list[str] = []  # columns never used as inputs
+    loss: str | None = None  # metric to decide by; default log_loss or rmse
+
+
+class ViewSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A feature view: newest known values of ``columns`` for an entity."""
+
+    dataset: str
+    entity: str  # key column, in the view's dataset and in the task's
+    columns: list[str]
+    at: str | None = None  # event time column; None: a plain look-up
+    ttl: str | None = None  # older values count as missing
+
+
+class TrainSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    budget: str = "60s"
+    seed: int = 0
+    max_rows: int = 500_000  # newest rows are kept
+    threads: int = 0  # 0: all cores
+
+
+class GateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    rate: float = 200.0  # requests a second that serving must bear
+    p99_ms: float = 50.0
+    load_seconds: float = 3.0
+    parity_rows: int = 1000
+
+
+class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    host: str = "127.0.0.1"
+    port: int = 8080
+    workers: int = 1
+    max_body_bytes: int = 8_000_000
+    max_rows: int = 10_000  # rows in one request
+    max_depth: int = 64  # nesting of JSON
+    fsync: Literal["off", "tick", "request"] = "off"
+    segment_bytes: int = 64_000_000
+    outcome_window: str = "90d"  # outcomes later than this are still taken, but called late
+
+
+class ConsoleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    host: str = "127.0.0.1"
+    port: int = 8081
+
+
+class MonitorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    false_alarms: float = 0.01  # chance of any false drift alarm per window and endpoint
+    window: str = "1d"
+
+
+class LoopSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    enabled: bool = True
+    every: str = "60s"  # how often `kaizen up` looks
+    retrain_after: str | None = None  # also retrain on a schedule when there is enough new labelled data
+    min_new_rows: int = 500  # labelled rows before a retraining can help
+    canary_weight: float = 0.05
+    canary_max: str = "14d"  # no evidence by then: the challenger goes
+    error_level: float = 0.02  # chance of promoting a release that is not better
+    cooldown: str = "1d"  # between two improvements
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Everything in kaizen.toml."""
+
+    project: ProjectSettings
+    task: TaskSettings | None = None
+    features: dict[str, ViewSettings] = {}
+    train: TrainSettings = TrainSettings()
+    gates: GateSettings = GateSettings()
+    serve: ServeSettings = ServeSettings()
+    console: ConsoleSettings = ConsoleSettings()
+    monitor: MonitorSettings = MonitorSettings()
+    loop: LoopSettings = LoopSettings()
+
+
+def load(root: Path, environ: Mapping[str, str] | None = None) -> tuple[Settings, dict[str, str]]:
+    """Read the project's settings.
+
+    Parameters
+    ----------
+    root : the project folder.
+    environ : environment to look into; default the process's own.
+
+    Returns
+    -------
+    The settings, and for each value that is not a default (``"serve.port"``) its source
+    (``"kaizen.toml"`` or ``"KAIZEN_SERVE_PORT"``).
+    """
+    path = root / FILE
+    try:
+        document: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidSettings(
+            f"there is no {FILE} in {root}", remedy="kaizen init NAME --data FILE --target COLUMN, or --project DIR", values={"folder": str(root)}
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InvalidSettings(f"{path} is not TOML: {error}", remedy=f"mend {path}", values={"file": str(path)}) from None
+    sources = {key: FILE for key in _flat(document)}
+    for name, text in (os.environ if environ is None else environ).items():
+        where = _place(name)
+        if where:
+            section, key = where
+            document.setdefault(section, {})[key] = text
+            sources[f"{section}.{key}"] = name
+    try:
+        settings = msgspec.convert(document, Settings, strict=False)
+        _check_durations(settings)
+    except msgspec.ValidationError as error:
+        raise _explained(path, str(error)) from None
+    return settings, sources
+
+
+def _place(variable: str) -> tuple[str, str] | None:
+    """KAIZEN_SERVE_PORT -> ("serve", "port"), for the plain sections only."""
+    if not variable.startswith("KAIZEN_"):
+        return None
+    section, _, key = variable[7:].lower().partition("_")
+    kinds = {field.name: field.type for field in msgspec.structs.fields(Settings)}
+    kinds["task"] = TaskSettings
+    kind = kinds.get(section)
+    if not key or section == "features" or not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        return None
+    return (section, key) if key in kind.__struct_fields__ else None
+
+
+def _explained(path: Path, text: str) -> InvalidSettings:
+    if "unknown field" in text:
+        found = text.split("`")[1]
+        known = [field for kind in (Settings, *_sections()) for field in kind.__struct_fields__]
+        close = nearest(found, known)
+        hint = f"; did you mean {close!r}?" if close else ""
+        return InvalidSettings(f"{path}: {text[0].lower()}{text[1:]}{hint}", remedy=f"mend {path}", values={"found": found, "nearest": close})
+    return InvalidSettings(f"{path}: {text[0].lower()}{text[1:]}", remedy=f"mend {path}", values={"file": str(path)})
+
+
+def _sections() -> list[type[msgspec.Struct]]:
+    return [
+        ProjectSettings, TaskSettings, ViewSettings, TrainSettings, GateSettings, ServeSettings, ConsoleSettings, MonitorSettings, LoopSettings,
+    ]  # fmt: skip
+
+
+def _check_durations(settings: Settings) -> None:
+    task = settings.task
+    for text in (
+        task.asked_before if task else "0s", settings.train.budget, settings.serve.outcome_window, settings.monitor.window, settings.loop.every,
+        settings.loop.retrain_after or "1d", settings.loop.canary_max, settings.loop.cooldown, *(v.ttl or "1d" for v in settings.features.values()),
+    ):  # fmt: skip
+        parse_duration(text)
+
+
+def _flat(document: dict[str, Any], prefix: str = "") -> list[str]:
+    keys: list[str] = []
+    for key, value in document.items():
+        keys += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [prefix + key]
+    return keys

@@ -1,0 +1,1 @@
+"""Training: from a frame to a model and the board it was chosen from."""
