@@ -1,0 +1,178 @@
+"""The online store on SQLite: one packed row per entity and view, in one file that any process of the machine may open.
+
+Format 1 (``PRAGMA user_version``). Write-ahead log with ``synchronous=NORMAL``: a killed process loses nothing
+and leaves no half row; a power cut may lose the last moments, which the datasets give again (``materialize``).
+Hot path: imports only the standard library and msgspec.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kaizenml.errors import Corrupt, StorageFull, Unavailable
+from kaizenml.ports import OnlineRow
+
+FORMAT = 1
+_CREATE = """CREATE TABLE IF NOT EXISTS online (
+  key TEXT NOT NULL, view TEXT NOT NULL, at REAL NOT NULL, body BLOB NOT NULL, PRIMARY KEY (key, view)
+) WITHOUT ROWID"""
+_WRITE = """INSERT INTO online (key, view, at, body) VALUES (?, ?, ?, ?)
+ON CONFLICT (key, view) DO UPDATE SET at = excluded.at, body = excluded.body WHERE excluded.at >= online.at"""
+_READ_ONE = "SELECT at, body FROM online WHERE key = ? AND view = ?"
+_MOST_KEYS = 4096  # in one query
+_inherited: list[sqlite3.Connection] = []  # of a parent process; closing them here could harm its files
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+
+class SqliteOnlineStore:
+    """Newest feature values by entity, in a SQLite file. Opened lazily, once per thread and process.
+
+    Parameters
+    ----------
+    path : the file. It may be absent: reads then find nothing, the first write creates it.
+    readonly : never write, also not the schema (for serving processes).
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, readonly: bool = False) -> None:
+        self.path = Path(path)
+        self.readonly = readonly
+        self._local = threading.local()
+        self._open: list[sqlite3.Connection] = []
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    def write(self, view: str, rows: Iterable[tuple[str, float, Mapping[str, Any]]]) -> int:
+        packed = [(key, view, at, _encode(values)) for key, at, values in rows]
+        with self._transaction() as connection:
+            before = connection.total_changes
+            connection.executemany(_WRITE, packed)
+            return connection.total_changes - before
+
+    def read(self, view: str, keys: Sequence[str]) -> list[OnlineRow | None]:
+        connection = self._connection()
+        if connection is None:
+            return [None] * len(keys)
+        try:
+            if len(keys) == 1:
+                row = connection.execute(_READ_ONE, (keys[0], view)).fetchone()
+                return [None if row is None else OnlineRow(row[0], _decode(row[1]))]
+            found: dict[str, OnlineRow] = {}
+            for start in range(0, len(keys), _MOST_KEYS):
+                found.update(_read_many(connection, view, list(dict.fromkeys(keys[start : start + _MOST_KEYS]))))
+            return [found.get(key) for key in keys]
+        except sqlite3.Error as error:
+            if "no such table" in str(error):  # another process is creating the file
+                return [None] * len(keys)
+            raise self._translated(error) from error
+        except msgspec.DecodeError as error:
+            raise self._corrupt(str(error)) from error
+
+    def delete(self, key: str) -> int:
+        with self._transaction() as connection:
+            return connection.execute("DELETE FROM online WHERE key = ?", (key,)).rowcount
+
+    def drop(self, view: str) -> None:
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM online WHERE view = ?", (view,))
+
+    def close(self) -> None:
+        with self._lock:
+            connections, self._open = self._open, []
+            self._local = threading.local()
+        for connection in connections if self._pid == os.getpid() else ():
+            connection.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        if self.readonly:
+            raise Unavailable(f"{self.path} was opened for reading only", remedy="write with `kaizen features push`", values={"file": str(self.path)})
+        try:
+            connection = self._connection(create=True)
+            assert connection is not None
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+
+    def _connection(self, create: bool = False) -> sqlite3.Connection | None:
+        local = self._local
+        if self._pid == os.getpid():
+            connection: sqlite3.Connection | None = getattr(local, "connection", None)
+            if connection is not None:
+                return connection
+        else:  # forked: a SQLite connection must not cross a fork
+            _inherited.extend(self._open)
+            self._open, self._local, self._lock, self._pid = [], threading.local(), threading.Lock(), os.getpid()
+        try:
+            connection = self._connect(create)
+        except sqlite3.Error as error:
+            raise self._translated(error) from error
+        if connection is not None:
+            self._local.connection = connection
+            with self._lock:
+                self._open.append(connection)
+        return connection
+
+    def _connect(self, create: bool) -> sqlite3.Connection | None:
+        if not self.path.exists():
+            if not create:
+                return None
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        mode = "ro" if self.readonly else "rwc"
+        # threads have their own connection; only close() reaches over
+        address = f"{self.path.absolute().as_uri()}?mode={mode}"
+        connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=15.0, check_same_thread=False)
+        try:
+            found = connection.execute("PRAGMA user_version").fetchone()[0]
+            if found > FORMAT:
+                raise Corrupt(f"{self.path} has format {found}; this kaizenml reads up to {FORMAT}", remedy="pip install --upgrade kaizenml")
+            connection.execute("PRAGMA mmap_size = 268435456")
+            if not self.readonly:
+                connection.execute("PRAGMA journal_mode = WAL")
+                connection.execute("PRAGMA synchronous = NORMAL")
+                if found < FORMAT:
+                    connection.execute("BEGIN IMMEDIATE")
+                    connection.execute(_CREATE)
+                    connection.execute(f"PRAGMA user_version = {FORMAT}")
+                    connection.execute("COMMIT")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _translated(self, error: sqlite3.Error) -> Exception:
+        text, values = str(error), {"file": str(self.path)}
+        if "disk is full" in text or "disk I/O error" in text:
+            what = "the disk that holds the online store is full; nothing was half-written"
+            return StorageFull(what, remedy="free some space and repeat", values=values)
+        if "not a database" in text or "malformed" in text:
+            return self._corrupt(text)
+        return Unavailable(f"the online store does not answer: {text}", remedy="repeat; if it stays so, look at what holds the file", values=values)
+
+    def _corrupt(self, text: str) -> Corrupt:
+        remedy = f"remove {self.path.name} and run `kaizen features materialize`"
+        return Corrupt(f"{self.path} is damaged: {text}", remedy=remedy, values={"file": str(self.path)})
+
+
+def _read_many(connection: sqlite3.Connection, view: str, keys: list[str]) -> Iterator[tuple[str, OnlineRow]]:
+    size = 1 << max(len(keys) - 1, 0).bit_length()  # few distinct statements, so that the connection keeps them prepared
+    marks = ",".join("?" * size)
+    padded = keys + keys[-1:] * (size - len(keys))
+    for key, at, body in connection.execute(f"SELECT key, at, body FROM online WHERE key IN ({marks}) AND view = ?", (*padded, view)):  # noqa: S608
+        yield key, OnlineRow(at, _decode(body))
