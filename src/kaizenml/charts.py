@@ -113,6 +113,7 @@ def line(
     include: Sequence[float] = (),
     width: int = 720,
     height: int = 260,
+    margins: tuple[int, int] = (0, 0),
     readout: bool = True,
     standalone: bool = False,
 ) -> str:
@@ -128,6 +129,7 @@ def line(
     limit, limit_label : a dashed horizontal line, such as the level that alarms.
     include : values that the y axis must reach, for example 0.
     width, height : of the drawing, in CSS pixels; it scales with the page.
+    margins : least room at the left and right, so that charts below each other line up.
     readout : show the values below the pointer (at most 130 different times).
     standalone : a complete file with its own colours on white, else an element coloured by CSS.
 
@@ -146,7 +148,7 @@ def line(
     texts = [axes.number(t, ticks) for t in ticks]
     room = max((_text_width(one.name) for one in lines), default=0.0)
     plot = _Plot(
-        left=max(map(_text_width, texts)) + 12, right=width - room - 18,
+        left=max(max(map(_text_width, texts)) + 12, margins[0]), right=width - max(room + 18, margins[1]),
         top=head + 13.0 * (max(rows.values(), default=-1) + 1) + 6, bottom=height - 24.0,
         x0=min(xs), x1=max(xs), y0=min([ticks[0], *ys]), y1=max([ticks[-1], *ys]),
     )  # fmt: skip
@@ -310,7 +312,7 @@ def stylesheet(colours: Mapping[str, str]) -> str:
         f".kz .stroke{{fill:none;stroke-width:1.2;stroke:{colours['quiet']}}}",
         ".kz .band{stroke:none;fill-opacity:0.14}",
         ".kz .span{fill-opacity:0.13;stroke:none}",
-        ".kz .mark{stroke-width:1;fill:none}",
+        ".kz .mark{stroke-width:1;stroke-opacity:0.75;fill:none}",
         ".kz .hit{fill-opacity:0}",
         ".kz .at .show{opacity:0}",
         ".kz .at:hover .show{opacity:1}",
@@ -424,17 +426,18 @@ def _runs(points: list[tuple[float, float, float, float]], first: int, second: i
 
 
 def _mark_rows(marks: Sequence[Mark], x0: float, x1: float, width: int) -> dict[int, int]:
-    """Give each mark's label a row in which it overlaps no other; beyond three rows a mark keeps its line but shows no label."""
-    ends: list[float] = []
+    """Give each mark's label a row where it overlaps no other label and no other line; beyond three rows a mark shows its line only.
+
+    A line hangs down from its own row, so a mark below an earlier label must start lower than that label.
+    """
+    ends = [-1.0, -1.0, -1.0]
     rows: dict[int, int] = {}
     scale = width * 0.8 / ((x1 - x0) or 1.0)
     for i in sorted(range(len(marks)), key=lambda i: _seconds(marks[i].at)):
         x = (_seconds(marks[i].at) - x0) * scale
-        row = next((r for r, end in enumerate(ends) if end < x), len(ends))
-        if row >= 3:
-            continue
+        row = max((r + 1 for r, end in enumerate(ends) if end >= x), default=0)
         if row == len(ends):
-            ends.append(0.0)
+            continue
         ends[row] = x + _text_width(marks[i].label) + 10
         rows[i] = row
     return rows
