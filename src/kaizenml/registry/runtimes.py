@@ -1,0 +1,209 @@
+"""Model runtimes: a model folder becomes something that answers. Hot path: imports only the standard library, numpy and msgspec.
+
+The arithmetic is that of ``training.scoring`` in the same order, so that answers agree to 1e-12;
+the parity gate of every release proves it on real rows.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from kaizenml.errors import Corrupt
+from kaizenml.features.encoder import compile_row
+from kaizenml.features.signature import Signature
+from kaizenml.registry.lightgbm_native import LightGBM
+from kaizenml.training import model_file
+from kaizenml.training.model_file import Member, ModelSpec
+
+SMALLEST = 1e-15  # probabilities are kept this far from 0 and 1 before a logarithm is taken of them
+
+
+class Prediction(NamedTuple):
+    """The answer for one row: a class and the probabilities of all classes, or a number and None."""
+
+    value: Any
+    probabilities: list[float] | None
+
+
+class _Learner(Protocol):
+    def one(self, vector: list[float]) -> list[float]: ...
+    def many(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]: ...
+    def close(self) -> None: ...
+
+
+class Model:
+    """A loaded model: encodes rows and answers them. For one thread at a time.
+
+    >>> model = load(folder)                                     # doctest: +SKIP
+    >>> model.answer([{"price": 3.0, "size": "L"}])              # doctest: +SKIP
+    [Prediction(value=False, probabilities=[0.71, 0.29])]
+    """
+
+    def __init__(self, spec: ModelSpec, learners: list[_Learner]) -> None:
+        self.spec = spec
+        self.signature = spec.signature
+        self._learners = learners
+        self._weights = [member.weight for member in spec.members]
+        self._alone = learners[0].one if len(learners) == 1 and self._weights[0] == 1.0 else None
+        self._calibrated = spec.calibration.a != 1.0 or spec.calibration.b != 0.0
+        self._classes = spec.signature.classes
+        self.width = spec.encoder.width
+        self.encode: Callable[..., list[float]] = compile_row(msgspec.structs.replace(spec.encoder, accepts=_accepted(spec)))
+        """The compiled pass over one row: ``encode(row, position)``; InvalidInput when the row does not fit."""
+        self.naive = Prediction(spec.naive.value, spec.naive.probabilities)
+        """The answer without a model."""
+
+    def answer(self, rows: Sequence[Mapping[str, Any]]) -> list[Prediction]:
+        """Answer rows (inputs as JSON gives them, values of feature views merged in).
+
+        Raises
+        ------
+        InvalidInput : a row does not fit the signature; names row, field, found and expected.
+        """
+        encode = self.encode
+        return self.predict([encode(row, position) for position, row in enumerate(rows)])
+
+    def predict(self, vectors: list[list[float]]) -> list[Prediction]:
+        """Answer encoded rows. One row takes the single-row path of the learners."""
+        if len(vectors) == 1:
+            return [self._one(vectors[0])]
+        if not vectors:
+            return []
+        return self._worded(self.scores(np.array(vectors, dtype=np.float32)))
+
+    def scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return probabilities (rows, classes), or predictions (rows,) for regression."""
+        blend: NDArray[np.float64] | None = None
+        for learner, weight in zip(self._learners, self._weights, strict=True):
+            part = weight * learner.many(vectors)
+            blend = part if blend is None else blend + part
+        assert blend is not None
+        if self.signature.task == "regression":
+            return blend[:, 0]
+        return _calibrate(blend, self.spec) if self._calibrated else _spread(blend)
+
+    def close(self) -> None:
+        """Give the memory back; the model must not be used afterwards."""
+        for learner in self._learners:
+            learner.close()
+
+    def _one(self, vector: list[float]) -> Prediction:
+        if self._alone is not None:
+            blend = self._alone(vector)
+        else:
+            parts = [learner.one(vector) for learner in self._learners]
+            blend = [self._weights[0] * value for value in parts[0]]
+            for weight, part in zip(self._weights[1:], parts[1:], strict=True):
+                blend = [have + weight * value for have, value in zip(blend, part, strict=True)]
+        task = self.signature.task
+        if task == "binary":
+            p = blend[0] if len(blend) == 1 else blend[1]
+            if self._calibrated:
+                p = _calibrated_binary(p, self.spec.calibration.a, self.spec.calibration.b)
+            return Prediction(self._classes[1] if p > 0.5 else self._classes[0], [1.0 - p, p])
+        if task == "regression":
+            return Prediction(blend[0], None)
+        if self._calibrated:
+            blend = _calibrate(np.array([blend]), self.spec)[0].tolist()
+        return Prediction(self._classes[blend.index(max(blend))], blend)
+
+    def _worded(self, scores: NDArray[np.float64]) -> list[Prediction]:
+        if self.signature.task == "regression":
+            return [Prediction(value, None) for value in scores.tolist()]
+        classes = self._classes
+        best: list[int] = scores.argmax(axis=1).tolist()
+        return [Prediction(classes[position], row) for position, row in zip(best, scores.tolist(), strict=True)]
+
+
+def load(folder: Path) -> Model:
+    """Load a model folder.
+
+    Raises
+    ------
+    NotFound : there is no model.
+    Corrupt : its files are not whole, or do not fit each other.
+    """
+    spec = model_file.read(folder)
+    if not spec.members:
+        raise Corrupt(f"the model in {folder} has no members", remedy="kaizen train", values={"folder": str(folder)})
+    return Model(spec, [_load_member(folder, member, spec) for member in spec.members])
+
+
+def _load_member(folder: Path, member: Member, spec: ModelSpec) -> _Learner:
+    path = folder / member.file
+    if path.parent != folder:
+        raise Corrupt(f"member {member.name!r} lies outside its model folder", remedy="do not use this model", values={"file": member.file})
+    if member.kind == "lightgbm":
+        return LightGBM(path, spec.encoder.width)
+    return _Linear(path, spec.signature)
+
+
+class _Linear:
+    """A linear member: JSON numbers, numpy arithmetic, the task's link on top."""
+
+    def __init__(self, path: Path, signature: Signature) -> None:
+        from kaizenml.training.linear import linear_scores
+
+        try:
+            self._document = msgspec.json.decode(path.read_bytes())
+        except (OSError, msgspec.DecodeError) as error:
+            remedy = "roll back to a release whose files are whole"
+            raise Corrupt(f"{path.name} is not a linear model: {error}", remedy=remedy, values={"file": str(path)}) from None
+        self._scores = linear_scores
+        self._task = signature.task
+
+    def many(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+        scores = np.asarray(self._scores(self._document, vectors), dtype=np.float64).reshape(len(vectors), -1)
+        if self._task == "regression":
+            return scores
+        if scores.shape[1] == 1:
+            return 1.0 / (1.0 + np.exp(-scores))
+        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
+        shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+        return shares
+
+    def one(self, vector: list[float]) -> list[float]:
+        found: list[float] = self.many(np.array([vector], dtype=np.float32))[0].tolist()
+        return found
+
+    def close(self) -> None:
+        self._document = None
+
+
+def _accepted(spec: ModelSpec) -> list[str]:
+    """What a request may hold beside the inputs: the columns that name the row, its time, its unit and its entities."""
+    signature = spec.signature
+    names = {*spec.encoder.accepts, *(view.entity for view in signature.views)}
+    names |= {name for name in (signature.key, signature.unit, signature.time) if name}
+    return sorted(names)
+
+
+def _spread(blend: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Make two columns of a binary model's one."""
+    return np.column_stack([1.0 - blend[:, 0], blend[:, 0]]) if blend.shape[1] == 1 else blend
+
+
+def _calibrate(blend: NDArray[np.float64], spec: ModelSpec) -> NDArray[np.float64]:
+    a, b = spec.calibration.a, spec.calibration.b
+    if spec.signature.task == "binary":
+        p = np.clip(blend[:, -1], SMALLEST, 1.0 - SMALLEST)
+        return _spread((1.0 / (1.0 + np.exp(-(a * np.log(p / (1.0 - p)) + b))))[:, None])
+    logs = a * np.log(np.clip(blend, SMALLEST, 1.0))
+    powers = np.exp(logs - logs.max(axis=1, keepdims=True))
+    shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    return shares
+
+
+def _calibrated_binary(p: float, a: float, b: float) -> float:
+    p = min(max(p, SMALLEST), 1.0 - SMALLEST)
+    score = a * math.log(p / (1.0 - p)) + b
+    if score < -700.0:  # where exp overflows; numpy gives 0 there
+        return 0.0
+    return 1.0 / (1.0 + math.exp(-score))
