@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
+from typing import Any
 
 import msgspec
 
@@ -25,3 +27,25 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ref(self) -> str:
         return f"{self.name}.{self.version}"
+
+
+def entity_key(value: Any) -> str | None:
+    """Return the text by which an entity's rows are kept and found, or None where there is no entity.
+
+    Whole numbers are written alike whether they came as ``7``, ``7.0`` or ``"7"``: data frames, JSON and
+    text files disagree about them.
+
+    >>> [entity_key(value) for value in ("JFK", 7, 7.0, True, None)]
+    ['JFK', '7', '7', 'true', None]
+    """
+    kind = type(value)
+    if kind is str:
+        return value  # type: ignore[no-any-return]
+    if kind is float:
+        return None if value != value else str(int(value)) if value.is_integer() else repr(value)  # noqa: PLR0124  NaN
+    if value is True or value is False:
+        return "true" if value else "false"
+    if isinstance(value, datetime):
+        moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return moment.isoformat().replace("+00:00", "Z")
+    return None if value is None else str(value)

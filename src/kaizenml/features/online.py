@@ -1,0 +1,42 @@
+"""Features at request time: what the online store knows of each row's entities. Hot path: imports nothing heavy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kaizenml.features.signature import ViewUse
+from kaizenml.features.view import entity_key
+from kaizenml.ports import OnlineStore
+
+
+def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping[str, Any]], now: float) -> list[dict[str, Any]]:
+    """Return for each row the features that its views give, by input name ``{view}_{column}``.
+
+    Parameters
+    ----------
+    store : the online store; each view is read once for all rows.
+    views : the views in the model's signature.
+    rows : request rows. A feature that a row holds itself is not looked up: the request wins.
+    now : seconds since 1970, for the views' time to live.
+
+    Returns
+    -------
+    One dict per row with every feature that the request does not hold; None where the entity is null or
+    unknown, or its values are older than the view allows (as in training, where they are missing then).
+    """
+    found: list[dict[str, Any]] = [{} for _ in rows]
+    for view in views:
+        names = [(f"{view.name}_{column}", column) for column in view.columns]
+        keys = [entity_key(row.get(view.entity)) for row in rows]
+        wanted = list(dict.fromkeys(key for key in keys if key is not None))
+        newest = dict(zip(wanted, store.read(view.ref, wanted), strict=True)) if wanted else {}
+        oldest = 0.0 if view.ttl_s is None else now - view.ttl_s
+        for row, key, features in zip(rows, keys, found, strict=True):
+            kept = newest.get(key) if key is not None else None
+            if kept is not None and view.ttl_s is not None and kept.at < oldest:
+                kept = None
+            for name, column in names:
+                if name not in row:
+                    features[name] = kept.values.get(column) if kept is not None else None
+    return found
