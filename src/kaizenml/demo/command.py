@@ -1,0 +1,258 @@
+"""``kaizen demo``: a year in production on real flights, in about two minutes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from kaizenml.clock import SimulatedClock
+from kaizenml.context import Context
+from kaizenml.data import operations as data
+from kaizenml.demo import flights as flights_data
+from kaizenml.demo import report
+from kaizenml.demo.narrator import Narrator
+from kaizenml.demo.replay import ENDPOINT, Plan, Replay
+from kaizenml.errors import Conflict, Unavailable
+from kaizenml.features import operations as features
+from kaizenml.project import open_project
+from kaizenml.registry import operations as registry
+from kaizenml.releases import operations as releases
+from kaizenml.rollouts import operations as rollouts
+from kaizenml.serving import operations as serving
+from kaizenml.serving.client import Client
+from kaizenml.training import operations as training
+
+MARKER = ".kaizen-demo"
+PROJECT = """\
+# The demo's project: will a flight arrive more than 15 minutes late, asked an hour before departure?
+[project]
+name = "flights"
+
+[task]
+dataset = "flights"
+target = "late"
+time = "departs"
+key = "flight_id"
+asked_before = "1h"
+
+[features.weather]
+dataset = "weather"
+entity = "origin"
+at = "time_hour"
+ttl = "6h"
+columns = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
+
+[features.planes]
+dataset = "planes"
+entity = "tailnum"
+columns = ["built", "manufacturer", "seats", "engine"]
+
+[train]
+budget = "12s"
+
+[loop]
+retrain_after = "14d"
+cooldown = "2d"
+canary_weight = 0.05
+"""
+
+
+def run(*, folder: Path, keep: bool = False, quiet: bool = False) -> dict[str, Any]:
+    """Run the whole demo and return its document.
+
+    Parameters
+    ----------
+    folder : where the demo's project is made; an earlier demo there is replaced, anything else is refused.
+    keep : leave the servers and the console running until Ctrl-C.
+    quiet : say nothing but the document.
+    """
+    started = time.perf_counter()
+    tell = Narrator(quiet=quiet)
+    plan = Plan()
+    with ExitStack() as stack:
+        stack.enter_context(_terminable())
+        ctx, clock = _make_project(folder, plan)
+        stack.callback(ctx.catalog.close)
+        stack.enter_context(tell)
+        tell.title("A year in production: the flights of New York, 2013")
+        tell.say("question: will this flight arrive more than 15 minutes late, asked an hour before departure?")
+        year = _first_quarter(ctx, tell, plan)
+        frozen = _first_release(ctx, tell)
+        port = stack.enter_context(_served(ctx, clock, tell))
+        console = stack.enter_context(_console(ctx, clock))
+        tell.say(f"console: {console}")
+        replay = _replay(ctx, clock, year, port, plan, tell)
+        document = _document(ctx, tell, plan, frozen, replay, folder)
+        document["seconds"] = round(time.perf_counter() - started, 1)
+        document["console"] = console
+        (folder / "demo.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
+        tell.conclude(document, folder)
+        if keep:
+            tell.say(f"still running: console {console}, predictions on port {port}; Ctrl-C ends it")
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
+    return document
+
+
+def _make_project(folder: Path, plan: Plan) -> tuple[Context, SimulatedClock]:
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARKER).exists():
+            raise Conflict(f"{folder} is not empty and not an earlier demo", remedy="kaizen demo --dir ANOTHER_FOLDER", values={"folder": str(folder)})
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARKER).touch()
+    (folder / "kaizen.toml").write_text(PROJECT, encoding="utf-8")
+    clock = SimulatedClock(folder / ".kaizen" / "clock", plan.first - timedelta(hours=2))
+    return open_project(folder, actor="demo", clock=clock), clock
+
+
+def _first_quarter(ctx: Context, tell: Narrator, plan: Plan) -> flights_data.Flights:
+    with tell.step("reading 336,776 flights, the weather at 3 airports, and the planes"):
+        year = flights_data.load()
+    first = np.datetime64(plan.first.replace(tzinfo=None))
+    with tell.step("January to March become dataset versions"):
+        months = [np.datetime64(f"2013-0{month}") for month in (1, 2, 3)]
+        for start, stop in zip(months, [*months[1:], first], strict=True):
+            lo, hi = np.searchsorted(year.departs, [start.astype("datetime64[us]"), stop.astype("datetime64[us]")])
+            version = data.add(ctx, "flights", table=year.table.slice(lo, hi - lo), key="flight_id", time="departs", why=f"{start}")
+            tell.detail(f"{version.ref}: {version.rows:,} rows, {version.quarantined} in quarantine")
+        hours = year.weather["time_hour"].to_numpy()
+        data.add(ctx, "weather", table=year.weather.slice(0, int(np.searchsorted(hours, first - flights_data.HOUR))), trust="partner", time="time_hour")
+        data.add(ctx, "planes", table=year.planes, trust="public")
+    with tell.step("features to the online store"):
+        for view in ("weather", "planes"):
+            features.materialize(ctx, view)
+    return year
+
+
+def _first_release(ctx: Context, tell: Narrator) -> str:
+    with tell.step("training: naive, linear, boosted, ensemble; split by time; leak scan on") as progress:
+        run = training.train(ctx, progress=progress)
+    tell.board(run)
+    model = registry.register(ctx, run.id, name=ENDPOINT)
+    with tell.step("release: pins and gates (better than naive, parity of serving with training, load test)") as progress:
+        release = releases.create(ctx, model.ref, why="first release, learnt from January to March")
+    for gate in release.gates:
+        tell.detail(f"{'passed' if gate.passed else 'FAILED'} {gate.name}: {gate.summary}")
+    rollouts.deploy(ctx, ENDPOINT, release.ref, why="first release")
+    rollouts.shadow(ctx, ENDPOINT, release.ref, why="the frozen yardstick: answers everything in the shadow all year")
+    tell.say(f"{release.ref} ({release.hash[:12]}) is champion of endpoint {ENDPOINT}, and runs in the shadow all year as the yardstick")
+    return release.ref
+
+
+@contextmanager
+def _served(ctx: Context, clock: SimulatedClock, tell: Narrator) -> Iterator[int]:
+    command = [sys.executable, "-m", "kaizenml.serving", "--state", str(ctx.state), "--host", "127.0.0.1", "--port", "0", "--workers", "1"]
+    with tell.step("a server of its own, over a real socket"):
+        process, ready = _start(command, clock, ctx.state / "serving.log")
+    try:
+        yield int(ready["port"])
+    finally:
+        _stop(process)
+
+
+@contextmanager
+def _console(ctx: Context, clock: SimulatedClock) -> Iterator[str]:
+    command = [sys.executable, "-m", "kaizenml.server", "--project", str(ctx.root), "--port", "0"]
+    process, ready = _start(command, clock, ctx.state / "console.log")
+    try:
+        yield f"http://127.0.0.1:{ready['port']}/"
+    finally:
+        _stop(process)
+
+
+def _start(command: list[str], clock: SimulatedClock, log: Path) -> tuple[subprocess.Popen[bytes], dict[str, Any]]:
+    with log.open("ab") as errors:
+        process = subprocess.Popen(command, env={**os.environ, "KAIZEN_CLOCK": str(clock.path)}, stdout=subprocess.PIPE, stderr=errors)
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        process.wait()
+        raise Unavailable(f"{command[2]} did not start", remedy=f"read {log}", values={"log": str(log)})
+    return process, msgspec.json.decode(line)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """Let SIGTERM unwind like Ctrl-C, so that no server outlives the demo."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _replay(ctx: Context, clock: SimulatedClock, year: flights_data.Flights, port: int, plan: Plan, tell: Narrator) -> Replay:
+    tell.say("April to December as requests, outcomes late and out of order. Three things will go wrong on purpose:")
+    for line in plan.announce():
+        tell.detail(line)
+    client = Client(f"http://127.0.0.1:{port}")
+    replay = Replay(ctx, clock, year, client, plan, tell.say)
+    days = (plan.last - plan.first).days
+    seen = 0
+    with tell.step("replaying the year") as progress:
+        for number, day in enumerate(replay.days(), 1):
+            progress(f"{day:%d %b}: {replay.tally.answered:,} predictions, {replay.tally.outcomes:,} outcomes", number / days)
+            seen = _tell_news(ctx, tell, seen)
+        replay.finish()
+    _tell_news(ctx, tell, seen)
+    return replay
+
+
+def _tell_news(ctx: Context, tell: Narrator, seen: int) -> int:
+    done = report.actions(ctx)
+    for action in done[seen:]:
+        tell.news(action)
+    return len(done)
+
+
+def _document(ctx: Context, tell: Narrator, plan: Plan, frozen: str, replay: Replay, folder: Path) -> dict[str, Any]:
+    with tell.step("the year's balance"):
+        year = report.labelled(ctx, frozen)
+        done = report.actions(ctx)
+        picture = report.picture(year, done, plan, folder, tell.say)
+        counted = serving.counts(ctx, ENDPOINT)
+        trace = serving.trace(ctx, replay.tally.sample[-1])
+    kinds = [action["kind"] for action in done]
+    return {
+        "seconds": 0.0,
+        "predictions": replay.tally.answered,
+        "journal_rows": counted["rows"],
+        "journal_rows_without_lineage": counted["without_lineage"],
+        "outcomes": replay.tally.outcomes,
+        "months": report.months(year),
+        "actions": [{name: action[name] for name in ("at", "what", "why", "diagnosis", "by")} for action in done],
+        "retrains": kinds.count("loop.started"),
+        "promotions": kinds.count("rollouts.promoted"),
+        "rollbacks": kinds.count("rollouts.withdrawn") + kinds.count("rollouts.rolled_back"),
+        "trace": trace,
+        "picture": str(picture),
+    }
+

@@ -1,0 +1,178 @@
+"""What the year showed: losses by month with intervals, what the loop did and why, one prediction traced, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow.compute as pc
+
+from kaizenml import charts, events
+from kaizenml.context import Context
+from kaizenml.demo.replay import ENDPOINT, Plan
+from kaizenml.releases import operations as releases
+from kaizenml.serving import outcomes, predictions
+from kaizenml.training import model_file
+
+CLIP = 1e-6
+SUBJECTS = ("loop", "frozen", "naive")
+TOLD = (
+    "loop.started", "loop.held", "loop.resumed", "loop.promoted", "loop.withdrawn", "loop.refused", "loop.failed",
+    "rollouts.killed", "rollouts.revived", "rollouts.challenged", "rollouts.withdrawn", "rollouts.promoted", "rollouts.rolled_back",
+)  # fmt: skip
+
+
+class Labelled(msgspec.Struct, frozen=True):
+    """The labelled year: for every flight with an outcome, what each model had said. Arrays run alongside."""
+
+    day: Any  # datetime64[D]
+    truth: Any  # bool
+    scores: dict[str, Any]  # loop, frozen, naive: probability of being late
+
+
+def labelled(ctx: Context, frozen: str) -> Labelled:
+    """Join what was answered, what the frozen model said in the shadow, and what came of it."""
+    truth = {identity: value for _, identity, value, *_ in outcomes.since(ctx.state, ENDPOINT, 0, 10_000_000)}
+    table = predictions.read(ctx, ENDPOINT, columns=["id", "day", "role", "release", "score"])
+    live = table.filter(pc.equal(table["role"], "live"))
+    shadow = table.filter(pc.and_(pc.equal(table["role"], "shadow"), pc.equal(table["release"], frozen)))
+    frozen_score = dict(zip(shadow["id"].to_pylist(), shadow["score"].to_pylist(), strict=True))
+    ids = live["id"].to_pylist()
+    kept = np.array([identity in truth and identity in frozen_score for identity in ids])
+    chosen = [identity for identity, keep in zip(ids, kept, strict=True) if keep]
+    naive = model_file.read(ctx.state / releases.show(ctx, frozen).bundle / "model").naive.probabilities
+    assert naive is not None  # a classifier has shares
+    return Labelled(
+        day=np.array(live["day"].to_pylist(), dtype="datetime64[D]")[kept],
+        truth=np.array([truth[identity] for identity in chosen], dtype=bool),
+        scores={
+            "loop": live["score"].to_numpy()[kept],
+            "frozen": np.array([frozen_score[identity] for identity in chosen]),
+            "naive": np.full(len(chosen), naive[1]),
+        },
+    )
+
+
+def log_losses(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """Return the log loss of each row."""
+    score = np.clip(score, CLIP, 1 - CLIP)
+    return -np.where(truth, np.log(score), np.log1p(-score))
+
+
+def auc(score: np.ndarray, truth: np.ndarray) -> float:
+    """Return the area under the ROC curve (ties count half)."""
+    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
+    positive = int(truth.sum())
+    negative = len(truth) - positive
+    if not positive or not negative:
+        return float("nan")
+    return float((ranks[truth].sum() - positive * (positive + 1) / 2) / (positive * negative))
+
+
+def interval(values: np.ndarray, day: np.ndarray) -> tuple[float, float, float]:
+    """Return mean and 95 % interval; flights of one day share their weather, so days are the sampling units."""
+    mean = float(values.mean())
+    _, inverse = np.unique(day, return_inverse=True)
+    days = int(inverse.max()) + 1
+    residuals = np.bincount(inverse, weights=values - mean)
+    half = 1.96 * float(np.sqrt((residuals**2).sum() * days / max(days - 1, 1))) / len(values)
+    return mean, mean - half, mean + half
+
+
+def months(year: Labelled) -> list[dict[str, Any]]:
+    """Return one document a month, and one for the whole time ("all") at the end."""
+    month = year.day.astype("datetime64[M]")
+    rows = []
+    for name in [*np.unique(month), None]:
+        chosen = np.ones(len(month), bool) if name is None else month == name
+        rows.append(_period("all" if name is None else str(name), year, chosen))
+    return rows
+
+
+def _period(name: str, year: Labelled, chosen: np.ndarray) -> dict[str, Any]:
+    truth, day = year.truth[chosen], year.day[chosen]
+    losses = {subject: log_losses(year.scores[subject][chosen], truth) for subject in SUBJECTS}
+    estimates = {subject: interval(loss, day) for subject, loss in losses.items()}
+    gain = interval(losses["frozen"] - losses["loop"], day)
+    return {
+        "month": name,
+        "rows": int(chosen.sum()),
+        "log_loss": {subject: round(estimate[0], 5) for subject, estimate in estimates.items()},
+        "auc": {subject: round(auc(year.scores[subject][chosen], truth), 5) for subject in SUBJECTS},
+        "log_loss_interval": {subject: [round(bound, 5) for bound in estimate[1:]] for subject, estimate in estimates.items()},
+        "gain_over_frozen": [round(bound, 5) for bound in gain],
+    }
+
+
+def actions(ctx: Context) -> list[dict[str, Any]]:
+    """Return what happened and why, one line each, oldest first."""
+    with ctx.catalog.read() as connection:
+        found = [event for event in events.read(connection) if event.kind in TOLD]
+    diagnosis, told = "", []
+    for event in found:
+        diagnosis = str(event.data.get("diagnosis") or "") if event.kind.startswith("loop.") else ""
+        told.append(
+            {
+                "at": datetime.fromtimestamp(event.at, UTC).isoformat(timespec="minutes"),
+                "what": f"{event.kind.partition('.')[2]} {event.data.get('release') or event.subject}".replace("_", " "),
+                "why": event.why,
+                "diagnosis": diagnosis,
+                "by": event.actor,
+                "kind": event.kind,
+            }
+        )
+    return told
+
+
+def picture(year: Labelled, done: list[dict[str, Any]], plan: Plan, folder: Path, say: Callable[[str], None]) -> Path:
+    """Draw the year, week by week, as SVG and as PNG beside it; return the SVG's path."""
+    week = year.day.astype("datetime64[W]")
+    weeks = [name for name in np.unique(week) if (week == name).sum() >= 1000]
+    series = []
+    for subject, label in (("naive", "naive"), ("frozen", "frozen in March"), ("loop", "the loop")):
+        spread = [interval(log_losses(year.scores[subject][week == name], year.truth[week == name]), year.day[week == name]) for name in weeks]
+        series.append(
+            charts.Series(
+                name=label,
+                x=[_moment(name) for name in weeks],
+                y=[item[0] for item in spread],
+                low=[item[1] for item in spread] if subject == "loop" else None,
+                high=[item[2] for item in spread] if subject == "loop" else None,
+                colour={"naive": 0, "frozen": 2, "loop": 1}[subject],
+                dashed=subject == "naive",
+            )
+        )
+    marks = [
+        charts.Mark(datetime.fromisoformat(action["at"]), action["what"].partition("@")[2] or "!", "good", f"{action['what']}: {action['why']}")
+        for action in done
+        if action["kind"] == "rollouts.promoted"
+    ]
+    marks.append(charts.Mark(plan.bad_release, "bad release", "bad", "a release learnt from swapped labels, rolled back by the canary"))
+    marks.append(charts.Mark(plan.kill[0], "killed", "bad", "an operator killed the endpoint for some hours"))
+    svg = charts.line(
+        series,
+        title="A year of flights in production: log loss by week, lower is better",
+        about="Will this flight arrive more than 15 minutes late, asked an hour before departure? Numbers mark promoted releases.",
+        y_label="log loss",
+        marks=marks,
+        spans=[charts.Span(plan.flood[0], plan.flood[1], "weather feed null")],
+        width=1100,
+        height=420,
+        standalone=True,
+    )
+    path = folder / "year.svg"
+    path.write_text(svg, encoding="utf-8")
+    try:
+        path.with_suffix(".png").write_bytes(charts.png(svg))
+    except Exception as error:
+        say(f"no PNG: {error}")
+    return path
+
+
+def _moment(day: np.datetime64) -> datetime:
+    return datetime.fromisoformat(str(day.astype("datetime64[D]"))).replace(tzinfo=UTC)
