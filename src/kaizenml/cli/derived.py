@@ -1,0 +1,119 @@
+"""Commands made from the registry: ``kaizen NOUN VERB`` for every operation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from kaizenml import operations
+from kaizenml.cli.face import current
+from kaizenml.cli.shell import Command, Group
+from kaizenml.errors import NotFound, UsageError
+from kaizenml.operations import Operation, Parameter
+
+_TYPES: dict[str, Any] = {"integer": click.INT, "number": click.FLOAT}
+
+
+class NounGroup(Group):
+    """The operations of one noun; help costs no import of the room."""
+
+    def __init__(self, noun: str, summary: str, *, callback: Callable[..., Any] | None = None) -> None:
+        super().__init__(noun, help=f"{summary}.", callback=callback, invoke_without_command=callback is not None)
+        self.noun = noun
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [verb.replace("_", "-") for verb in operations.of(self.noun)]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        found = operations.of(self.noun).get(cmd_name.replace("-", "_"))
+        return command(found) if found else None
+
+
+def command(operation: Operation, *, name: str | None = None, shown: Callable[[Any], str] | None = None, summary: str | None = None) -> click.Command:
+    """Make the command of an operation. ``shown`` renders its result for people; default a plain rendering."""
+
+    def run(**_values: Any) -> None:
+        face = current()
+        arguments = given(operation)
+        ctx = face.open()
+        if "progress" in operation.local:
+            with face.progress() as progress:
+                result = operation.call(ctx, arguments, strict=False, progress=progress)
+        else:
+            result = operation.call(ctx, arguments, strict=False)
+        face.show(result, shown(result) if shown and not face.json else None)
+
+    about = "\n\n".join(part for part in (summary or operation.summary, operation.help) if part)
+    return Command(
+        name or operation.verb.replace("_", "-"), params=parameters(operation), callback=run, help=about, short_help=summary or operation.summary,
+        epilog=_epilog(operation),
+    )  # fmt: skip
+
+
+def parameters(operation: Operation) -> list[click.Parameter]:
+    """Return click's parameters for an operation: its positional ones as arguments, the others as options."""
+    return [_argument(p) if p.positional else _option(p) for p in operation.parameters]
+
+
+def given(operation: Operation) -> dict[str, Any]:
+    """Return what the command line gave, by parameter name; what it did not give keeps the function's own default."""
+    ctx = click.get_current_context()
+    found: dict[str, Any] = {}
+    for parameter in operation.parameters:
+        source = ctx.get_parameter_source(parameter.name)
+        if source in (click.core.ParameterSource.COMMANDLINE, click.core.ParameterSource.ENVIRONMENT):
+            found[parameter.name] = _from_file(parameter, ctx.params[parameter.name])
+    return found
+
+
+def _argument(parameter: Parameter) -> click.Parameter:
+    return click.Argument([parameter.name], required=parameter.required, type=_type(parameter), metavar=None)
+
+
+def _option(parameter: Parameter) -> click.Parameter:
+    flag = "--" + parameter.name.replace("_", "-")
+    about = parameter.help
+    if parameter.kind == "boolean":
+        return click.Option([f"{flag}/--no-{flag[2:]}", parameter.name], default=None, help=about)
+    if parameter.default is not None and parameter.default not in ("", []):
+        about = f"{about} [default: {parameter.default}]".strip()
+    return click.Option([flag, parameter.name], required=parameter.required, type=_type(parameter), default=None, metavar=_metavar(parameter), help=about)
+
+
+def _type(parameter: Parameter) -> Any:
+    return click.Choice(parameter.choices) if parameter.choices else _TYPES.get(parameter.kind, click.STRING)
+
+
+def _metavar(parameter: Parameter) -> str | None:
+    if parameter.choices:
+        return None
+    return {"integer": "N", "number": "X", "path": "PATH", "list": "A,B,...", "object": "JSON"}.get(parameter.kind, "TEXT")
+
+
+def _from_file(parameter: Parameter, value: Any) -> Any:
+    """Read ``@FILE`` where JSON is taken: rows are awkward to quote in a shell."""
+    if parameter.kind not in ("list", "object", "any") or not isinstance(value, str):
+        return value
+    return read_text(value)
+
+
+def read_text(value: str) -> str:
+    """Return ``value``, or the content of FILE for ``@FILE``, or stdin for ``-``."""
+    if value == "-":
+        return click.get_text_stream("stdin").read()
+    if not value.startswith("@"):
+        return value
+    try:
+        return Path(value[1:]).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise NotFound(f"there is no file {value[1:]!r}", remedy="give the JSON itself, or @FILE with a file that exists") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{value[1:]!r} cannot be read: {error}", remedy="give the JSON itself") from None
+
+
+def _epilog(operation: Operation) -> str | None:
+    lines = [line for line in operation.example.splitlines() if line.startswith("kaizen ")]
+    return "\b\nexample:\n" + "\n".join(f"  {line}" for line in lines) if lines else None
