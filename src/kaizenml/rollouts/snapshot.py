@@ -29,6 +29,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     weight: int
     arm: str  # champion, challenger-1, ..., shadow
     lineage: Lineage
+    slots: list[tuple[int, int]] = []  # a challenger's units, as ranges of 0..1000; the champion has the rest
 
 
 class EndpointRoute(msgspec.Struct, frozen=True, kw_only=True):
