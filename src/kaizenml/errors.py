@@ -102,6 +102,12 @@ class Unauthorized(KaizenError):
     code, status = "unauthorized", 401
 
 
+class Forbidden(KaizenError):
+    """Known, and not allowed: a write that comes from another site, a name that this server does not answer under."""
+
+    code, status = "forbidden", 403
+
+
 class TooLarge(KaizenError):
     """More bytes, rows or nesting than the limit in the settings."""
 

@@ -61,10 +61,22 @@ def append(connection: sa.Connection, *, at: float, actor: str, kind: str, subje
 
 
 def read(
-    connection: sa.Connection, *, after: int = 0, kind: str | None = None, subject: str | None = None, limit: int | None = None, newest_first: bool = False
+    connection: sa.Connection,
+    *,
+    after: int = 0,
+    before: int | None = None,
+    kind: str | None = None,
+    subject: str | None = None,
+    limit: int | None = None,
+    newest_first: bool = False,
 ) -> list[Event]:
-    """Return events in order, optionally of one kind (``rollouts.`` matches every kind of that room) or one subject."""
+    """Return events in order, optionally of one kind (``rollouts.`` matches every kind of that room) or one subject.
+
+    ``after`` and ``before`` are sequence numbers, both exclusive.
+    """
     query = sa.select(events_table).where(events_table.c.seq > after)
+    if before is not None:
+        query = query.where(events_table.c.seq < before)
     if kind:
         query = query.where(events_table.c.kind.startswith(kind, autoescape=True) if kind.endswith(".") else events_table.c.kind == kind)
     if subject:
