@@ -113,7 +113,7 @@ def run(arguments: list[str]) -> int:
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo("stopped", err=True)
         return 130
-    except Exception as error:  # noqa: BLE001  (the last place where it can be told without a traceback)
+    except Exception as error:
         print_error(_unexpected(error, face), json=face.json or "--json" in arguments)
         return 1
 
@@ -128,9 +128,10 @@ def _storage(error: OSError) -> BaseException:
     if isinstance(error, BrokenPipeError):
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return StorageFull(f"the disk is full: {error.filename or ''}".rstrip(": "), remedy="free some space (df -h .) and repeat; nothing was half-written")
+        what = f"the disk is full: {error.filename or ''}".rstrip(": ")
+        return StorageFull(what, remedy="free some space (df -h .) and repeat; nothing was half-written")
     if isinstance(error, PermissionError) and error.filename:
-        return KaizenError(f"{error.filename} may not be {'read' if Path(error.filename).exists() else 'written'} by this user", remedy="check its owner and rights: ls -ld")
+        return KaizenError(f"{error.filename} may not be used by this user", remedy=f"check its owner and rights: ls -ld {error.filename}")
     return error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def command(operation: Operation, *, name: str | None = None, shown: Callable[[A
     about = "\n\n".join(part for part in (summary or operation.summary, operation.help) if part)
     return Command(
         name or operation.verb.replace("_", "-"), params=parameters(operation), callback=run, help=about, short_help=summary or operation.summary,
-        epilog=_epilog(operation),
+        epilog=epilog(operation),
     )  # fmt: skip
 
 
@@ -80,7 +81,8 @@ def _option(parameter: Parameter) -> click.Parameter:
         return click.Option([f"{flag}/--no-{flag[2:]}", parameter.name], default=None, help=about)
     if parameter.default is not None and parameter.default not in ("", []):
         about = f"{about} [default: {parameter.default}]".strip()
-    return click.Option([flag, parameter.name], required=parameter.required, type=_type(parameter), default=None, metavar=_metavar(parameter), help=about)
+    kind, mark = _type(parameter), _metavar(parameter)
+    return click.Option([flag, parameter.name], required=parameter.required, type=kind, default=None, metavar=mark, help=about)
 
 
 def _type(parameter: Parameter) -> Any:
@@ -103,7 +105,7 @@ def _from_file(parameter: Parameter, value: Any) -> Any:
 def read_text(value: str) -> str:
     """Return ``value``, or the content of FILE for ``@FILE``, or stdin for ``-``."""
     if value == "-":
-        return click.get_text_stream("stdin").read()
+        return sys.stdin.read()
     if not value.startswith("@"):
         return value
     try:
@@ -114,6 +116,7 @@ def read_text(value: str) -> str:
         raise UsageError(f"{value[1:]!r} cannot be read: {error}", remedy="give the JSON itself") from None
 
 
-def _epilog(operation: Operation) -> str | None:
-    lines = [line for line in operation.example.splitlines() if line.startswith("kaizen ")]
+def epilog(operation: Operation) -> str | None:
+    """Return the example of an operation's docstring, as a command's help shows it."""
+    lines = [line.strip("` ") for line in operation.example.splitlines() if line.strip("` ").startswith("kaizen ")]
     return "\b\nexample:\n" + "\n".join(f"  {line}" for line in lines) if lines else None

@@ -1,0 +1,108 @@
+"""The way from data to a release, as ``train`` and ``up`` walk it: each step is skipped when its result is there already."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from kaizenml.cli.face import Progress
+from kaizenml.errors import NotFound, UsageError
+
+if TYPE_CHECKING:
+    from kaizenml.context import Context
+    from kaizenml.data.dataset import DatasetVersion
+    from kaizenml.releases.release import Release
+    from kaizenml.training.run import Run
+
+
+def take_data(ctx: Context, progress: Progress) -> DatasetVersion | None:
+    """Bring the task's file into the dataset if it is new or was changed; return its version.
+
+    The file's content is the token, so that the same file is never taken twice, whoever asks.
+    """
+    from kaizenml.data import operations as data
+
+    task = ctx.settings.task
+    if task is None:
+        remedy = 'add [task] with dataset = "..." and target = "..."'
+        raise UsageError("kaizen.toml has no [task]: nothing says what is to be predicted", remedy=remedy)
+    if task.source is None:
+        return None
+    path = ctx.root / task.source
+    if not path.exists():
+        if any(version.name == task.dataset for version in data.list(ctx)):
+            return None  # the rows are in; the file may have gone
+        raise NotFound(f"there is no {task.source}, the data of this project", remedy=f"put it there, or: kaizen data add {task.dataset} FILE")
+    token = f"file:{_digest(path)}"
+    progress(f"reading {task.source}", 0.0)
+    return data.add(ctx, task.dataset, str(path), mode="replace", key=task.key, time=task.time, once=token, why=f"{task.source} is new or changed")
+
+
+def release_current(ctx: Context, progress: Progress, *, budget: str | None = None, fresh: bool = False, why: str = "") -> tuple[Run, Release]:
+    """Train on the newest data, register the model and gate it into a release.
+
+    Parameters
+    ----------
+    budget : time for training, such as ``60s``; default the setting.
+    fresh : train even where a run on this version of the data is there.
+    """
+    from kaizenml.registry import operations as registry
+    from kaizenml.releases import operations as releases
+    from kaizenml.training import operations as training
+
+    run = None if fresh else _run_on_newest(ctx)
+    if run is None:
+        run = training.train(ctx, budget=budget, progress=progress)
+    model = registry.register(ctx, run.id, name=ctx.settings.project.name)
+    progress("gates: better than naive, parity of serving with training, load test", 0.0)
+    return run, releases.create(ctx, model.ref, against=champion(ctx), why=why or "trained by hand", once=f"release:{run.id}", progress=progress)
+
+
+def champion(ctx: Context, endpoint: str | None = None) -> str | None:
+    """Return the release that answers the endpoint now, or None."""
+    from kaizenml.rollouts import operations as rollouts
+
+    name = endpoint or ctx.settings.project.name
+    return next((rollout.champion for rollout in rollouts.list(ctx) if rollout.endpoint == name), None)
+
+
+def newest_release(ctx: Context) -> Release | None:
+    """Return the newest release that passed its gates, or None."""
+    from kaizenml.releases import operations as releases
+
+    passed = [release for release in releases.list(ctx) if release.state == "passed"]
+    return max(passed, key=lambda release: (release.created_at, release.number), default=None)
+
+
+def only_endpoint(ctx: Context, given: str | None) -> str:
+    """Return the endpoint that is meant: the given one, else the project's only one."""
+    from kaizenml.rollouts import operations as rollouts
+
+    if given:
+        return given
+    names = [rollout.endpoint for rollout in rollouts.list(ctx)]
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        raise NotFound("there is no endpoint yet", remedy="kaizen up")
+    raise UsageError(f"which endpoint? there is {', '.join(names)}", remedy="name it as the first argument", values={"known": names})
+
+
+def _run_on_newest(ctx: Context) -> Run | None:
+    from kaizenml.data import tables
+    from kaizenml.training import operations as training
+
+    assert ctx.settings.task is not None
+    newest = tables.version(ctx, ctx.settings.task.dataset).ref
+    done = [run for run in training.list(ctx) if run.state == "done" and run.dataset == newest]
+    return max(done, key=lambda run: run.started_at, default=None)
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
+        if file.is_file():
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
