@@ -57,6 +57,19 @@ def join(
     return pa.table([_gathered(view.column(column), taken) for column in columns], names=columns)
 
 
+def newest(view: pa.Table, *, entity: str, at: str | None) -> pa.Table:
+    """Return the newest row of each entity; of two with the same time the last. Rows without entity or time are left out."""
+    codes = _codes(view.column(entity), view.column(entity))[1]
+    times = np.zeros(view.num_rows, np.int64)
+    if at is not None:
+        known = microseconds(view.column(at))
+        codes = np.where(np.asarray(known.is_null().to_numpy(), bool), -1, codes)
+        times = np.asarray(known.fill_null(0).to_numpy(), np.int64)
+    entities = np.unique(codes[codes >= 0])
+    positions = positions_at(entities, np.full(len(entities), _LAST), codes, times, None)
+    return view.take(pa.array(positions))
+
+
 def positions_at(row_codes: Int64, row_times: Int64, view_codes: Int64, view_times: Int64, ttl_us: int | None) -> Int64:
     """Return for each row the position in the view of the newest entry of its code at or before its time, or -1.
 

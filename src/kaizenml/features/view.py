@@ -49,3 +49,44 @@ def entity_key(value: Any) -> str | None:
         moment = value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
         return moment.isoformat().replace("+00:00", "Z")
     return None if value is None else str(value)
+
+
+class ViewState(msgspec.Struct, frozen=True, kw_only=True):
+    """A feature view, and how far its values have come."""
+
+    view: FeatureView
+    ref: str  # name.version
+    features: list[str]  # the inputs that it gives
+    used_at: float | None  # when this definition was first used; None: never
+    dataset_version: int | None  # newest version of its dataset; None: there is none yet
+    materialized: int  # version of the dataset that the online store holds; 0: none
+    waiting: int  # pushed rows that are online but not yet in the dataset: `kaizen features flush`
+
+
+class Pushed(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of pushed rows."""
+
+    view: str  # name.version
+    rows: int
+    kept: int  # now the newest of their entity
+    late: int  # older than what the online store holds: only for the dataset
+
+
+class Materialized(msgspec.Struct, frozen=True, kw_only=True):
+    """What a materialization did."""
+
+    view: str  # name.version
+    dataset: str  # name@number
+    entities: int  # looked at; 0 where nothing had changed
+    kept: int  # written; the others were newer in the online store
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """What the online store holds for an entity."""
+
+    view: str  # name.version
+    key: str
+    values: dict[str, Any]
+    at: float | None  # event time; None for a timeless view
+    age_s: float | None
+    fresh: bool  # young enough for the view: older values count as missing

@@ -1,0 +1,166 @@
+"""Pushed rows on their way into the datasets: a durable queue in one SQLite file, emptied in batches.
+
+Writing a dataset version for each push would make thousands of tiny versions; so pushes wait here. A batch is
+*sealed* before it is handed on, and its name is the token under which the dataset takes it: whoever crashes
+in between, the next flush hands on the very same rows under the same token, and the dataset takes them once.
+Format 1 (``PRAGMA user_version``). A killed process loses nothing; see ``adapters/sqlite_online.py`` for the log.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kaizenml.errors import Corrupt, StorageFull, Unavailable
+
+FORMAT = 1
+FILE = "pushed.db"
+_SCHEMA = (
+    "CREATE TABLE IF NOT EXISTS pushed (seq INTEGER PRIMARY KEY AUTOINCREMENT, view TEXT NOT NULL, rows INTEGER NOT NULL, body BLOB NOT NULL)",
+    "CREATE INDEX IF NOT EXISTS pushed_by_view ON pushed (view, seq)",
+    "CREATE TABLE IF NOT EXISTS sealed (view TEXT PRIMARY KEY, last INTEGER NOT NULL)",
+)  # AUTOINCREMENT: numbers are never used again, so a token names its rows for ever
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[dict[str, Any]]).decode
+
+
+class Batch(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows that go into the dataset together."""
+
+    view: str
+    last: int
+    rows: list[dict[str, Any]]
+
+    @property
+    def token(self) -> str:
+        """The name under which the dataset takes the batch exactly once."""
+        return f"push:{self.view}:{self.last}"
+
+
+class PushBuffer:
+    """The queue of one project. One connection, opened at the first use; threads take turns, as SQLite's writers do anyway."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._pid = os.getpid()
+
+    def put(self, view: str, rows: list[dict[str, Any]]) -> None:
+        """Take one push."""
+        with self._transaction() as connection:
+            connection.execute("INSERT INTO pushed (view, rows, body) VALUES (?, ?, ?)", (view, len(rows), _encode(rows)))
+
+    def seal(self, view: str) -> Batch | None:
+        """Return the batch to hand on, or None when nothing waits. The same one again until it is ``done``."""
+        if not self.path.exists():
+            return None
+        with self._transaction() as connection:
+            kept = connection.execute("SELECT last FROM sealed WHERE view = ?", (view,)).fetchone()
+            if kept is None:
+                last = connection.execute("SELECT max(seq) FROM pushed WHERE view = ?", (view,)).fetchone()[0]
+                if last is None:
+                    return None
+                connection.execute("INSERT INTO sealed (view, last) VALUES (?, ?)", (view, last))
+            else:
+                last = kept[0]
+            bodies = connection.execute("SELECT body FROM pushed WHERE view = ? AND seq <= ? ORDER BY seq", (view, last)).fetchall()
+        return Batch(view=view, last=last, rows=[row for (body,) in bodies for row in _decode(body)])
+
+    def done(self, batch: Batch) -> None:
+        """Forget a batch that the dataset has taken. Harmless when somebody else was quicker."""
+        with self._transaction() as connection:
+            connection.execute("DELETE FROM pushed WHERE view = ? AND seq <= ?", (batch.view, batch.last))
+            connection.execute("DELETE FROM sealed WHERE view = ? AND last = ?", (batch.view, batch.last))
+
+    def waiting(self, view: str) -> int:
+        """Return how many rows wait."""
+        if not self.path.exists():
+            return 0
+        with self._transaction() as connection:
+            return int(connection.execute("SELECT coalesce(sum(rows), 0) FROM pushed WHERE view = ?", (view,)).fetchone()[0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        values = {"file": str(self.path)}
+        try:
+            with self._open() as connection:
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+        except sqlite3.Error as error:
+            text = str(error)
+            if "disk is full" in text or "disk I/O error" in text:
+                what = "the disk that holds pushed features is full; nothing was half-written"
+                raise StorageFull(what, remedy="free some space and push again", values=values) from error
+            if "not a database" in text or "malformed" in text:
+                raise Corrupt(f"{self.path} is damaged: {text}", remedy=f"move {self.path.name} aside and push again", values=values) from error
+            raise Unavailable(f"the buffer of pushed features does not answer: {text}", remedy="push again", values=values) from error
+
+    def close(self) -> None:
+        """Give back the file; the next use opens it again."""
+        with self._lock:
+            if self._connection is not None and self._pid == os.getpid():
+                self._connection.close()
+            self._connection = None
+
+    @contextmanager
+    def _open(self) -> Iterator[sqlite3.Connection]:
+        if self._pid != os.getpid():  # forked: a SQLite connection must not cross a fork
+            _inherited.append(self._connection)
+            self._connection, self._lock, self._pid = None, threading.Lock(), os.getpid()
+        with self._lock:
+            if self._connection is None:
+                self._connection = _connect(self.path)
+            yield self._connection
+
+
+def buffer_of(state: Path) -> PushBuffer:
+    """Return the project's buffer. The ones used last stay open, so that a push does not wait for files."""
+    path = (state / FILE).absolute()
+    with _buffers_lock:
+        buffer = _buffers.pop(path, None) or PushBuffer(path)
+        _buffers[path] = buffer
+        idle = [_buffers.pop(next(iter(_buffers))) for _ in range(len(_buffers) - _MOST_OPEN)]
+    for old in idle:
+        old.close()
+    return buffer
+
+
+_MOST_OPEN = 4
+_buffers: dict[Path, PushBuffer] = {}
+_buffers_lock = threading.Lock()
+_inherited: list[sqlite3.Connection | None] = []  # of a parent process; closing them here could harm its file
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    connection = sqlite3.connect(path, isolation_level=None, timeout=15.0, check_same_thread=False)
+    try:
+        found = connection.execute("PRAGMA user_version").fetchone()[0]
+        if found > FORMAT:
+            raise Corrupt(f"{path} has format {found}; this kaizenml reads up to {FORMAT}", remedy="pip install --upgrade kaizenml")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        if found < FORMAT:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA:
+                connection.execute(statement)
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+            connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
