@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kaizenml.errors import Corrupt, StorageFull
+
+_ASIDE = ".new"
 
 
 def hash_files(folder: Path) -> dict[str, str]:
@@ -29,14 +33,13 @@ def hash_of(files: dict[str, str]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_files(folder: Path, expected: dict[str, str], *, what: str, remedy: str) -> None:
-    """Compare every file below ``folder`` with its hash.
+def compare(found: dict[str, str], expected: dict[str, str], *, folder: Path, what: str, remedy: str) -> None:
+    """Compare hashes by path with those that were written down.
 
     Raises
     ------
     Corrupt : a file is missing, differs, or was added; the message names it.
     """
-    found = hash_files(folder)
     for name in sorted(expected.keys() | found.keys()):
         if found.get(name) != expected.get(name):
             how = "is missing" if name not in found else "was added" if name not in expected else "differs from its hash"
@@ -68,23 +71,48 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def aside(parent: Path, name: str) -> Iterator[Path]:
+def aside(parent: Path) -> Iterator[Path]:
     """Hand out a fresh hidden folder below ``parent``; whatever is still in it at the end is removed.
 
-    Fill it, then ``settle`` it. A process that dies leaves it behind under a name that nothing
-    reads, and the next one that asks for the same ``name`` starts it afresh.
+    Fill it, then ``settle`` it. What a killed process left behind is swept by the next one: a lock
+    on the folder, which the system releases with the process, tells the living from the dead.
     """
-    folder = parent / f".{name}.new"
+    folder, handle = Path(), -1
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
+        parent.mkdir(parents=True, exist_ok=True)
+        _sweep(parent)
+        while not folder.name or not folder.exists():  # until the lock is on a folder that nobody has swept
+            folder = Path(tempfile.mkdtemp(prefix=".", suffix=_ASIDE, dir=parent))
+            handle = os.open(folder, os.O_RDONLY)
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if not folder.exists():
+                os.close(handle)
+        folder.chmod(0o755)
         yield folder
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise StorageFull("the disk is full; nothing was half-written", remedy="free some space and repeat", values={"folder": str(parent)}) from error
+            what = "the disk is full; nothing was half-written"
+            raise StorageFull(what, remedy="free some space and repeat", values={"folder": str(parent)}) from error
         raise
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if handle >= 0:
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(handle)
+
+
+def _sweep(parent: Path) -> None:
+    for left in parent.glob(f".*{_ASIDE}"):
+        try:
+            handle = os.open(left, os.O_RDONLY)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(left, ignore_errors=True)
+        except BlockingIOError:
+            pass  # somebody is filling it
+        finally:
+            os.close(handle)
 
 
 def settle(filled: Path, final: Path) -> None:

@@ -52,7 +52,7 @@ def register(ctx: Context, run: str, *, name: str | None = None) -> ModelVersion
     source = ctx.state / found.folder
     model_file.read(source)  # what is not a readable model is not registered
     parent = ctx.state / "models" / name
-    with files.aside(parent, run) as folder:
+    with files.aside(parent) as folder:
         files.copy_files(source, folder)
         digest = files.hash_of(files.hash_files(folder))
         with ctx.catalog.write() as connection:

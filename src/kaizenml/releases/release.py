@@ -45,3 +45,15 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def ref(self) -> str:
         return f"{self.name}@{self.number}"
+
+    @property
+    def failed(self) -> list[GateResult]:
+        """The gates that said no."""
+        return [gate for gate in self.gates if not gate.passed]
+
+
+class Manifest(Release, frozen=True, kw_only=True):
+    """``release.json`` of a bundle: the release, and the hash of every other file beside it. Reads as a Release too."""
+
+    format: int = 1
+    files: dict[str, str]  # path in the bundle -> sha256

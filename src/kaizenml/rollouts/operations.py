@@ -235,7 +235,7 @@ def revive(ctx: Context, endpoint: str, *, why: str = "") -> Rollout:
 
 
 def shadow(ctx: Context, endpoint: str, release: str, *, why: str = "") -> Rollout:
-    """Let a release see all traffic of an endpoint and answer none of it.
+    """Let a release see all traffic of an endpoint, whoever answers it.
 
     Parameters
     ----------
@@ -252,7 +252,7 @@ def shadow(ctx: Context, endpoint: str, release: str, *, why: str = "") -> Rollo
     NotFound : there is no such endpoint or release.
     Refused : a gate refused the release.
     Corrupt : its files differ from what was released.
-    Conflict : it answers or shadows the endpoint already.
+    Conflict : it is a shadow of the endpoint already.
 
     Examples
     --------

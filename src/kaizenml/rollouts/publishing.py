@@ -63,11 +63,13 @@ def lineage(release: Release) -> Lineage:
 def _endpoint(rollout: Rollout, known: Mapping[str, Release]) -> EndpointRoute:
     champion = _route(known[rollout.champion], rollout.champion_weight, "champion")
     others = [_route(known[arm.release], arm.weight, f"challenger-{arm.number}", arm.slots) for arm in rollout.challengers]
+    # while a shadow is on trial, pairing lets it see all traffic; as champion it keeps its own record, whole through kills and trials
+    shadows = [ref for ref in rollout.shadows if rollout.arm(ref) is None]
     return EndpointRoute(
         endpoint=rollout.endpoint,
         revision=rollout.revision,
         arms=[champion, *others],
-        shadows=[_route(known[ref], 0, "shadow") for ref in rollout.shadows],
+        shadows=[_route(known[ref], 0, "shadow") for ref in shadows],
         paired=bool(others),
         killed=rollout.killed,
     )

@@ -29,7 +29,7 @@ class Rollout(msgspec.Struct, frozen=True, kw_only=True):
     revision: int
     champion: str  # release name@number
     challengers: list[Arm] = []
-    shadows: list[str] = []  # releases that see all traffic and answer none
+    shadows: list[str] = []  # releases that see all traffic, and stay so whatever becomes of them as arms
     killed: str | None = None  # why
     previous: list[str] = []  # former champions, newest first: where rollback goes
 
@@ -96,8 +96,7 @@ def challenge(rollout: Rollout, release: str, weight: int) -> Rollout:
     number = old.number if old else next(n for n in range(1, WHOLE + 1) if all(arm.number != n for arm in others))
     arm = Arm(release=release, weight=weight, number=number, slots=allot(old.slots if old else [], weight, taken, seed=release))
     challengers = [arm if each is old else each for each in rollout.challengers] if old else [*rollout.challengers, arm]
-    shadows = [each for each in rollout.shadows if each != release]  # a challenger is compared on all traffic anyway
-    return _next(rollout, challengers=challengers, shadows=shadows)
+    return _next(rollout, challengers=challengers)
 
 
 def promote(rollout: Rollout, release: str | None = None) -> Rollout:
@@ -138,7 +137,7 @@ def rollback(rollout: Rollout, to: str | None = None) -> Rollout:
         raise _conflict(rollout, f"{rollout.endpoint} has had no champion before {rollout.champion}", remedy)
     target = to or rollout.previous[0]
     older = rollout.previous[rollout.previous.index(target) + 1 :] if target in rollout.previous else rollout.previous
-    return _next(rollout, champion=target, previous=list(older), challengers=[], shadows=[each for each in rollout.shadows if each != target])
+    return _next(rollout, champion=target, previous=list(older), challengers=[])
 
 
 def kill(rollout: Rollout, why: str) -> Rollout:
@@ -154,12 +153,9 @@ def revive(rollout: Rollout) -> Rollout:
 
 
 def shadow(rollout: Rollout, release: str) -> Rollout:
-    """Let ``release`` see all traffic and answer none."""
-    if release == rollout.champion or release in rollout.shadows:
-        what = "champion" if release == rollout.champion else "a shadow"
-        raise _conflict(rollout, f"{release} is already {what} of {rollout.endpoint}", "kaizen status")
-    if rollout.arm(release):
-        raise _conflict(rollout, f"{release} challenges {rollout.endpoint}, so it is compared on all traffic already", "kaizen status")
+    """Let ``release`` see all traffic from now on, whoever answers it: a yardstick that no promotion moves."""
+    if release in rollout.shadows:
+        raise _conflict(rollout, f"{release} is already a shadow of {rollout.endpoint}", "kaizen status")
     return _next(rollout, shadows=[*rollout.shadows, release])
 
 
@@ -178,27 +174,32 @@ def permille(weight: float) -> int:
     """
     steps = round(weight * WHOLE) if 0.0 < weight < 1.0 else 0
     if not 1 <= steps < WHOLE or abs(weight * WHOLE - steps) > 1e-6:
-        raise UsageError(
-            f"{weight!r} is not a share of traffic: 0.001 to 0.999, in steps of 0.001 (0.1 %)", remedy="for example 0.05 for 5 %", values={"weight": weight}
-        )
+        what = f"{weight!r} is not a share of traffic: 0.001 to 0.999, in steps of 0.001 (0.1 %)"
+        raise UsageError(what, remedy="for example 0.05 for 5 %", values={"weight": weight})
     return steps
 
 
 def check(rollout: Rollout) -> None:
     """Assert what holds in every state; a failure is a fault of ours."""
     slots = [slot for arm in rollout.challengers for low, high in arm.slots for slot in range(low, high)]
-    assert rollout.champion and rollout.champion_weight >= 1, rollout
-    assert all(arm.weight >= 1 and arm.weight == count(arm.slots) for arm in rollout.challengers), rollout
-    assert len(slots) == len(set(slots)) and all(0 <= slot < WHOLE for slot in slots), rollout
-    names = [rollout.champion, *(arm.release for arm in rollout.challengers), *rollout.shadows]
-    assert len(names) == len(set(names)), rollout
-    assert rollout.champion not in rollout.previous and len(rollout.previous) == len(set(rollout.previous)), rollout
+    arms = [rollout.champion, *(arm.release for arm in rollout.challengers)]
+    laws = {
+        "the champion has traffic": bool(rollout.champion) and rollout.champion_weight >= 1,
+        "weights are slots": all(arm.weight >= 1 and arm.weight == count(arm.slots) for arm in rollout.challengers),
+        "no slot is held twice": len(slots) == len(set(slots)) and all(0 <= slot < WHOLE for slot in slots),
+        "no release is two arms": len(arms) == len(set(arms)),
+        "no arm number is given twice": len({arm.number for arm in rollout.challengers}) == len(rollout.challengers),
+        "no release shadows twice": len(rollout.shadows) == len(set(rollout.shadows)),
+        "the champion is not its own past": rollout.champion not in rollout.previous and len(rollout.previous) == len(set(rollout.previous)),
+    }
+    broken = [law for law, holds in laws.items() if not holds]
+    assert not broken, (broken, rollout)
 
 
 def _crowned(rollout: Rollout, release: str) -> Rollout:
     former = [rollout.champion, *(each for each in rollout.previous if each not in (release, rollout.champion))]
     challengers = [arm for arm in rollout.challengers if arm.release != release]
-    return _next(rollout, champion=release, previous=former, challengers=challengers, shadows=[each for each in rollout.shadows if each != release])
+    return _next(rollout, champion=release, previous=former, challengers=challengers)
 
 
 def _next(rollout: Rollout, **changes: object) -> Rollout:

@@ -1,0 +1,281 @@
+"""Make releases: pin what they are made of, let the gates look at them, and keep the verdict for good."""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kaizenml.context import Context
+from kaizenml.errors import Corrupt, Refused, UsageError, nearest, not_found
+from kaizenml.refs import parse_ref
+from kaizenml.registry import files
+from kaizenml.registry import operations as registry
+from kaizenml.releases import bundle, store
+from kaizenml.releases.release import GateResult, Manifest, Pins, Release
+
+if TYPE_CHECKING:
+    from kaizenml.registry.model import ModelVersion
+    from kaizenml.training.run import Run
+
+__all__ = ["create", "list", "show", "verify"]
+
+GATES = ("naive", "champion", "parity", "load")
+"""In this order: the dear ones last, and not at all where a cheap one has said no."""
+
+Progress = Callable[[str, float], None]
+
+
+def create(
+    ctx: Context,
+    model: str,
+    *,
+    against: str | None = None,
+    why: str = "",
+    once: str | None = None,
+    skip: builtins.list[str] | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Release:
+    """Pin a model with everything it is made of, and let the gates decide whether it may go to production.
+
+    A release that a gate refuses is kept as refused, with its evidence.
+
+    Parameters
+    ----------
+    model : ``name@number`` of a model version; a bare name means the newest.
+    against : release to compare with, usually the champion; None: there is none to compare with.
+    why : reason, for the record; needed where gates are skipped.
+    once : token of the caller; a second call with the same token returns (or raises) what the first one did.
+    skip : gates to leave out (naive, champion, parity, load), on the record and on the card; for drills.
+    progress : told (step, share done 0..1).
+
+    Returns
+    -------
+    The release, with the evidence of every gate.
+
+    Raises
+    ------
+    NotFound : there is no such model or release.
+    Refused : a gate refused it; its evidence is kept under the release's name.
+    UsageError : an unknown gate is to be skipped, or one without a reason.
+    Corrupt : the model's files differ from what was registered.
+
+    Examples
+    --------
+    ``kaizen releases create shop@2 --against shop@1 --why "prices changed"``
+    """
+    skipped = _skipped(skip or [], why)
+    found = _made_for(ctx, once)
+    if found is None:
+        chosen = registry.verify(ctx, model)
+        champion = show(ctx, against) if against else None
+        found = _make(ctx, chosen, champion, why=why, once=once, skipped=skipped, progress=progress or _silent)
+    if found.state == "refused":
+        raise _refused(found)
+    return found
+
+
+def list(ctx: Context) -> builtins.list[Release]:
+    """List every release, by name and number.
+
+    Returns
+    -------
+    Releases, oldest first, those that were refused among them.
+
+    Examples
+    --------
+    ``kaizen releases list``
+    """
+    with ctx.catalog.read() as connection:
+        return store.every(connection)
+
+
+def show(ctx: Context, release: str) -> Release:
+    """Show a release: its pins, its gates and their evidence.
+
+    Parameters
+    ----------
+    release : ``name@number``; a bare name means the newest that passed.
+
+    Returns
+    -------
+    The release.
+
+    Raises
+    ------
+    NotFound : there is no such release.
+
+    Examples
+    --------
+    ``kaizen releases show shop@1``
+    """
+    ref = parse_ref(release)
+    with ctx.catalog.read() as connection:
+        found = store.find(connection, ref.name, ref.number)
+        if found:
+            return found
+        known = [each.ref for each in store.every(connection)]
+    raise not_found("release", release, known, remedy="kaizen releases list" if known else "kaizen releases create MODEL")
+
+
+def verify(ctx: Context, release: str) -> Release:
+    """Hash every file of a release's bundle again, and compare all of it with what the catalog holds.
+
+    Parameters
+    ----------
+    release : ``name@number``; a bare name means the newest that passed.
+
+    Returns
+    -------
+    The release.
+
+    Raises
+    ------
+    NotFound : there is no such release, or its bundle is gone.
+    Corrupt : a file differs, is missing or was added; the message names it.
+
+    Examples
+    --------
+    ``kaizen releases verify shop@1``
+    """
+    found = show(ctx, release)
+    with ctx.catalog.read() as connection:
+        kept = store.manifest(connection, found)
+    folder = ctx.state / found.bundle
+    if bundle.verify(folder) != kept:
+        raise Corrupt(
+            f"release {found.ref}: {bundle.MANIFEST} differs from what the catalog holds",
+            remedy=f"restore {folder} from a backup, or roll back to another release",
+            values={"file": str(folder / bundle.MANIFEST)},
+        )
+    return found
+
+
+def _make(
+    ctx: Context,
+    model: ModelVersion,
+    champion: Release | None,
+    *,
+    why: str,
+    once: str | None,
+    skipped: dict[str, str],
+    progress: Progress,
+) -> Release:
+    from kaizenml.features import frame
+    from kaizenml.releases import card, pins, rows
+    from kaizenml.training import model_file
+    from kaizenml.training import operations as training
+
+    run = training.show(ctx, model.run)
+    source = registry.folder_of(ctx, model)
+    signature = model_file.read(source).signature
+    progress("pin", 0.0)
+    pinned = pins.pin(ctx, model, run)
+    table = rows.sample(frame.training_frame(ctx, run.dataset), ctx.settings.gates.parity_rows)
+    example = rows.requests(rows.sample(table, 3), signature)
+    parent = ctx.state / "releases" / model.name
+    with files.aside(parent) as folder:
+        bundle.fill(folder, source, example)
+        draft = _draft(ctx, model, pinned, bundle.hashed(folder), why)
+        bundle.seal(folder, draft, "")  # what the load gate's server reads; written again with number, verdict and card
+        gates = _gates(ctx, run, champion, folder, table, skipped=skipped, progress=progress)
+        state = "passed" if all(gate.passed for gate in gates) else "refused"
+        with ctx.catalog.write() as connection:
+            known = once and store.made_for(connection, once)
+            if known:  # another process was quicker
+                return known
+            number = store.next_number(connection, model.name)
+            place = f"releases/{model.name}/{number}"
+            manifest = _replaced(draft, number=number, bundle=place, gates=gates, state=state, created_at=ctx.clock.timestamp())
+            manifest = bundle.seal(folder, manifest, card.card(manifest, run, signature, example))
+            bundle.verify(folder)  # nothing has touched it while the gates were at it
+            store.insert(connection, manifest, once)
+            told = {"model": model.ref, "hash": manifest.hash, "skipped": sorted(skipped), "gates": {gate.name: gate.summary for gate in gates}}
+            ctx.record(connection, f"releases.{state}", manifest.ref, why, **told)
+            files.settle(folder, parent / str(number))
+    progress("release", 1.0)
+    return show(ctx, manifest.ref)
+
+
+def _draft(ctx: Context, model: ModelVersion, pinned: Pins, covered: dict[str, str], why: str) -> Manifest:
+    return Manifest(
+        name=model.name,
+        number=0,
+        hash=bundle.content_hash(pinned, covered),
+        pins=pinned,
+        gates=[],
+        state="refused",
+        bundle="",
+        why=why,
+        created_at=ctx.clock.timestamp(),
+        files={},
+    )
+
+
+def _gates(
+    ctx: Context, run: Run, champion: Release | None, folder: Path, table: Any, *, skipped: dict[str, str], progress: Progress
+) -> builtins.list[GateResult]:
+    from kaizenml.releases import gates, load, parity, rows
+    from kaizenml.training import model_file
+
+    def ask() -> GateResult:
+        requests = rows.requests(table, model_file.read(folder / bundle.MODEL).signature)
+        path = f"/predict/{bundle.read(folder).name}"
+        return load.gate(folder, path, requests, ctx.settings.gates, lambda share: progress("load", 0.4 + 0.6 * share))
+
+    looks: dict[str, Callable[[], GateResult]] = {
+        "naive": lambda: gates.naive(run),
+        "champion": lambda: gates.champion(run, champion),
+        "parity": lambda: parity.parity(folder / bundle.MODEL, table),
+        "load": ask,
+    }
+    results: builtins.list[GateResult] = []
+    for place, name in enumerate(GATES):
+        progress(name, 0.1 + 0.1 * place)
+        failed = [result.name for result in results if not result.passed]
+        if name in skipped:
+            evidence = {"skipped": skipped[name], "by": ctx.actor}
+            results.append(GateResult(name=name, passed=True, summary=f"skipped: {skipped[name]}", evidence=evidence))
+        elif failed and name == "load":
+            results.append(GateResult(name=name, passed=False, summary=f"not run, for {failed[0]} said no", evidence={"not_run": failed}))
+        else:
+            results.append(looks[name]())
+    return results
+
+
+def _skipped(names: builtins.list[str], why: str) -> dict[str, str]:
+    for name in names:
+        if name not in GATES:
+            close = nearest(name, GATES)
+            hint = f"; did you mean {close!r}?" if close else f"; there is {', '.join(GATES)}"
+            raise UsageError(f"there is no gate {name!r}{hint}", remedy="name the gates to skip", values={"gate": name, "nearest": close})
+    if names and not why.strip():
+        raise UsageError("gates are skipped only for a reason", remedy='say it: --why "a drill: ..."', values={"skip": names})
+    return dict.fromkeys(names, why)
+
+
+def _made_for(ctx: Context, once: str | None) -> Release | None:
+    if once is None:
+        return None
+    with ctx.catalog.read() as connection:
+        return store.made_for(connection, once)
+
+
+def _refused(release: Release) -> Refused:
+    failed = release.failed
+    return Refused(
+        f"release {release.ref} was refused by {', '.join(gate.name for gate in failed)}: {failed[0].summary}",
+        remedy=f"kaizen releases show {release.ref}",
+        values={"release": release.ref, "gates": [{"name": gate.name, "summary": gate.summary} for gate in failed]},
+    )
+
+
+def _replaced(manifest: Manifest, **changes: Any) -> Manifest:
+    import msgspec
+
+    return msgspec.structs.replace(manifest, **changes)
+
+
+def _silent(_step: str, _share: float) -> None:
+    return None

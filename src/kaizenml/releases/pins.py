@@ -1,0 +1,62 @@
+"""What a release is made of: the model, every table and view behind it, the project's code, and the libraries."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from importlib import metadata
+
+import msgspec
+
+from kaizenml.context import Context
+from kaizenml.data import operations as data
+from kaizenml.data.dataset import DatasetVersion
+from kaizenml.data.tables import version as dataset_version
+from kaizenml.features import frame
+from kaizenml.registry.model import ModelVersion
+from kaizenml.releases.release import Pins
+from kaizenml.training.run import Run
+
+LIBRARIES = (
+    "kaizenml", "deltalake", "httptools", "lightgbm", "msgspec", "numpy", "pyarrow", "scikit-learn", "scipy", "sqlalchemy", "uvicorn", "uvloop",
+)  # fmt: skip
+"""Distributions that decide what a model learns and answers. The others may change without a new release."""
+
+
+def pin(ctx: Context, model: ModelVersion, run: Run) -> Pins:
+    """Collect the pins of a model version that ``run`` made."""
+    versions = [dataset_version(ctx, run.dataset), *_behind_views(ctx, run)]
+    libraries = installed()
+    return Pins(
+        model=model.ref,
+        model_hash=model.hash,
+        data=[each.ref for each in versions],
+        data_hashes=[each.hash for each in versions],
+        features=list(run.views),
+        code=run.code,
+        libraries=libraries,
+        libraries_hash=hashlib.sha256(msgspec.json.encode(libraries, order="deterministic")).hexdigest(),
+    )
+
+
+def installed() -> dict[str, str]:
+    """Return the versions of what is installed, with Python's own."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue  # uvloop on Windows; kaizenml run from a source tree
+    return found
+
+
+def _behind_views(ctx: Context, run: Run) -> list[DatasetVersion]:
+    """Return the dataset versions that the run's views read: the newest ones when it started."""
+    wanted = set(run.views)
+    names = dict.fromkeys(view.dataset for view in frame.views(ctx) if view.ref in wanted)
+    found = []
+    for name in names:
+        known = data.versions(ctx, name)
+        then = [each for each in known if each.created_at <= run.started_at]
+        found.append(max(then or known, key=lambda each: each.number))
+    return found
