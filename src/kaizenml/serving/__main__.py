@@ -1,0 +1,110 @@
+"""``python -m kaizenml.serving``: the data plane as processes of its own. Prints one JSON line when it listens."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import socket
+import sys
+import tempfile
+from pathlib import Path
+
+from kaizenml import settings as settings_module
+from kaizenml.errors import KaizenError, NotFound
+from kaizenml.serving import supervisor
+from kaizenml.settings import ServeSettings
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve a project's endpoints, or one bundle; return the exit code."""
+    given = _parse(sys.argv[1:] if arguments is None else arguments)
+    try:
+        if given.worker is not None:
+            return _work(given)
+        if given.bundle is not None:
+            return _serve_bundle(given)
+        return _serve_project(given)
+    except KaizenError as error:
+        print(json.dumps({"error": error.document()}), file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m kaizenml.serving", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--state", type=Path, help="the project's state folder (.kaizen); kaizen.toml is looked for beside it")
+    parser.add_argument("--project", type=Path, help="the project folder, when the state lies elsewhere")
+    parser.add_argument("--bundle", type=Path, help="serve this one release, as endpoint 'release', without a project")
+    parser.add_argument("--host", help="default from kaizen.toml, else 127.0.0.1")
+    parser.add_argument("--port", type=int, help="0: any free one; default from kaizen.toml, else 8080")
+    parser.add_argument("--workers", type=int, help="processes; default from kaizen.toml, else 1")
+    for name in ("--worker", "--socket", "--ready", "--parent"):  # between the supervisor and its workers
+        parser.add_argument(name, type=int, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.state is None and given.bundle is None:
+        parser.error("say --state DIR or --bundle DIR")
+    if given.workers is not None and not 1 <= given.workers <= 256:
+        parser.error("--workers is a number from 1 to 256")
+    return given
+
+
+def _settings(given: argparse.Namespace) -> ServeSettings:
+    root = given.project or (given.state.resolve().parent if given.state else None)
+    if root is not None and (root / settings_module.FILE).exists():
+        return settings_module.load(root)[0].serve
+    return ServeSettings()
+
+
+def _serve_project(given: argparse.Namespace) -> int:
+    serve = _settings(given)
+    if not given.state.is_dir():
+        raise NotFound(f"there is no state folder {given.state}", remedy="kaizen init NAME --data FILE --target COLUMN", values={"folder": str(given.state)})
+    port = serve.port if given.port is None else given.port
+    listening = supervisor.bind(given.host or serve.host, port)
+    _forget_counters(given.state)
+    command = [sys.executable, "-m", "kaizenml.serving", "--state", str(given.state)]
+    if given.project:
+        command += ["--project", str(given.project)]
+    return supervisor.Supervisor(command, listening, given.workers or serve.workers).run()
+
+
+def _work(given: argparse.Namespace) -> int:
+    from kaizenml.serving import worker
+
+    listening = socket.socket(fileno=given.socket)
+    app = worker.build(given.state, _settings(given), worker=given.worker)
+
+    def ready() -> None:
+        try:
+            os.write(given.ready, b"1")
+        except BrokenPipeError:
+            pass  # the supervisor is gone; the other pipe tells
+        os.close(given.ready)
+
+    return worker.run(app, listening, ready=ready, parent=given.parent)
+
+
+def _serve_bundle(given: argparse.Namespace) -> int:
+    from kaizenml.serving import worker
+
+    fixed = worker.bundle_snapshot(given.bundle)
+    listening = supervisor.bind(given.host or "127.0.0.1", 0 if given.port is None else given.port)
+    with tempfile.TemporaryDirectory(prefix="kaizen-bundle-") as folder:
+        app = worker.build(given.state or Path(folder), _settings(given), fixed=fixed)
+
+        def ready() -> None:
+            host, port = listening.getsockname()[:2]
+            print(json.dumps({"port": port, "pid": os.getpid(), "host": host, "workers": 1}), flush=True)
+
+        return worker.run(app, listening, ready=ready)
+
+
+def _forget_counters(state: Path) -> None:
+    """Counters begin at nothing with every start of the server, as Prometheus expects."""
+    for path in (state / "serving" / "metrics").glob("worker-*.counters"):
+        path.unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,241 @@
+"""The data plane as a raw ASGI application: paths, bodies, errors, health and metrics. Hot path: no framework."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from kaizenml.clock import Clock
+from kaizenml.errors import KaizenError, NotFound, TooLarge, Unavailable, nearest
+from kaizenml.serving.engine import Engine
+from kaizenml.serving.metrics import Counters
+from kaizenml.serving.openapi import document as openapi_document
+from kaizenml.serving.outcomes import OutcomeStore
+from kaizenml.serving.protocol import Limits, MethodNotAllowed, UnsupportedMedia, read_outcomes
+from kaizenml.serving.watcher import Watcher
+
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+log = logging.getLogger("kaizenml.serving")
+_JSON = (b"content-type", b"application/json")
+_TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
+_METHODS = {"/health/live": "GET", "/health/ready": "GET", "/metrics": "GET", "/openapi.json": "GET"}
+_PATHS = ["/predict/{endpoint}", "/outcomes/{endpoint}", *_METHODS]
+_DISCARDED_BYTES = 64_000_000  # of a too large body, so that its sender gets to read the answer
+
+
+class App:
+    """One worker's application. ``watcher`` keeps the engine's routing true while it runs."""
+
+    def __init__(
+        self, *, engine: Engine, watcher: Watcher, outcomes: OutcomeStore, counters: Counters, clock: Clock, limits: Limits,
+        sync: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
+        self.engine = engine
+        self.watcher = watcher
+        self._outcomes = outcomes
+        self._counters = counters
+        self._clock = clock
+        self._limits = limits
+        self._sync = sync
+        self._shadowing = False
+        # outcomes wait for a lock and the disk: beside the loop, in one thread that owns the connection
+        self._beside = ThreadPoolExecutor(1, thread_name_prefix="outcomes")
+        self._tasks: list[asyncio.Task[None]] = []
+        self._encode = msgspec.json.Encoder().encode
+
+    async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await self._http(scope, receive, send)
+        elif scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1003})
+
+    async def _http(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
+        path: str = scope["path"]
+        start = time.perf_counter()
+        status, kind, headers, body = 200, _JSON, (), b""
+        place, endpoint = "other", ""
+        try:
+            if path.startswith("/predict/"):
+                place, endpoint = "predict", path[9:]
+                trace = _check_post(scope, self._limits)
+                raw = await self._body(receive)
+                if raw is None:
+                    return  # the client went away
+                body = self.engine.predict(endpoint, raw, trace)
+            elif path.startswith("/outcomes/"):
+                place, endpoint = "outcomes", path[10:]
+                _check_post(scope, self._limits)
+                raw = await self._body(receive)
+                if raw is None:
+                    return
+                body = await self._take_outcomes(endpoint, raw)
+            else:
+                status, kind, body = self._other(scope, path)
+        except KaizenError as error:
+            status, body = error.status, self._encode({"error": error.document()})
+            headers = _error_headers(error)
+        except Exception:
+            log.exception("unexpected error at %s", path[:200])
+            error = KaizenError("the server made a mistake; the request may be fine", remedy="look at the server's log")
+            status, body = 500, self._encode({"error": error.document()})
+        await send({"type": "http.response.start", "status": status, "headers": [kind, (b"content-length", b"%d" % len(body)), *headers]})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        self._count(place, endpoint, status, start)
+        if not self._shadowing and self.engine.has_shadows:
+            self._shadowing = True
+            asyncio.get_running_loop().call_soon(self._run_shadows)
+
+    def _count(self, place: str, endpoint: str, status: int, start: float) -> None:
+        known = endpoint if endpoint in self.engine.routing.endpoints else ""  # labels stay bounded whatever is asked for
+        self._counters.add(f'kaizen_requests_total{{kind="{place}",endpoint="{known}",status="{status}"}}')
+        if place == "predict" and status == 200:
+            self._counters.time(known, time.perf_counter() - start)
+
+    async def _body(self, receive: Receive) -> bytes | None:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        body: bytes = message.get("body", b"")
+        if not message.get("more_body"):
+            if len(body) > self._limits.body_bytes:
+                raise _too_large(len(body), self._limits.body_bytes)
+            return body
+        parts, size = [body], len(body)
+        while message.get("more_body"):
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                return None
+            part = message.get("body", b"")
+            size += len(part)
+            if size <= self._limits.body_bytes:
+                parts.append(part)
+            elif size > self._limits.body_bytes + _DISCARDED_BYTES:
+                break
+            else:
+                parts.clear()  # read on, keep nothing
+        if size > self._limits.body_bytes:
+            raise _too_large(size, self._limits.body_bytes)
+        return b"".join(parts)
+
+    async def _take_outcomes(self, name: str, body: bytes) -> bytes:
+        endpoint = self.engine.endpoint(name)
+        now = self._clock.timestamp()
+
+        def take() -> bytes:
+            taken = self._outcomes.take(name, read_outcomes(body, self._limits), endpoint.signatures, now)
+            for state in ("accepted", "late", "early", "duplicate", "conflicting", "unknown"):
+                if getattr(taken, state):
+                    counted.append((state, getattr(taken, state)))
+            return msgspec.json.encode(taken)
+
+        counted: list[tuple[str, int]] = []
+        answer = await asyncio.get_running_loop().run_in_executor(self._beside, take)
+        for state, number in counted:
+            self._counters.add(f'kaizen_outcomes_total{{endpoint="{name}",state="{state}"}}', number)
+        return answer
+
+    def _other(self, scope: MutableMapping[str, Any], path: str) -> tuple[int, tuple[bytes, bytes], bytes]:
+        if path not in _METHODS:
+            close = nearest(path, _PATHS)
+            raise NotFound(f"there is no {path[:100]!r} here", remedy=f"POST {close or _PATHS[0]}", values={"path": path[:200], "nearest": close, "known": _PATHS})
+        if scope["method"] not in ("GET", "HEAD"):
+            raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"GET {path}", values={"method": scope["method"], "expected": "GET"})
+        if path == "/health/live":
+            return 200, _JSON, b'{"live":true}'
+        if path == "/health/ready":
+            ready, document = self.watcher.state()
+            return 200 if ready else 503, _JSON, self._encode(document)
+        if path == "/openapi.json":
+            return 200, _JSON, self._encode(openapi_document(self.engine.routing))
+        revision = float(self.engine.routing.revision)
+        return 200, _TEXT, self._counters.render({"kaizen_snapshot_revision": revision}).encode()
+
+    def _run_shadows(self) -> None:
+        """Run one request's shadows, then let whatever came in go first."""
+        if self.engine.has_shadows:
+            self.engine.run_shadow()
+        if self.engine.has_shadows:
+            asyncio.get_running_loop().call_soon(self._run_shadows)
+        else:
+            self._shadowing = False
+
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
+        while True:
+            message = await receive()
+            if message["type"] == "lifespan.startup":
+                await self.watcher.start()
+                if self._sync is not None:
+                    self._tasks.append(asyncio.create_task(self._syncing(self._sync)))
+                await send({"type": "lifespan.startup.complete"})
+            else:
+                await self._stop()
+                await send({"type": "lifespan.shutdown.complete"})
+                return
+
+    async def _syncing(self, sync: Callable[[], None]) -> None:
+        while True:
+            await asyncio.sleep(0.1)
+            try:
+                await asyncio.to_thread(sync)
+            except OSError as error:
+                log.error("the journal cannot be brought to the disk: %s", error)
+
+    async def _stop(self) -> None:
+        while self.engine.has_shadows:  # what was answered is also compared
+            self.engine.run_shadow()
+        for task in self._tasks:
+            task.cancel()
+        await self.watcher.stop()
+        self._beside.shutdown()
+
+
+def _check_post(scope: MutableMapping[str, Any], limits: Limits) -> str | None:
+    """Refuse what cannot be read from its headers alone; return the caller's trace id."""
+    if scope["method"] != "POST":
+        path = scope["path"][:100]
+        raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"POST {path}", values={"method": scope["method"], "expected": "POST"})
+    trace = None
+    for name, value in scope["headers"]:
+        if name == b"content-type":
+            if value != b"application/json" and not _is_json(value):
+                shown = value.decode("latin-1")[:100]
+                remedy = "send JSON with the header 'content-type: application/json'"
+                raise UnsupportedMedia(f"{shown!r} is not understood here", remedy=remedy, values={"found": shown, "expected": "application/json"})
+        elif name == b"content-encoding":
+            if value.lower() != b"identity":
+                shown = value.decode("latin-1")[:100]
+                raise UnsupportedMedia(f"a body encoded as {shown!r} is not understood here", remedy="send it as it is", values={"found": shown})
+        elif name == b"traceparent":
+            trace = value.decode("latin-1")[:100]
+    return trace
+
+
+def _is_json(value: bytes) -> bool:
+    kind = value.partition(b";")[0].strip().lower()
+    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
+
+
+def _too_large(size: int, limit: int) -> TooLarge:
+    remedy = "send fewer rows at once, or raise max_body_bytes under [serve] in kaizen.toml"
+    return TooLarge(f"the body has {size:,} bytes or more; the limit is {limit:,}", remedy=remedy, values={"bytes": size, "limit": limit})
+
+
+def _error_headers(error: KaizenError) -> tuple[tuple[bytes, bytes], ...]:
+    if isinstance(error, MethodNotAllowed):
+        return ((b"allow", str(error.values.get("expected", "POST")).encode()),)
+    if isinstance(error, Unavailable):
+        return ((b"retry-after", b"1"),)
+    if isinstance(error, TooLarge):
+        return ((b"connection", b"close"),)
+    return ()

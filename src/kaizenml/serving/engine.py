@@ -1,0 +1,215 @@
+"""From a request's bytes to an answer's: decode, choose the arm, look features up, encode, predict, journal. Hot path.
+
+Nothing leaves before its journal record is written. Shadows run afterwards, and are dropped first when there is too much to do.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from kaizenml.clock import Clock
+from kaizenml.errors import InvalidInput, KaizenError, Unavailable, not_found
+from kaizenml.features.online import look_up
+from kaizenml.ports import OnlineStore
+from kaizenml.registry.runtimes import Prediction
+from kaizenml.rollouts.assign import choose
+from kaizenml.serving.ids import Ids
+from kaizenml.serving.journal import Journal
+from kaizenml.serving.metrics import Counters
+from kaizenml.serving.protocol import Limits, read_predict
+from kaizenml.serving.records import Answer, PredictionRecord, ShadowRecord
+from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute, Routing
+
+log = logging.getLogger("kaizenml.serving")
+SHADOW_ROWS = 20_000  # waiting to be run by shadows; more are shed
+_LONGEST_REASON = 300
+Row = Mapping[str, Any]
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """One prediction as it is answered."""
+
+    id: str
+    value: Any
+    probabilities: list[float] | None
+    decided_by: str
+    reason: str | None
+    arm: str
+
+
+class _Decision(NamedTuple):
+    predictions: Sequence[Prediction]
+    decided_by: str
+    reason: str | None
+    features: list[dict[str, Any]] | None
+
+
+class _ShadowWork(NamedTuple):
+    at: float
+    endpoint: LoadedEndpoint
+    runs: list[LoadedRoute]
+    ids: list[str]
+    rows: list[dict[str, Any]]
+    answered: LoadedRoute
+    decision: _Decision
+
+
+class Engine:
+    """Answers requests for one process. ``routing`` is replaced from outside when the snapshot changes."""
+
+    def __init__(self, *, clock: Clock, ids: Ids, journal: Journal, online: OnlineStore, counters: Counters, limits: Limits) -> None:
+        self.routing = Routing()
+        self._clock = clock
+        self._ids = ids
+        self._journal = journal
+        self._online = online
+        self._counters = counters
+        self._limits = limits
+        self._encode_json = msgspec.json.Encoder().encode
+        self._encode_record = msgspec.msgpack.Encoder().encode
+        self._shadows: deque[_ShadowWork] = deque()
+        self._shadow_rows = 0
+
+    def endpoint(self, name: str) -> LoadedEndpoint:
+        """Return an endpoint, or raise NotFound with the nearest name, or Unavailable."""
+        routing = self.routing
+        found = routing.endpoints.get(name)
+        if found is not None:
+            return found
+        if name in routing.unavailable:
+            raise Unavailable(f"endpoint {name!r} cannot answer: {routing.unavailable[name]}", remedy=f"kaizen rollback {name}", values={"endpoint": name})
+        raise not_found("endpoint", name[:100], routing.endpoints, remedy="kaizen status" if routing.endpoints else "kaizen deploy")
+
+    def predict(self, name: str, body: bytes, trace: str | None = None) -> bytes:
+        """Answer one request.
+
+        Parameters
+        ----------
+        name : the endpoint.
+        body : the request as it came.
+        trace : the caller's trace id, kept in the journal.
+
+        Raises
+        ------
+        NotFound, InvalidInput, TooLarge : the request cannot be answered as it is.
+        StorageFull, Unavailable : the journal cannot be written; nothing was answered.
+        """
+        endpoint = self.endpoint(name)
+        request = read_predict(body, self._limits)
+        rows = request.inputs
+        at = self._clock.timestamp()
+        ids = self._ids.make(at, len(rows))
+        route = endpoint.route
+        arm = endpoint.arms[0]
+        unit = _unit(request.unit, arm, rows)
+        if len(endpoint.arms) > 1 and route.killed is None:
+            arm = endpoint.arms[choose(route, unit or ids[0])]
+        try:
+            decision = self._decide(arm, rows, at, route.killed)
+        except InvalidInput:
+            if arm is endpoint.arms[0]:
+                raise
+            arm = endpoint.arms[0]  # a challenger may ask for more than clients know of yet
+            decision = self._decide(arm, rows, at, route.killed)
+        by, reason, label = decision.decided_by, decision.reason, arm.route.arm
+        answers = [Answer(i, p.value, p.probabilities, by, reason) for i, p in zip(ids, decision.predictions, strict=True)]
+        record = PredictionRecord(at, name, arm.route.release, label, unit, body, answers, decision.features, trace)
+        self._journal.append(self._encode_record(record))
+        said = self._encode_json([_Said(i, p.value, p.probabilities, by, reason, label) for i, p in zip(ids, decision.predictions, strict=True)])
+        self._counters.add(f'kaizen_predictions_total{{endpoint="{name}",arm="{label}",decided_by="{by}"}}', len(rows))
+        if len(endpoint.arms) > 1 or endpoint.shadows:
+            self._queue_shadows(at, endpoint, arm, ids, rows, decision)
+        return b'{"predictions":' + said + arm.tail
+
+    def _decide(self, arm: LoadedRoute, rows: list[dict[str, Any]], at: float, killed: str | None) -> _Decision:
+        """Ask the arm's model; where it may not or cannot answer, answer naively and say why. A bad input raises."""
+        model = arm.model
+        if model is None:
+            by, reason = ("kill", killed) if killed is not None else ("fallback", arm.broken)
+            return _Decision([arm.naive] * len(rows), by, reason, None)
+        features: list[dict[str, Any]] | None = None
+        try:
+            if arm.signature.views:
+                features = look_up(self._online, arm.signature.views, rows, at)
+                full: Sequence[Row] = [row | given for row, given in zip(rows, features, strict=True)]
+            else:
+                full = rows
+            encode = model.encode
+            vectors = [encode(full[0], 0)] if len(full) == 1 else [encode(row, position) for position, row in enumerate(full)]
+            if killed is not None:
+                return _Decision([arm.naive] * len(rows), "kill", killed, features)
+            return _Decision(model.predict(vectors), "model", None, features)
+        except InvalidInput:
+            raise
+        except Exception as error:
+            if killed is not None:
+                return _Decision([arm.naive] * len(rows), "kill", killed, features)
+            reason = (error.what if isinstance(error, KaizenError) else f"{type(error).__name__}: {error}")[:_LONGEST_REASON]
+            log.warning("release %s fell back: %s", arm.route.release, reason, exc_info=not isinstance(error, KaizenError))
+            return _Decision([arm.naive] * len(rows), "fallback", reason, features)
+
+    def _queue_shadows(
+        self, at: float, endpoint: LoadedEndpoint, arm: LoadedRoute, ids: list[str], rows: list[dict[str, Any]], decision: _Decision
+    ) -> None:
+        runs = list(endpoint.shadows)
+        if endpoint.route.paired and endpoint.route.killed is None:  # a killed endpoint's arms are not to be trusted with anything
+            runs += [other for other in endpoint.arms if other is not arm]
+        if not runs:
+            return
+        wanted = len(rows) * len(runs)
+        if self._shadow_rows + wanted > SHADOW_ROWS:
+            self._counters.add(f'kaizen_shadow_rows_total{{endpoint="{endpoint.route.endpoint}",outcome="shed"}}', wanted)
+            return
+        self._shadow_rows += wanted
+        self._shadows.append(_ShadowWork(at, endpoint, runs, ids, rows, arm, decision))
+
+    @property
+    def has_shadows(self) -> bool:
+        """Tell whether shadow work waits."""
+        return bool(self._shadows)
+
+    def run_shadow(self) -> None:
+        """Run the shadows of one answered request."""
+        work = self._shadows.popleft()
+        self._shadow_rows -= len(work.rows) * len(work.runs)
+        name = work.endpoint.route.endpoint
+        for loaded in work.runs:
+            outcome = "run"
+            try:
+                self._run_shadow(work, loaded)
+            except Exception as error:  # a shadow never disturbs what answers
+                outcome = "failed"
+                log.warning("shadow %s of %s failed: %s", loaded.route.release, name, error)
+            self._counters.add(f'kaizen_shadow_rows_total{{endpoint="{name}",outcome="{outcome}"}}', len(work.rows))
+
+    def _run_shadow(self, work: _ShadowWork, loaded: LoadedRoute) -> None:
+        decision = work.decision
+        if loaded.model is not work.answered.model or decision.decided_by != "model":  # else it has just said it
+            decision = self._decide(loaded, _without_strangers(work.rows, loaded, work.answered), work.at, None)
+        answers = [
+            Answer(i, p.value, p.probabilities, decision.decided_by, decision.reason) for i, p in zip(work.ids, decision.predictions, strict=True)
+        ]
+        name = work.endpoint.route.endpoint
+        self._journal.append(self._encode_record(ShadowRecord(work.at, name, loaded.route.release, loaded.route.arm, answers)))
+
+
+def _unit(asked: str | int | None, champion: LoadedRoute, rows: list[dict[str, Any]]) -> str | None:
+    if asked is not None:
+        return str(asked)
+    column = champion.signature.unit
+    if column is None:
+        return None
+    value = rows[0].get(column)
+    return None if value is None or value == "" else str(value)
+
+
+def _without_strangers(rows: list[dict[str, Any]], loaded: LoadedRoute, answered: LoadedRoute) -> list[dict[str, Any]]:
+    """Leave out the inputs that only the answering release takes: the request was written for that one."""
+    mine = {field.name for field in loaded.signature.fields}
+    theirs = {field.name for field in answered.signature.fields} - mine
+    return [{name: value for name, value in row.items() if name not in theirs} for row in rows] if theirs else rows

@@ -1,0 +1,192 @@
+"""The journal: what was answered, on disk before the answer leaves.
+
+Format 1. A segment is a file ``<process>-<number>.journal`` in the journal folder: 8 bytes of magic, then records, each
+a little-endian ``uint32`` length, a ``uint32`` crc32 of the payload, and the payload (msgpack of ``records``). One record is
+one ``write``. A segment belongs to the process that holds its lock; nobody else writes to it, and a new process starts new
+segments. So a torn tail needs no repair: it can only be the last record of a dead process, whose answer never left.
+Hot path: imports only the standard library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from kaizenml.errors import Corrupt, KaizenError, StorageFull, Unavailable
+
+FOLDER = "journal"  # below the project's state
+SUFFIX = ".journal"
+MAGIC = b"KZJRNL1\n"
+LONGEST = 1 << 30  # a longer length is a damaged one
+_HEAD = struct.Struct("<II")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Journal:
+    """The writing end, for one process.
+
+    Parameters
+    ----------
+    folder : where segments lie; made when absent.
+    segment_bytes : a segment that has grown to this is closed and the next one begun.
+    fsync : ``request``: every record is on the disk itself before ``append`` returns (survives a power cut);
+        ``tick``: the caller calls ``sync`` now and then; ``off``: the operating system decides (survives ``kill -9``).
+    """
+
+    def __init__(self, folder: Path, *, segment_bytes: int = 64_000_000, fsync: Literal["off", "tick", "request"] = "off") -> None:
+        self.folder = folder
+        self.fsync = fsync
+        self._segment_bytes = segment_bytes
+        self._process = os.urandom(6).hex()
+        self._number = 0
+        self._handle = -1
+        self._size = 0
+        self._dirty = False
+        self._broken = False
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def append(self, payload: bytes) -> None:
+        """Write one record, whole or not at all.
+
+        Raises
+        ------
+        StorageFull : no room left; what was begun is cut off again.
+        Unavailable : the journal cannot be written for another reason.
+        """
+        frame = _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+        if self._handle < 0 or self._broken or self._size >= self._segment_bytes:
+            self._begin()
+        try:
+            written = os.write(self._handle, frame)
+            if written != len(frame):  # the disk filled up in the middle
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            if self.fsync == "request":
+                os.fdatasync(self._handle)
+        except OSError as error:
+            self._cut()
+            raise _translated(error, self.folder) from error
+        self._size += written
+        self._dirty = True
+
+    def sync(self) -> None:
+        """Bring what was written to the disk itself."""
+        if self._dirty and self._handle >= 0:
+            self._dirty = False
+            os.fdatasync(self._handle)
+
+    def close(self) -> None:
+        """Give the segment up: from now on readers know that it is complete."""
+        handle, self._handle = self._handle, -1
+        if handle >= 0:
+            os.close(handle)
+
+    def _begin(self) -> None:
+        self.close()
+        name = f"{self._process}-{self._number:06d}{SUFFIX}"
+        fresh = self.folder / f".{name}.new"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        except OSError as error:
+            raise _translated(error, self.folder) from error
+        try:
+            # locked before it gets its name: no reader may ever take a new segment for a finished one
+            fcntl.flock(handle, fcntl.LOCK_EX)
+            if os.write(handle, MAGIC) != len(MAGIC):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.rename(fresh, self.folder / name)
+        except OSError as error:
+            os.close(handle)
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise _translated(error, self.folder) from error
+        self._handle, self._size, self._broken = handle, len(MAGIC), False
+        self._number += 1
+
+    def _cut(self) -> None:
+        try:
+            os.ftruncate(self._handle, self._size)
+        except OSError:
+            self._broken = True  # readers ignore the torn tail; the next record opens a new segment
+
+
+class Segment(NamedTuple):
+    """A segment as a reader finds it. ``finished``: no process writes to it any more."""
+
+    path: Path
+    finished: bool
+
+    @property
+    def name(self) -> str:
+        return self.path.name.removesuffix(SUFFIX)
+
+
+class Found(NamedTuple):
+    """A record: where the next one begins, and its payload; None when the payload is not what its checksum says."""
+
+    end: int
+    payload: bytes | None
+
+
+def segments(folder: Path) -> list[Segment]:
+    """Return the segments, oldest names first.
+
+    ``finished`` is asked before anything is read, so what is then read of a finished segment is all of it.
+    """
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder) if entry.name.endswith(SUFFIX) and not entry.name.startswith("."))
+    except FileNotFoundError:
+        return []
+    return [Segment(folder / name, _unlocked(folder / name)) for name in names]
+
+
+def read(path: Path, offset: int = 0) -> Iterator[Found]:
+    """Yield the whole records from ``offset`` on; a record that is still being written, or torn, ends the reading.
+
+    Raises
+    ------
+    Corrupt : the file is not a segment of this format.
+    """
+    with path.open("rb") as file:
+        if offset < len(MAGIC):
+            magic = file.read(len(MAGIC))
+            if magic != MAGIC:
+                raise Corrupt(f"{path.name} is not a journal segment of format 1", remedy=f"move {path} away", values={"file": str(path)})
+            offset = len(MAGIC)
+        file.seek(offset)
+        data = file.read()
+    view = memoryview(data)
+    position, end = 0, len(data)
+    while position + _HEAD.size <= end:
+        length, crc = _HEAD.unpack_from(data, position)
+        start = position + _HEAD.size
+        if length > LONGEST or start + length > end:
+            return
+        payload = bytes(view[start : start + length])
+        position = start + length
+        yield Found(offset + position, payload if zlib.crc32(payload) == crc else None)
+
+
+def _unlocked(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return True
+    except BlockingIOError:
+        return False
+    except FileNotFoundError:
+        return False
+
+
+def _translated(error: OSError, folder: Path) -> KaizenError:
+    values = {"folder": str(folder), "errno": error.errno}
+    if error.errno in _FULL:
+        return StorageFull("the disk that holds the prediction journal is full; the request was not answered", remedy="free some space and repeat", values=values)
+    return Unavailable(f"the prediction journal cannot be written: {error.strerror}; the request was not answered", remedy=f"look at {folder}", values=values)

@@ -1,0 +1,147 @@
+"""From the routing snapshot to loaded models: what each endpoint answers with, in this process.
+
+Models are loaded beside the running ones and swapped in at once. What cannot be loaded leaves the old route in place
+and is told in ``problems``. Hot path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kaizenml.errors import KaizenError
+from kaizenml.features.signature import Signature
+from kaizenml.registry import runtimes
+from kaizenml.registry.runtimes import Model, Prediction
+from kaizenml.rollouts.snapshot import EndpointRoute, Route, Snapshot
+from kaizenml.training import model_file
+
+MODEL = "model"  # folder in a bundle
+
+
+@dataclass(frozen=True)
+class LoadedRoute:
+    """A release with its model in memory, and the end of every answer it gives."""
+
+    route: Route
+    model: Model | None
+    """None: its files cannot be loaded; it answers naively with ``broken`` as the reason."""
+    signature: Signature
+    naive: Prediction
+    tail: bytes
+    """JSON after the predictions: release, classes and lineage."""
+    broken: str | None = None
+
+
+@dataclass(frozen=True)
+class LoadedEndpoint:
+    """How an endpoint answers now. ``arms`` are those of ``route``, in order."""
+
+    route: EndpointRoute
+    arms: list[LoadedRoute]
+    shadows: list[LoadedRoute]
+
+    @property
+    def signatures(self) -> list[Signature]:
+        return [loaded.signature for loaded in self.arms]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Everything this process answers with. Replaced as a whole, never changed."""
+
+    revision: int = -1
+    endpoints: dict[str, LoadedEndpoint] = field(default_factory=dict)
+    unavailable: dict[str, str] = field(default_factory=dict)
+    """Endpoints of the snapshot that cannot be answered at all, and why."""
+    problems: list[str] = field(default_factory=list)
+
+
+def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
+    """Load what the snapshot asks for, reusing the models that are loaded. Slow: never call it on the event loop.
+
+    Parameters
+    ----------
+    state : the project's state folder; bundles are relative to it.
+    snapshot : the routes to bring about.
+    current : what is served now; where a release does not load, its endpoint stays as it is there.
+    """
+    cache = {
+        loaded.route.bundle: loaded
+        for endpoint in current.endpoints.values()
+        for loaded in (*endpoint.arms, *endpoint.shadows)
+        if loaded.model is not None
+    }
+    problems: list[str] = []
+    endpoints: dict[str, LoadedEndpoint] = {}
+    unavailable: dict[str, str] = {}
+    for name, route in snapshot.endpoints.items():
+        arms, failed = _load_all(state, route.arms, cache)
+        shadows, lost = _load_all(state, route.shadows, cache)
+        problems += [f"endpoint {name}: shadow {release} does not run: {why}" for release, why in lost.items()]
+        before = current.endpoints.get(name)
+        if not failed:
+            endpoints[name] = LoadedEndpoint(route, arms, shadows)
+            continue
+        told = "; ".join(f"{release} does not load: {why}" for release, why in failed.items())
+        if before is not None:
+            # the switch itself never waits for a model: a killed endpoint is killed whatever else fails
+            kept = msgspec.structs.replace(before.route, killed=route.killed)
+            endpoints[name] = LoadedEndpoint(kept, before.arms, before.shadows)
+            problems.append(f"endpoint {name} stays at revision {before.route.revision}: {told}")
+            continue
+        champion = next((arm for arm in arms if arm.route.release == route.arms[0].release), None) or _naive_only(state, route.arms[0], told)
+        if champion is None:
+            unavailable[name] = told
+            problems.append(f"endpoint {name} is not available: {told}")
+            continue
+        alone = msgspec.structs.replace(route, arms=[msgspec.structs.replace(route.arms[0], weight=1000)])
+        endpoints[name] = LoadedEndpoint(alone, [champion], shadows)
+        problems.append(f"endpoint {name} answers with {champion.route.release} alone{' and naively' if champion.broken else ''}: {told}")
+    return Routing(snapshot.revision, endpoints, unavailable, problems)
+
+
+def load_route(state: Path, route: Route) -> LoadedRoute:
+    """Load one release. Raises KaizenError when its files are not whole."""
+    model = runtimes.load(state / route.bundle / MODEL)
+    return LoadedRoute(route, model, model.signature, model.naive, _tail(route, model.signature))
+
+
+def _load_all(state: Path, routes: list[Route], cache: dict[str, LoadedRoute]) -> tuple[list[LoadedRoute], dict[str, str]]:
+    loaded: list[LoadedRoute] = []
+    failed: dict[str, str] = {}
+    for route in routes:
+        have = cache.get(route.bundle)
+        try:
+            if have is None:
+                have = cache[route.bundle] = load_route(state, route)
+            elif have.route != route:
+                have = LoadedRoute(route, have.model, have.signature, have.naive, _tail(route, have.signature))
+            loaded.append(have)
+        except (KaizenError, OSError, ValueError, RuntimeError) as error:
+            failed[route.release] = error.what if isinstance(error, KaizenError) else f"{type(error).__name__}: {error}"
+    return loaded, failed
+
+
+def _naive_only(state: Path, route: Route, why: str) -> LoadedRoute | None:
+    """Answer naively where at least ``model.json`` can be read: an endpoint answers if it can."""
+    try:
+        spec = model_file.read(state / route.bundle / MODEL)
+    except (KaizenError, OSError):
+        return None
+    return LoadedRoute(route, None, spec.signature, Prediction(spec.naive.value, spec.naive.probabilities), _tail(route, spec.signature), broken=why)
+
+
+def _tail(route: Route, signature: Signature) -> bytes:
+    lineage = route.lineage
+    document: dict[str, Any] = {
+        "release": route.release,
+        "classes": signature.classes,
+        "lineage": {
+            "model": lineage.model, "data": lineage.data, "features": lineage.features, "code": lineage.code, "hash": lineage.hash,
+        },
+    }  # fmt: skip
+    return b"," + msgspec.json.encode(document)[1:]

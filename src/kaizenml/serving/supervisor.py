@@ -1,0 +1,184 @@
+"""The parent of the serving processes: binds the port, starts the workers, replaces one that dies, ends them all.
+
+Workers share the listening socket, so a connection that waits in its queue outlives the worker that dies.
+Standard library only: the parent stays small and never runs a model.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from kaizenml.errors import Unavailable, UsageError
+
+_PATIENCE_S = 15.0  # for workers to end after SIGTERM, then SIGKILL
+_QUICK_S = 5.0  # a worker that dies younger than this has something wrong with it
+_MOST_QUICK = 5  # such deaths in a row before giving up
+
+
+def bind(host: str, port: int, *, patience_s: float = 1.0) -> socket.socket:
+    """Return a listening socket.
+
+    Parameters
+    ----------
+    port : 0 takes any free one.
+    patience_s : how long to wait for a former server that is just ending.
+
+    Raises
+    ------
+    Unavailable : the port is taken; names who holds it where that can be found out.
+    UsageError : the address cannot be one of this machine's.
+    """
+    deadline = time.monotonic() + patience_s
+    while True:
+        try:
+            return _bind(host, port)
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                if time.monotonic() < deadline:
+                    time.sleep(0.05)
+                    continue
+                holder = _holder(port)
+                by = f" by {holder[1]} (process {holder[0]})" if holder else ""
+                values = {"host": host, "port": port, "pid": holder[0] if holder else None, "program": holder[1] if holder else None}
+                raise Unavailable(f"port {port} of {host} is taken{by}", remedy=f"--port {port + 1}, or end that process", values=values) from None
+            if error.errno == errno.EACCES:
+                raise UsageError(f"port {port} needs more rights than this user has", remedy="--port 8080", values={"port": port}) from None
+            raise UsageError(f"{host}:{port} cannot be listened on: {error}", remedy="--host 127.0.0.1", values={"host": host, "port": port}) from None
+        except OverflowError:
+            raise UsageError(f"{port} is not a port", remedy="--port 8080; from 0 (any free one) to 65535", values={"port": port}) from None
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((host, port))
+        listening.listen(2048)
+        listening.setblocking(False)
+    except BaseException:
+        listening.close()
+        raise
+    return listening
+
+
+@dataclass
+class _Worker:
+    number: int
+    process: subprocess.Popen[bytes]
+    started: float
+    ready: int  # reading end of its pipe: one byte when it takes requests
+
+
+class Supervisor:
+    """Starts ``workers`` processes on ``listening`` and keeps them running until SIGTERM or SIGINT."""
+
+    def __init__(self, command: list[str], listening: socket.socket, workers: int) -> None:
+        self._command = command
+        self._listening = listening
+        self._count = workers
+        self._workers: dict[int, _Worker] = {}
+        self._ending = False
+        self._quick = 0
+        # workers hold the reading end: it closes when this process is gone, however it went
+        self._alive_read, self._alive_write = os.pipe()
+
+    def run(self) -> int:
+        """Run until told to end; return the exit code."""
+        signal.signal(signal.SIGTERM, self._end)
+        signal.signal(signal.SIGINT, self._end)
+        try:
+            for number in range(self._count):
+                self._start(number)
+            if not self._await_ready():
+                return 0 if self._ending else 1
+            host, port = self._listening.getsockname()[:2]
+            print(json.dumps({"port": port, "pid": os.getpid(), "host": host, "workers": self._count}), flush=True)
+            return self._watch()
+        finally:
+            self._stop()
+
+    def _start(self, number: int) -> None:
+        reading, writing = os.pipe()
+        command = [
+            *self._command, "--worker", str(number), "--socket", str(self._listening.fileno()), "--ready", str(writing), "--parent", str(self._alive_read),
+        ]  # fmt: skip
+        process = subprocess.Popen(command, pass_fds=(self._listening.fileno(), writing, self._alive_read), stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        os.close(writing)
+        self._workers[number] = _Worker(number, process, time.monotonic(), reading)
+
+    def _await_ready(self) -> bool:
+        with selectors.DefaultSelector() as waiting:
+            for worker in self._workers.values():
+                waiting.register(worker.ready, selectors.EVENT_READ, worker)
+            while waiting.get_map() and not self._ending:
+                for key, _ in waiting.select(0.1):
+                    waiting.unregister(key.fd)
+                    if not os.read(key.fd, 1):  # closed without a word: it died, and has said why
+                        return False
+        return not self._ending
+
+    def _watch(self) -> int:
+        while not self._ending:
+            time.sleep(0.05)
+            for worker in list(self._workers.values()):
+                code = worker.process.poll()
+                if code is None or self._ending:
+                    continue
+                os.close(worker.ready)
+                self._quick = self._quick + 1 if time.monotonic() - worker.started < _QUICK_S else 1
+                print(f"worker {worker.number} (process {worker.process.pid}) ended with {code}; starting another", file=sys.stderr, flush=True)
+                if self._quick >= _MOST_QUICK:
+                    print("workers keep dying: giving up; the reason stands above", file=sys.stderr, flush=True)
+                    del self._workers[worker.number]
+                    return 1
+                self._start(worker.number)
+        return 0
+
+    def _end(self, _signal: int, _frame: FrameType | None) -> None:
+        self._ending = True
+
+    def _stop(self) -> None:
+        self._listening.close()  # first: nobody is to connect to a server that is ending
+        for worker in self._workers.values():
+            with contextlib.suppress(ProcessLookupError):
+                worker.process.terminate()
+        deadline = time.monotonic() + _PATIENCE_S
+        for worker in self._workers.values():
+            try:
+                worker.process.wait(max(deadline - time.monotonic(), 0.1))
+            except subprocess.TimeoutExpired:
+                worker.process.kill()
+                worker.process.wait()
+
+
+def _holder(port: int) -> tuple[int, str] | None:
+    """Find out who listens on a port, where the machine tells (Linux, own processes)."""
+    inodes = set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        with contextlib.suppress(OSError):
+            for line in Path(table).read_text().splitlines()[1:]:
+                parts = line.split()
+                if int(parts[1].rpartition(":")[2], 16) == port and parts[3] == "0A":
+                    inodes.add(f"socket:[{parts[9]}]")
+    if not inodes:
+        return None
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            for handle in (process / "fd").iterdir():
+                with contextlib.suppress(OSError):
+                    if os.readlink(handle) in inodes:
+                        return int(process.name), (process / "comm").read_text().strip()
+    return None

@@ -1,0 +1,131 @@
+"""Keeps a worker's routing at what the snapshot file says, without a restart. Hot path."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kaizenml.rollouts import snapshot as snapshots
+from kaizenml.rollouts.snapshot import Snapshot
+from kaizenml.serving.engine import Engine
+from kaizenml.serving.routing import Routing, load
+
+log = logging.getLogger("kaizenml.serving")
+EVERY_S = 0.2
+RETRY_S = 2.0  # a route that did not load is tried again: its files may have been mended
+
+
+class Watcher:
+    """Looks at ``serving/snapshot.json`` five times a second and swaps in what it asks for.
+
+    Parameters
+    ----------
+    state : the project's state folder.
+    engine : whose routing is kept true.
+    fixed : a snapshot that never changes, instead of the file (for a single bundle).
+    """
+
+    def __init__(self, state: Path, engine: Engine, *, fixed: Snapshot | None = None) -> None:
+        self._state = state
+        self._path = state / "serving" / snapshots.FILE
+        self._engine = engine
+        self._fixed = fixed
+        self._seen: tuple[int, int, int] | None = None
+        self._retry_in = 0.0
+        self._problem: str | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Load what there is, and begin to watch."""
+        await self._look()
+        self._task = asyncio.create_task(self._watch())
+
+    async def stop(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+
+    def state(self) -> tuple[bool, dict[str, Any]]:
+        """Return whether every endpoint can answer, and the document that says so."""
+        routing = self._engine.routing
+        problems = ([self._problem] if self._problem else []) + routing.problems
+        ready = routing.revision >= 0 and not routing.unavailable
+        endpoints = {
+            name: {
+                "revision": endpoint.route.revision,
+                "champion": endpoint.arms[0].route.release,
+                "arms": {arm.route.arm: arm.route.release for arm in endpoint.arms},
+                "shadows": [arm.route.release for arm in endpoint.shadows],
+                "killed": endpoint.route.killed,
+            }
+            for name, endpoint in routing.endpoints.items()
+        }
+        return ready, {"ready": ready, "revision": routing.revision, "endpoints": endpoints, "unavailable": routing.unavailable, "problems": problems}
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(EVERY_S)
+            self._retry_in -= EVERY_S
+            try:
+                await self._look()
+            except Exception:
+                log.exception("the routing could not be looked at")
+
+    async def _look(self) -> None:
+        mark = self._mark()
+        retry = bool(self._engine.routing.problems) and self._retry_in <= 0
+        if mark == self._seen and not retry:
+            return
+        self._retry_in = RETRY_S
+        self._seen = mark
+        wanted = self._read()
+        if wanted is None:
+            return
+        routing = await asyncio.to_thread(load, self._state, wanted, self._engine.routing)
+        self._swap(routing)
+
+    def _mark(self) -> tuple[int, int, int] | None:
+        if self._fixed is not None:
+            return (0, 0, 0)
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return (found.st_mtime_ns, found.st_ino, found.st_size)
+
+    def _read(self) -> Snapshot | None:
+        if self._fixed is not None:
+            return self._fixed
+        try:
+            wanted = snapshots.read(self._path)
+        except FileNotFoundError:
+            self._problem = "nothing is deployed yet" if self._engine.routing.revision < 0 else "the routing snapshot is gone; the last one stays in force"
+            return None
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+            self._tell(f"the routing snapshot cannot be read ({error}); the last one stays in force")
+            return None
+        if wanted.format > snapshots.FORMAT:
+            self._tell(f"the routing snapshot has format {wanted.format}, this server reads up to {snapshots.FORMAT}; the last one stays in force")
+            return None
+        self._problem = None
+        return wanted
+
+    def _tell(self, problem: str) -> None:
+        if problem != self._problem:
+            log.error(problem)
+        self._problem = problem
+
+    def _swap(self, routing: Routing) -> None:
+        before = self._engine.routing
+        self._engine.routing = routing
+        for problem in routing.problems:
+            if problem not in before.problems:
+                log.error(problem)
+        if routing.revision != before.revision:
+            log.info("serving revision %d: %s", routing.revision, ", ".join(f"{n} by {e.arms[0].route.release}" for n, e in routing.endpoints.items()))

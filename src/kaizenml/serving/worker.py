@@ -1,0 +1,121 @@
+"""One serving process: builds the engine from a state folder or a bundle, and runs it on a socket it was given."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+
+from kaizenml.adapters.sqlite_online import SqliteOnlineStore
+from kaizenml.clock import open_clock, parse_duration
+from kaizenml.errors import NotFound
+from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Snapshot
+from kaizenml.serving import journal
+from kaizenml.serving.app import App
+from kaizenml.serving.engine import Engine
+from kaizenml.serving.ids import Ids, project_key
+from kaizenml.serving.journal import Journal
+from kaizenml.serving.metrics import Counters
+from kaizenml.serving.outcomes import OutcomeStore
+from kaizenml.serving.protocol import Limits
+from kaizenml.serving.watcher import Watcher
+from kaizenml.settings import ServeSettings
+
+BUNDLE_ENDPOINT = "release"
+DRAIN_S = 10  # for requests in flight, after SIGTERM
+
+
+def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snapshot | None = None) -> App:
+    """Put a worker together: the composition root of the serving process.
+
+    Parameters
+    ----------
+    state : the project's state folder.
+    settings : the ``[serve]`` section of kaizen.toml.
+    worker : this worker's number, for its counters.
+    fixed : routes that never change, instead of the project's snapshot file.
+    """
+    clock = open_clock()
+    limits = Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows, depth=settings.max_depth)
+    ids = Ids(project_key(state))
+    counters = Counters(state / "serving" / "metrics", worker)
+    written = Journal(state / journal.FOLDER, segment_bytes=settings.segment_bytes, fsync=settings.fsync)
+    engine = Engine(
+        clock=clock, ids=ids, journal=written, online=SqliteOnlineStore(state / "online.db", readonly=True), counters=counters, limits=limits
+    )
+    kept = OutcomeStore(state, ids, window_s=parse_duration(settings.outcome_window), durable=settings.fsync == "request")
+    return App(
+        engine=engine, watcher=Watcher(state, engine, fixed=fixed), outcomes=kept, counters=counters, clock=clock, limits=limits,
+        sync=written.sync if settings.fsync == "tick" else None,
+    )  # fmt: skip
+
+
+def bundle_snapshot(bundle: Path) -> Snapshot:
+    """Return the routes for a single release served by itself, as endpoint ``release``."""
+    if not (bundle / "model").is_dir():
+        raise NotFound(f"there is no bundle in {bundle}", remedy="kaizen releases list", values={"folder": str(bundle)})
+    try:
+        document: dict[str, Any] = msgspec.json.decode((bundle / "release.json").read_bytes())
+        pins = document["pins"]
+        name = f"{document['name']}@{document['number']}"
+        lineage = Lineage(model=pins["model"], data=pins["data"][0], features=pins["features"], code=pins["code"], hash=document["hash"])
+    except (OSError, msgspec.DecodeError, KeyError, IndexError, TypeError):  # a bundle that is still being made
+        name, lineage = f"{bundle.parent.name}@{bundle.name}", Lineage(model="", data="", features=[], code=None, hash="")
+    route = Route(release=name, bundle=str(bundle.resolve()), weight=1000, arm="champion", lineage=lineage)
+    return Snapshot(revision=1, written_at=0.0, endpoints={BUNDLE_ENDPOINT: EndpointRoute(endpoint=BUNDLE_ENDPOINT, revision=1, arms=[route])})
+
+
+def run(app: App, listening: socket.socket, *, ready: Callable[[], None], parent: int | None = None) -> int:
+    """Serve until SIGTERM or SIGINT; requests in flight are answered first.
+
+    Parameters
+    ----------
+    listening : a bound socket, perhaps shared with other workers.
+    ready : called once when requests are taken.
+    parent : the reading end of a pipe that the supervisor holds open; when it closes, this process ends too.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s %(levelname)s [{os.getpid()}] %(message)s", force=True)
+    config = uvicorn.Config(
+        app, loop="uvloop", http="httptools", ws="none", lifespan="on", access_log=False, log_config=None, log_level="warning",
+        server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=DRAIN_S, backlog=2048,
+    )  # fmt: skip
+    server = _Server(config, ready, parent)
+    # what was loaded stays: the collector need not walk it again and again
+    gc.collect()
+    gc.freeze()
+    with contextlib.suppress(KeyboardInterrupt):
+        server.run(sockets=[listening])
+    return 0
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], parent: int | None) -> None:
+        super().__init__(config)
+        self._ready = ready
+        self._parent = parent
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._parent is not None:
+            asyncio.get_running_loop().add_reader(self._parent, self._orphaned)
+        self._ready()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._parent is not None:
+            asyncio.get_running_loop().remove_reader(self._parent)
+        await super().shutdown(sockets)
+
+    def _orphaned(self) -> None:
+        if self._parent is not None and os.read(self._parent, 1) == b"":  # the supervisor is gone
+            asyncio.get_running_loop().remove_reader(self._parent)
+            self.should_exit = True
