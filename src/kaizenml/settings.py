@@ -37,6 +37,7 @@ class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     unit: str | None = None  # column for sticky arms, default the key
     asked_before: str = "0s"  # how long before `time` the question is asked
     ignore: list[str] = []  # columns never used as inputs
+    known: list[str] = []  # columns known when the question is asked, whatever the leak scan thinks of them
     loss: str | None = None  # metric to decide by; default log_loss or rmse
 
 

@@ -1,0 +1,234 @@
+"""The learners: gradient-boosted trees (LightGBM) and a linear model. All train on the very float32 vectors that are served."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import lightgbm
+import msgspec
+import numpy as np
+import numpy.typing as npt
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
+
+from kaizenml.training.linear import Linear
+from kaizenml.training.task import Task
+
+Floats = npt.NDArray[np.float64]
+Vectors = npt.NDArray[np.float32]
+MAX_ROUNDS = 2000
+PATIENCE = 40
+_CLIP = 5.0
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """One learner with its settings. ``rounds`` 0: to be found by early stopping."""
+
+    name: str
+    kind: Literal["lightgbm", "linear"]
+    parameters: dict[str, Any]
+    rounds: int = 0
+
+
+class Rows(NamedTuple):
+    """Vectors with their targets, and what the encoder says of the columns."""
+
+    vectors: Vectors
+    y: Floats
+    categorical: list[int]
+    onehot: dict[int, int]
+
+    def take(self, places: npt.NDArray[np.int64]) -> Rows:
+        return self._replace(vectors=self.vectors[places], y=self.y[places])
+
+
+class Fitted(NamedTuple):
+    """A learner that has learnt. ``text`` is its native file."""
+
+    plan: Plan
+    rounds: int
+    seconds: float
+    text: str
+    predict: Callable[[Vectors], Floats]  # probabilities (rows x classes), or rows for regression
+    trees: int = 0
+
+
+def portfolio(rows: int, task: Task) -> list[Plan]:
+    """Return the learners to try, cheapest first.
+
+    Settings were chosen on tables other than the ones the project is measured by; large tables get larger leaves' counts
+    and quicker steps, small ones shallow trees and slow steps.
+    """
+    small = rows < 5000
+    boosted = {
+        "learning_rate": 0.05 if small else 0.06,
+        "num_leaves": 8 if small else 31,
+        "min_data_in_leaf": int(np.clip(rows // 100, 3, 100)),
+        "feature_fraction": 0.6,
+        "bagging_fraction": 0.8,
+        "bagging_freq": 1,
+        "lambda_l2": 5.0,
+        "cat_smooth": 20.0,
+        "cat_l2": 20.0,
+        "max_cat_threshold": 16,
+        "max_bin": 127,
+    }
+    other = {**boosted, "extra_trees": True, "num_leaves": 16 if small else 63, "learning_rate": 0.08 if small else 0.12, "feature_fraction": 0.8}
+    return [
+        Plan(name="linear", kind="linear", parameters={"strength": 1.0}),
+        Plan(name="boosted", kind="lightgbm", parameters=boosted),
+        Plan(name="extra", kind="lightgbm", parameters=other),
+    ]
+
+
+def fit(plan: Plan, rows: Rows, task: Task, *, seed: int, threads: int, validation: Rows | None = None, stop: Callable[[float], bool] | None = None) -> Fitted:
+    """Fit one learner.
+
+    Parameters
+    ----------
+    plan : what to fit; with ``rounds`` given, exactly that many.
+    rows : to learn from.
+    task : the question.
+    seed, threads : LightGBM gives the same trees for the same seed whatever the number of threads.
+    validation : rows that say when to stop; needed when ``plan.rounds`` is 0.
+    stop : asked after each round with the seconds spent so far; True ends the fitting there.
+    """
+    started = time.perf_counter()
+    if plan.kind == "linear":
+        document = _fit_linear(plan, rows, task)
+        ready = Linear(document)
+        return Fitted(plan, 0, time.perf_counter() - started, msgspec.json.encode(document).decode(), lambda vectors: link(task, ready.scores(vectors)))
+    booster, rounds = _boost(plan, rows, task, seed, threads, validation, stop, started)
+    text = booster.model_to_string(num_iteration=rounds)
+    trees = rounds * booster.num_model_per_iteration()
+
+    def predict(vectors: Vectors) -> Floats:
+        return boosted_predict(booster, vectors, task, rounds=rounds, threads=threads)
+
+    return Fitted(plan, rounds, time.perf_counter() - started, text, predict, trees)
+
+
+def boosted_predict(booster: lightgbm.Booster, vectors: Vectors, task: Task, *, rounds: int | None = None, threads: int = 0) -> Floats:
+    """Return LightGBM's answer as probabilities (rows x classes), or as rows for regression."""
+    if not len(vectors):
+        return np.empty((0, len(task.classes))) if task.classes else np.empty(0)
+    raw = np.asarray(booster.predict(vectors, num_iteration=rounds, num_threads=threads), dtype=np.float64)
+    return np.column_stack([1.0 - raw, raw]) if task.kind == "binary" else raw
+
+
+def link(task: Task, raw: Floats) -> Floats:
+    """Turn raw scores (rows x outputs) into probabilities (rows x classes), or rows for regression."""
+    if task.kind == "regression":
+        return raw[:, 0]
+    if task.kind == "binary":
+        positive = 1.0 / (1.0 + np.exp(-np.clip(raw[:, 0], -500, 500)))
+        return np.column_stack([1.0 - positive, positive])
+    powered = np.exp(raw - raw.max(axis=1, keepdims=True))
+    return np.asarray(powered / powered.sum(axis=1, keepdims=True), dtype=np.float64)
+
+
+def load(kind: str, path: Path, task: Task, threads: int = 0) -> Callable[[Vectors], Floats]:
+    """Read a member's native file and return its predict."""
+    if kind == "linear":
+        ready = Linear(msgspec.json.decode(path.read_bytes()))
+        return lambda vectors: link(task, ready.scores(vectors))
+    booster = lightgbm.Booster(model_str=path.read_text())
+    return lambda vectors: boosted_predict(booster, vectors, task, threads=threads)
+
+
+def _boost(
+    plan: Plan, rows: Rows, task: Task, seed: int, threads: int, validation: Rows | None, stop: Callable[[float], bool] | None, started: float
+) -> tuple[lightgbm.Booster, int]:
+    parameters = {**_objective(task), **plan.parameters, "seed": seed, "num_threads": threads, "deterministic": True, "force_row_wise": True, "verbosity": -1}
+    data = lightgbm.Dataset(rows.vectors, rows.y, categorical_feature=rows.categorical, params=parameters)
+    booster = lightgbm.Booster(parameters, data)
+    if validation is not None:
+        booster.add_valid(lightgbm.Dataset(validation.vectors, validation.y, reference=data, params=parameters), "validation")
+    best, best_loss = 0, np.inf
+    for done in range(1, (plan.rounds or MAX_ROUNDS) + 1):
+        if booster.update():  # True: no split is worth it any more
+            best = best if validation is not None and best else max(1, done - 1)
+            break
+        if validation is not None:
+            loss = booster.eval_valid()[0][2]
+            if loss < best_loss - 1e-7:
+                best, best_loss = done, loss
+            elif done - best >= PATIENCE:
+                break
+        else:
+            best = done
+        if stop is not None and stop(time.perf_counter() - started):
+            break
+    booster.free_dataset()
+    return booster, max(best, 1)
+
+
+def _objective(task: Task) -> dict[str, Any]:
+    if task.kind == "multiclass":
+        return {"objective": "multiclass", "metric": "multi_logloss", "num_class": len(task.classes)}
+    return {"objective": "binary", "metric": "binary_logloss"} if task.kind == "binary" else {"objective": "regression", "metric": "l2"}
+
+
+def _fit_linear(plan: Plan, rows: Rows, task: Task) -> dict[str, Any]:
+    width = rows.vectors.shape[1] + sum(rows.onehot.values())
+    step = -(-len(rows.y) * width // int(plan.parameters.get("cells", len(rows.y) * width)))
+    rows = rows.take(np.arange((len(rows.y) - 1) % step, len(rows.y), step))  # evenly through time; the newest row is among them
+    document, design = _design(rows)
+    y = rows.y
+    if task.kind == "regression":
+        middle, spread = float(y.mean()), float(y.std()) or 1.0
+        alphas = np.logspace(-1, 4, 11)
+        model = RidgeCV(alphas=alphas) if design.shape[0] * design.shape[1] < 3_000_000 else Ridge(alpha=10.0)
+        model.fit(design, (y - middle) / spread)
+        coefficients, intercept = model.coef_[None, :] * spread, np.array([model.intercept_ * spread + middle])
+    else:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a few steps short of the optimum is good enough for a member
+            model = LogisticRegression(C=plan.parameters["strength"], max_iter=100, tol=1e-3).fit(design, y.astype(np.int64))
+        coefficients, intercept = model.coef_, model.intercept_
+        if task.kind == "multiclass":
+            coefficients, intercept = _all_classes(task, model)
+    return {**document, "coefficients": coefficients.tolist(), "intercept": intercept.tolist()}
+
+
+def _all_classes(task: Task, model: LogisticRegression) -> tuple[Floats, Floats]:
+    """Give classes that the rows did not hold a row of zeros and an intercept that makes them all but impossible."""
+    seen = model.classes_
+    coefficients = np.zeros((len(task.classes), model.coef_.shape[1]))
+    intercept = np.full(len(task.classes), float(model.intercept_.min()) - 20.0)
+    if len(seen) == 2:
+        coefficients[seen[1]], intercept[seen[1]], intercept[seen[0]] = model.coef_[0], model.intercept_[0], 0.0
+    else:
+        coefficients[seen], intercept[seen] = model.coef_, model.intercept_
+    return coefficients, intercept
+
+
+def _design(rows: Rows) -> tuple[dict[str, Any], Floats]:
+    """Return the document of ``linear`` without its weights, and the matrix that the weights are learnt on."""
+    vectors = rows.vectors
+    numeric = [place for place in range(vectors.shape[1]) if place not in rows.onehot]
+    missing = [place for place in numeric if 0 < (absent := int(np.isnan(vectors[:, place]).sum())) < len(vectors) and absent >= 5]
+    fill, mean, scale, parts = [], [], [], []
+    for place in numeric:
+        x = vectors[:, place].astype(np.float64)
+        known = np.isfinite(x)
+        seen = x[known] if known.any() else np.zeros(1)
+        middle = float(np.median(seen))
+        low, high = np.quantile(seen, [0.01, 0.99])
+        trimmed = np.clip(seen, low, high)  # a few wild values must not set the scale of all others
+        fill.append(middle)
+        mean.append(float(trimmed.mean()))
+        scale.append(float(trimmed.std()) or float(seen.std()) or 1.0)
+        parts.append(np.clip((np.where(known, x, middle) - mean[-1]) / scale[-1], -_CLIP, _CLIP))
+    parts += [np.isnan(vectors[:, place]).astype(np.float64) for place in missing]
+    for place, levels in rows.onehot.items():
+        parts += [(vectors[:, place] == level).astype(np.float64) for level in range(levels)]
+    document = {
+        "width": vectors.shape[1], "numeric": numeric, "fill": fill, "mean": mean, "scale": scale, "clip": _CLIP, "missing": missing,
+        "onehot": [{"column": place, "levels": levels} for place, levels in rows.onehot.items()],
+    }  # fmt: skip
+    return document, np.column_stack(parts) if parts else np.zeros((len(vectors), 1))

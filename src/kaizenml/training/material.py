@@ -1,0 +1,138 @@
+"""What a training starts from: the frame, the question, and the columns that are fit to answer it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from kaizenml.clock import parse_duration
+from kaizenml.context import Context
+from kaizenml.data import tables
+from kaizenml.errors import InvalidData, UsageError
+from kaizenml.features import frame
+from kaizenml.features.signature import Field, Signature, ViewUse
+from kaizenml.features.view import FeatureView
+from kaizenml.settings import TaskKind, TaskSettings
+from kaizenml.training import columns, leaks
+from kaizenml.training.run import Leak
+from kaizenml.training.task import Task, infer, labels
+
+Floats = npt.NDArray[np.float64]
+
+
+class Material(NamedTuple):
+    """Labelled rows in order of time, and what is known about their columns."""
+
+    ref: str  # name@number
+    table: pa.Table
+    task: Task
+    y: Floats
+    times: Floats | None
+    fields: list[Field]
+    views: list[FeatureView]
+    accepts: list[str]
+    leaks: list[Leak]
+    dropped: dict[str, str]
+    warnings: list[str]
+
+    def signature(self, settings: TaskSettings) -> Signature:
+        """Return the signature of a model on these fields."""
+        used = {field.name for field in self.fields}
+        uses: list[ViewUse] = []
+        for use in frame.uses(self.views):
+            read = [column for column in use.columns if f"{use.name}_{column}" in used]
+            if read:
+                uses.append(ViewUse(name=use.name, version=use.version, entity=use.entity, columns=read, ttl_s=use.ttl_s))
+        return Signature(
+            task=self.task.kind,
+            target=self.task.target,
+            classes=self.task.classes,
+            fields=self.fields,
+            views=uses,
+            key=settings.key,
+            unit=settings.unit or settings.key,
+            time=settings.time,
+            asked_before_s=parse_duration(settings.asked_before),
+        )
+
+
+def task_settings(ctx: Context) -> TaskSettings:
+    """Return the ``[task]`` section, or say how to make one."""
+    if ctx.settings.task is None:
+        raise UsageError(
+            "kaizen.toml has no [task]: there is no question to train a model for",
+            remedy='add [task] with dataset = "..." and target = "..." to kaizen.toml',
+        )
+    return ctx.settings.task
+
+
+def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], only: list[str] | None = None) -> Material:
+    """Read the frame and choose the inputs.
+
+    Parameters
+    ----------
+    dataset : ``name`` or ``name@number``.
+    kind : of the task; ``auto`` infers it.
+    refused : leaks that earlier runs found; they stay refused.
+    only : the inputs of the recipe that is refitted: no scan, no choice.
+    """
+    settings = task_settings(ctx)
+    version = tables.version(ctx, dataset)
+    views = frame.views(ctx)
+    whole = frame.training_frame(ctx, version.ref, views=views)
+    task = infer(whole, settings.target, kind)
+    y = labels(task, whole)
+    rows = np.flatnonzero(~np.isnan(y))[-ctx.settings.train.max_rows :]
+    table = whole.take(pa.array(rows)) if len(rows) < whole.num_rows else whole
+    times = columns.numbers(table.column(settings.time), "timestamp") if settings.time else None
+    kinds = frame.kinds_of(ctx, version.ref, views=views)
+    ignore = settings.ignore if only is None else [name for name in whole.column_names if name not in only]
+    fields = frame.fields_of(table, target=settings.target, ignore=ignore, views=views, kinds=kinds)
+    found, dropped, warnings = refused, {}, []
+    if only is None:
+        found, dropped, warnings = _choose(ctx, whole, table, fields, task, y, times, refused)
+        out = {leak.column for leak in found} | set(dropped)
+        fields = [field for field in fields if field.name not in out]
+    else:
+        by_name = {field.name: field for field in fields}
+        _check_all_there(by_name, only, version.ref)
+        fields = [by_name[name] for name in only]
+    if not fields:
+        raise _nothing_left(version.ref, found, dropped)
+    accepts = [name for name in version.columns if name not in {field.name for field in fields}]
+    return Material(version.ref, table, task, y[rows], times, fields, views, accepts, found, dropped, warnings)
+
+
+def _choose(
+    ctx: Context, whole: pa.Table, table: pa.Table, fields: list[Field], task: Task, y: Floats, times: Floats | None, refused: list[Leak]
+) -> tuple[list[Leak], dict[str, str], list[str]]:
+    settings = task_settings(ctx)
+    dropped = columns.unfit(table, fields, times=times, key=settings.key)
+    candidates = [field for field in fields if field.name not in dropped]
+    scan = leaks.scan(whole, candidates, task, y, seed=ctx.settings.train.seed, known=settings.known)
+    present = {field.name for field in candidates} - set(settings.known)
+    before = [leak for leak in refused if leak.column in present]
+    names = {leak.column for leak in before}
+    return before + [leak for leak in scan.leaks if leak.column not in names], dropped, scan.warnings
+
+
+def _check_all_there(fields: dict[str, Field], only: list[str], ref: str) -> None:
+    if absent := [name for name in only if name not in fields]:
+        raise InvalidData(
+            f"{ref} lacks the input {absent[0]!r} of the recipe",
+            remedy="train anew: kaizen train",
+            values={"dataset": ref, "absent": absent[:20]},
+        )
+
+
+def _nothing_left(ref: str, found: list[Leak], dropped: dict[str, str]) -> InvalidData:
+    out = {**dropped, **{leak.column: leak.reason for leak in found}}
+    shown = "; ".join(f"{name!r}: {reason}" for name, reason in list(out.items())[:5])
+    return InvalidData(
+        f"no column of {ref} is left to learn from" + (f" ({shown})" if shown else ""),
+        remedy='add columns, or say known = ["COLUMN"] under [task] for what is known when the question is asked',
+        values={"dataset": ref, "left_out": out},
+    )
