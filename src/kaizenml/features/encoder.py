@@ -338,7 +338,8 @@ def _explained(encoder: Encoder, row: Mapping[str, Any], values: Sequence[Any], 
             step(value)
         except (_WrongValue, TypeError, OverflowError, ValueError):
             expected = _EXPECTED[column.kind]
-            shown = repr(value) if len(repr(value)) <= 100 else repr(value)[:97] + "..."
+            shown = repr(value[:200] if type(value) is str else value)
+            shown = shown if len(shown) <= 100 else shown[:97] + "..."
             plain = type(value) in (bool, int) or (type(value) is float and math.isfinite(value))
             found = value[:100] if type(value) is str else value if plain else shown
             return InvalidInput(
