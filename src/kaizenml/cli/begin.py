@@ -1,0 +1,58 @@
+"""``kaizen init``: a project from a table."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from kaizenml.cli.face import current
+from kaizenml.cli.shell import Command
+
+if TYPE_CHECKING:
+    from kaizenml.scaffold.project import Made
+
+
+def _init(*, name: str, data: str, target: str, time: str | None, key: str | None, kind: str, folder: str | None) -> None:
+    from kaizenml.scaffold import project
+
+    face = current()
+    made = project.make(name, data=Path(data), target=target, time=time, key=key, kind=kind, folder=Path(folder) if folder else None)
+    face.show(made, _told(made))
+
+
+def _told(made: Made) -> str:
+    folder = os.path.relpath(made.folder)
+    under = {"own": f"under git, commit {(made.commit or '')[:8]}", "none": "not under version control: git is not there"}
+    lines = [
+        f"{made.name}: predicts {made.target} ({made.task}) from {made.rows:,} rows, {made.columns} columns",
+        f"  time    {made.time.column or 'none'}: {made.time.why}" + ("; --time says otherwise" if made.time.guessed else ""),
+        f"  key     {made.key.column or 'none'}: {made.key.why}" + ("; --key says otherwise" if made.key.guessed else ""),
+        f"  folder  {folder}/ ({under.get(made.under_git, f'inside the repository {made.under_git}, commit it there')})",
+        "",
+        f"next: cd {folder} && kaizen up",
+    ]
+    return "\n".join(lines)
+
+
+KINDS = ["auto", "binary", "multiclass", "regression"]
+COMMANDS = {
+    "init": Command(
+        "init",
+        callback=_init,
+        params=[
+            click.Argument(["name"]),
+            click.Option(["--data"], required=True, metavar="FILE", help="The table: CSV, TSV, Parquet or JSON lines; .gz and .zip too."),
+            click.Option(["--target"], required=True, metavar="COLUMN", help="The column to predict."),
+            click.Option(["--time"], metavar="COLUMN", help="When a row happens; guessed from the dates when not given; `none`: there is none."),
+            click.Option(["--key"], metavar="COLUMN", help="What identifies a row; guessed from names like id; `none`: there is none."),
+            click.Option(["--kind"], type=click.Choice(KINDS), default="auto", help="The kind of answer; default auto."),
+            click.Option(["--dir", "folder"], metavar="DIR", help="The folder to make; default NAME here."),
+        ],
+        help="Make a project from a table.\n\nEverything is checked before anything is written: the file, the target, the time, the key. "
+        "Then the folder stands with kaizen.toml, the data's contract, tests, a CI file and a README, under git.",
+        epilog="\b\nexample:\n  kaizen init shop --data orders.csv --target returned",
+    )
+}

@@ -1,0 +1,199 @@
+"""Makes a project folder from a table: checks everything first, writes aside, and moves it into place at the end."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+import pyarrow as pa
+
+import kaizenml
+from kaizenml import refs, settings
+from kaizenml.data import contract as contracts
+from kaizenml.data import contract_file, sources
+from kaizenml.data.dataset import Contract
+from kaizenml.errors import Conflict, InvalidData, KaizenError, nearest
+from kaizenml.scaffold import guess, texts
+from kaizenml.scaffold.guess import Guess
+from kaizenml.training import task as tasks
+
+NONE = "none"
+"""Said for a time or a key: there is none, do not guess."""
+
+
+class Made(msgspec.Struct, frozen=True, kw_only=True):
+    """A project that was made, and what was decided for it."""
+
+    name: str
+    folder: Path
+    dataset: str
+    target: str
+    task: Literal["binary", "multiclass", "regression"]
+    time: Guess
+    key: Guess
+    rows: int
+    columns: int
+    files: list[str]
+    commit: str | None
+    under_git: str
+    """Under which version control it is: ``own``, ``none``, or the folder of the repository around it."""
+
+
+def make(
+    name: str, *, data: Path, target: str, time: str | None = None, key: str | None = None, kind: str = "auto", folder: Path | None = None
+) -> Made:
+    """Make a project that predicts ``target`` from the table in ``data``.
+
+    Parameters
+    ----------
+    name : of the project and its endpoint.
+    data : a file that ``data.sources.load`` reads.
+    target : the column to predict.
+    time : the column that says when a row happens; None guesses, ``none`` says there is none.
+    key : the column that identifies a row; None guesses, ``none`` says there is none.
+    kind : ``auto``, ``binary``, ``multiclass`` or ``regression``.
+    folder : where; default ``name`` in the current folder. It must be empty or not exist.
+
+    Raises
+    ------
+    Conflict : the folder is not empty.
+    InvalidData, NotFound, UsageError : the data or the question cannot be taken; nothing was written.
+    """
+    refs.check_name(name)
+    place = (folder or Path(name)).expanduser().absolute()
+    _check_place(place)
+    data = data.expanduser()
+    table = sources.load(data)
+    command = f"kaizen init {name} --data {data}"
+    _check_target(table, target, command)
+    task = _task(table, target, kind, data, command)
+    contract, when, which = _contract(table, target, time, key)
+    facts = texts.Facts(
+        name=name, dataset=_dataset_name(data), file=data.name, target=target, task=task.kind, kind=kind, time=when.column, time_why=when.why,
+        key=which.column, key_why=which.why, rows=table.num_rows, columns=table.num_columns, version=kaizenml.__version__,
+    )  # fmt: skip
+    written, commit, under = _write(place, facts, contract, data)
+    return Made(
+        name=name, folder=place, dataset=facts.dataset, target=target, task=task.kind, time=when, key=which, rows=table.num_rows,
+        columns=table.num_columns, files=written, commit=commit, under_git=under,
+    )  # fmt: skip
+
+
+def _check_place(place: Path) -> None:
+    if place.is_dir() and not any(place.iterdir()):
+        return
+    if place.exists() or place.is_symlink():
+        what = "is not empty" if place.is_dir() else "is a file"
+        remedy = "choose another name, or --dir DIR"
+        raise Conflict(f"{place} {what}; a new project needs a folder of its own", remedy=remedy, values={"folder": str(place)})
+    if not place.parent.is_dir():
+        raise Conflict(f"{place.parent} does not exist", remedy=f"mkdir -p {place.parent}", values={"folder": str(place)})
+
+
+def _check_target(table: pa.Table, target: str, command: str) -> None:
+    if target in table.column_names:
+        return
+    close = nearest(target, table.column_names)
+    hint = f"; did you mean {close!r}?" if close else f"; there is {', '.join(map(repr, table.column_names[:12]))}"
+    raise InvalidData(
+        f"there is no column {target!r} to predict{hint}",
+        remedy=f"{command} --target {close or 'COLUMN'}",
+        values={"target": target, "nearest": close, "columns": table.column_names[:50]},
+    )
+
+
+def _task(table: pa.Table, target: str, kind: str, data: Path, command: str) -> tasks.Task:
+    """Tell the kind of task; errors speak of the command line, for there is no kaizen.toml yet."""
+    try:
+        task = tasks.infer(table, target, kind)  # type: ignore[arg-type]  # click's choice gives the four words
+        tasks.labels(task, table)
+    except KaizenError as error:
+        asked = re.fullmatch(r'set kind = "(\w+)" under \[task\] in kaizen.toml', error.remedy)
+        if asked:
+            error.remedy = f"{command} --target {target} --kind {asked[1]}"
+        elif "kaizen data add" in error.remedy:
+            error.remedy = f"add rows to {data.name}"
+        raise
+    return task
+
+
+def _contract(table: pa.Table, target: str, time: str | None, key: str | None) -> tuple[Contract, Guess, Guess]:
+    first = contracts.infer(table)
+    when = guess.time(table, first, target) if time is None else _said(time)
+    which = guess.key(table, first, target) if key is None else _said(key)
+    for role, choice in (("time", when), ("key", which)):
+        if choice.column == target:
+            remedy = f"--{role} none, or another column"
+            raise InvalidData(f"{target!r} is the target; it cannot be the {role} too", remedy=remedy, values={role: target})
+    contract = contracts.infer(table, key=which.column, time=when.column)
+    if not {column.name for column in contract.columns} - {target, when.column, which.column}:
+        raise InvalidData(
+            f"there is nothing to predict {target!r} from: no other column holds values",
+            remedy="give a table with more columns",
+            values={"columns": table.column_names[:50]},
+        )
+    return contract, when, which
+
+
+def _said(column: str) -> Guess:
+    return Guess(column=None if column == NONE else column, why="as you said", guessed=False)
+
+
+def _dataset_name(data: Path) -> str:
+    stem = data.name.partition(".")[0]
+    name = re.sub(r"[^A-Za-z0-9_-]+", "_", stem).strip("_-")[:63]
+    return name if refs.NAME.fullmatch(name) else "rows"
+
+
+def _write(place: Path, facts: texts.Facts, contract: Contract, data: Path) -> tuple[list[str], str | None, str]:
+    aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
+    try:
+        aside.chmod(0o755)
+        for path, text in texts.files(facts).items():
+            file = aside / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        (aside / "data").mkdir()
+        shutil.copyfile(data, aside / "data" / facts.file)
+        contract_file.write(contract_file.path_of(aside, facts.dataset), contract, facts.dataset)
+        settings.load(aside, environ={})  # what was written can be read
+        written = sorted(str(file.relative_to(aside)) for file in aside.rglob("*") if file.is_file())
+        around = _repository_around(place.parent)
+        commit = None if around else _commit(aside, facts.name)
+        os.rename(aside, place)  # also onto an empty folder, and at once
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return written, commit, around or ("own" if commit else "none")
+
+
+def _commit(folder: Path, name: str) -> str | None:
+    """Put the folder under git with a first commit; None where there is no git, or it refuses."""
+    if shutil.which("git") is None or _git(folder, "init", "--quiet", "--initial-branch=main") is None:
+        shutil.rmtree(folder / ".git", ignore_errors=True)
+        return None
+    identity = [] if _git(folder, "config", "user.email") else ["-c", "user.name=kaizen", "-c", "user.email=kaizen@localhost"]
+    _git(folder, "add", "--all")
+    message = f"Begin {name}"
+    done = _git(folder, *identity, "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", "commit", "--quiet", "-m", message)
+    return _git(folder, "rev-parse", "HEAD") if done is not None else None
+
+
+def _repository_around(folder: Path) -> str | None:
+    return _git(folder, "rev-parse", "--show-toplevel") if shutil.which("git") else None
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    # a hook that calls kaizen exports GIT_DIR and friends; they would name another repository
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    try:
+        done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
