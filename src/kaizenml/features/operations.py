@@ -12,7 +12,7 @@ from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
-from kaizenml.errors import NotFound
+from kaizenml.errors import InvalidInput, NotFound
 from kaizenml.features import frame, join, store
 from kaizenml.features.buffer import buffer_of
 from kaizenml.features.encoding import microseconds
@@ -22,7 +22,7 @@ from kaizenml.features.view import FeatureView, Kept, Materialized, Pushed, View
 __all__ = ["flush", "get", "list", "materialize", "push", "show"]
 
 _BATCH = 10_000  # entities in one transaction of the online store: others may write in between
-_checkers: dict[tuple[str, str], Checker] = {}  # (catalog, view): kinds of a dataset's columns never change
+_checkers: dict[tuple[str, str], Checker] = {}  # (state folder, view): a push must not wait for the catalog
 
 
 def push(ctx: Context, view: str, rows: Sequence[Mapping[str, Any]], *, offline: bool = True) -> Pushed:
@@ -52,7 +52,10 @@ def push(ctx: Context, view: str, rows: Sequence[Mapping[str, Any]], *, offline:
     kaizen features push weather '[{"origin": "JFK", "time_hour": "2013-04-01T05:00:00Z", "temp": 39.0}]'
     """
     found = frame.view_named(ctx, view)
-    checked = _checker(ctx, found).check(rows)
+    try:
+        checked = _checker(ctx, found).check(rows)
+    except InvalidInput:  # unless a column's kind has changed meanwhile
+        checked = _checker(ctx, found, fresh=True).check(rows)
     if checked.offline:
         store.record_use(ctx, [found])
         if offline:
@@ -90,7 +93,7 @@ def flush(ctx: Context, view: str) -> DatasetVersion | None:
         batch = buffer.seal(found.ref)
         if batch is None:
             break
-        table = _checker(ctx, found).table(batch.rows)
+        table = _checker(ctx, found, fresh=True).table(batch.rows)
         why = f"{len(batch.rows)} pushed rows"
         version = data.add(ctx, found.dataset, table=table, mode="append", partial=True, origin=f"pushed to {found.ref}", once=batch.token, why=why)
         buffer.done(batch)
@@ -218,15 +221,16 @@ def _state(ctx: Context, view: FeatureView) -> ViewState:
     return ViewState(view=view, ref=view.ref, features=features, used_at=used_at, dataset_version=number, materialized=done, waiting=waiting)
 
 
-def _checker(ctx: Context, view: FeatureView) -> Checker:
-    kept = _checkers.get((str(ctx.state), view.ref))
-    if kept is not None:
+def _checker(ctx: Context, view: FeatureView, fresh: bool = False) -> Checker:
+    place = (str(ctx.state), view.ref)
+    kept = _checkers.get(place)
+    if kept is not None and not fresh:
         return kept
     try:
-        kinds = tables.version(ctx, view.dataset).columns
+        _checkers[place] = checker = Checker(view, tables.version(ctx, view.dataset).columns)
     except NotFound:
         return Checker(view, {})  # the first flush makes the dataset
-    return _checkers.setdefault((str(ctx.state), view.ref), Checker(view, kinds))
+    return checker
 
 
 def _online_rows(view: FeatureView, rows: pa.Table) -> Iterator[tuple[str, float, dict[str, Any]]]:

@@ -91,6 +91,8 @@ class Checker:
             values = [row.get(name) for row in rows]
             if kind == "timestamp":
                 values = [None if value is None else parse_time_us(value) for value in values]
+            elif kind in ("category", "text"):
+                values = [entity_key(value) for value in values]  # also what was checked before the column became text
             columns[name] = pa.array(values, _ARROW.get(kind))
         return pa.table(columns)
 
