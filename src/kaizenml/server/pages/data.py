@@ -1,0 +1,133 @@
+"""The data pages: datasets with their versions, contracts and profiles, and the rows that were refused with the reason."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect_right
+from typing import Any
+
+from kaizenml import charts
+from kaizenml.context import Context
+from kaizenml.data import operations as data
+from kaizenml.data.dataset import Column, DatasetVersion
+from kaizenml.data.profile import QUANTILES
+from kaizenml.features import operations as features
+from kaizenml.server.rendering import commas, number
+
+MANY = 60
+BARS = 16
+CELL = 80  # characters of a refused value that are shown
+
+
+def values(ctx: Context) -> dict[str, Any]:
+    """Return what the data page shows."""
+    found = [data.show(ctx, dataset.name) for dataset in data.list(ctx)]
+    return {
+        "found": found,
+        "rows": sum(one.version.rows for one in found),
+        "quarantined": sum(one.quarantined for one in found),
+        "views": features.list(ctx),
+    }
+
+
+def dataset_values(ctx: Context, name: str) -> dict[str, Any]:
+    """Return what the page of one dataset shows."""
+    shown = data.show(ctx, name)
+    versions = sorted(data.versions(ctx, shown.dataset.name), key=lambda version: version.number, reverse=True)
+    promised = {column.name: column for column in shown.dataset.contract.columns}
+    refused = data.quarantine(ctx, shown.dataset.name, limit=8) if shown.quarantined else None
+    return {
+        "dataset": shown.dataset,
+        "version": shown.version,
+        "current": shown.version.number == versions[0].number,
+        "versions": versions[:MANY],
+        "more": max(len(versions) - MANY, 0),
+        "columns": [_column(name, kind, promised.get(name), shown.version) for name, kind in shown.version.columns.items()],
+        "quarantined": shown.quarantined,
+        "reasons": sorted(refused.reasons.items(), key=lambda item: -item[1]) if refused else [],
+        "samples": [_sample(row) for row in refused.samples] if refused else [],
+    }
+
+
+def _sample(row: dict[str, Any]) -> dict[str, str]:
+    cells = [f"{name}={str(value)[:CELL]}" for name, value in row.items() if not name.startswith("_") and value is not None]
+    return {"where": f"{row.get('_version', '')}, row {row.get('_row', '?')}", "reason": str(row.get("_reason", "")), "cells": ", ".join(cells)}
+
+
+def _column(name: str, kind: str, promised: Column | None, version: DatasetVersion) -> dict[str, Any]:
+    profile = version.profile.get(name) or {}
+    missing = profile.get("missing") or 0
+    return {
+        "name": name,
+        "kind": kind,
+        "promise": _promise(promised),
+        "missing": charts.percent(missing / version.rows) if version.rows else "–",
+        "holds": _holds(profile),
+        "note": profile.get("note", ""),
+        "picture": _picture(name, profile),
+    }
+
+
+def _promise(column: Column | None) -> str:
+    if column is None:
+        return "not in the contract"
+    words = []
+    if not column.nullable:
+        words.append("never missing")
+    if column.unique:
+        words.append("unique")
+    if column.minimum is not None or column.maximum is not None:
+        words.append(f"{'-∞' if column.minimum is None else f'{column.minimum:g}'} to {'∞' if column.maximum is None else f'{column.maximum:g}'}")
+    if column.categories is not None:
+        words.append(f"one of {len(column.categories)} values")
+    return ", ".join(words) or "any value"
+
+
+def _holds(profile: dict[str, Any]) -> str:
+    count = profile.get("count") or 0
+    if not count:
+        return "no values"
+    if "true" in profile:
+        return f"true {charts.percent(profile['true'] / count)}"
+    if profile.get("top"):
+        shown = ", ".join(f"{value[:30]} {charts.percent(times / count)}" for value, times in profile["top"][:3])
+        more = (profile.get("distinct") or 0) - 3
+        return f"{shown}, {commas(more)} more" if more > 0 else shown
+    if profile.get("mean") is not None:
+        return f"{number(profile['mean'])} ± {number(profile.get('std'))}, {number(profile.get('min'))} to {number(profile.get('max'))}"
+    if profile.get("min") is not None:
+        return f"{str(profile['min'])[:16].replace('T', ' ')} to {str(profile['max'])[:16].replace('T', ' ')}"
+    return f"{commas(count)} values"
+
+
+def _picture(name: str, profile: dict[str, Any]) -> str:
+    title = f"Distribution of {name}"
+    if profile.get("quantiles"):
+        bars, labels = _density([float(value) for value in profile["quantiles"]])
+        return charts.histogram(bars, labels=labels, title=title, width=120, height=28) if bars else ""
+    if "true" in profile:
+        return charts.histogram([profile["count"] - profile["true"], profile["true"]], labels=["false", "true"], title=title, width=120, height=28)
+    top = (profile.get("top") or [])[:BARS]
+    if len(top) < 2 or top[0][1] < 2:  # names and the like: every value once
+        return ""
+    return charts.histogram([times for _, times in top], labels=[value for value, _ in top], title=title, width=120, height=28)
+
+
+def _density(quantiles: list[float]) -> tuple[list[float], list[str]]:
+    """Turn quantiles into bars of equal width over the middle 98 %."""
+    low, high = quantiles[QUANTILES.index(0.01)], quantiles[QUANTILES.index(0.99)]
+    if not math.isfinite(high - low) or high <= low:
+        return [], []
+    edges = [low + (high - low) * i / BARS for i in range(BARS + 1)]
+    below = [_share_below(edge, quantiles) for edge in edges]
+    labels = [f"{number(a)} to {number(b)}" for a, b in itertools.pairwise(edges)]
+    return [max(b - a, 0.0) for a, b in itertools.pairwise(below)], labels
+
+
+def _share_below(value: float, quantiles: list[float]) -> float:
+    at = bisect_right(quantiles, value)
+    if at in (0, len(quantiles)):
+        return float(at > 0)
+    left, right = quantiles[at - 1], quantiles[at]
+    return QUANTILES[at - 1] + (QUANTILES[at] - QUANTILES[at - 1]) * (value - left) / ((right - left) or 1.0)
