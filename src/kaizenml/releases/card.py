@@ -49,10 +49,14 @@ def _board(run: Run) -> str:
     names = list(dict.fromkeys(metric for row in run.board for metric in row.metrics))
     split = run.split
     judged = "the newest rows" if split.get("by") == "time" else "rows held out at random"
-    span = f", {split['from']} to {split['to']}" if split.get("from") and split.get("to") else ""
+    span = f", {_day(split['from'])} to {_day(split['to'])}" if split.get("from") is not None and split.get("to") is not None else ""
     lead = f"Measured on {judged} ({split.get('holdout_rows', '?')} of them{span}), which nothing was learnt from; 95 % intervals in brackets."
     rows = [(row.name, *(_estimate(row.metrics.get(name)) for name in names), row.note) for row in run.board]
     return lead + "\n\n" + _table(("model", *names, "note"), rows)
+
+
+def _day(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d")
 
 
 def _estimate(estimate: Estimate | None) -> str:

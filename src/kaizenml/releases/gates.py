@@ -41,7 +41,8 @@ def champion(run: Run, against: Release | None) -> GateResult:
         return _skip("there is no champion to compare with")
     gain = difference(run, CHAMPION)
     if gain is None:
-        return _skip(f"run {run.id} did not measure {against.ref} on its hold-out")
+        notes = [row.note for row in run.board if row.name == CHAMPION and row.note]
+        return _skip(f"{against.ref} {notes[0] if notes else f'was not measured by run {run.id}'}")
     worse = gain.high < 0.0
     verdict = "worse" if worse else "better" if gain.low > 0.0 else "not worse beyond noise"
     return GateResult(
@@ -55,16 +56,16 @@ def champion(run: Run, against: Release | None) -> GateResult:
 def difference(run: Run, other: str) -> Estimate | None:
     """Return by how much the model loses less than another line of the board (positive: the model is better); None: not measured.
 
-    The board's own paired difference where there is one. Else from the two intervals as if they were
+    The run's own paired difference where it has one (in squared error for regression). Else from the two intervals as if they were
     independent: for two models judged on the same rows that is the wider interval, and claims less.
     """
     rows = {row.name: row for row in run.board}
     ours, theirs = rows.get(MODEL), rows.get(other)
     if ours is None or theirs is None:
         return None
-    paired = theirs.metrics.get("gain")
+    paired = run.parameters.get(f"gain_over_{other}")
     if paired is not None:
-        return paired
+        return msgspec.convert(paired, Estimate)
     left, right = theirs.metrics.get(run.metric), ours.metrics.get(run.metric)
     if left is None or right is None:
         return None
@@ -90,7 +91,9 @@ def _interval(gain: Estimate) -> str:
 def _evidence(run: Run, other: str, gain: Estimate) -> dict[str, Any]:
     rows = {row.name: row for row in run.board}
     metrics = {name: msgspec.to_builtins(rows[name].metrics) for name in (MODEL, other)}
-    return {"run": run.id, "metric": run.metric, "gain": msgspec.to_builtins(gain), "metrics": metrics, "split": run.split}
+    unit = "squared error" if run.task == "regression" and f"gain_over_{other}" in run.parameters else run.metric
+    evidence = {"run": run.id, "metric": run.metric, "gain": msgspec.to_builtins(gain), "gain_in": unit, "metrics": metrics, "split": run.split}
+    return evidence | ({"note": rows[other].note} if rows[other].note else {})
 
 
 def _skip(why: str) -> GateResult:

@@ -29,8 +29,10 @@ from kaizenml.releases.release import GateResult
 from kaizenml.settings import GateSettings
 
 START_S = 60.0  # a server that has not said its port by then is not coming
+END_S = 5.0
 GRACE_S = 5.0  # after the last request was due, answers are awaited so long
 WARM_UP = 20
+PATH = "/predict/release"  # how a server on a bundle calls its only endpoint
 CONNECTIONS = 64
 REACHED = 0.95  # of the asked rate
 
@@ -39,7 +41,7 @@ _LAUNCH = """
 import os, runpy, sys
 try:
     import ctypes
-    ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)
+    ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)
 except (AttributeError, OSError):
     pass
 if os.getppid() != int(os.environ.pop("KAIZEN_PARENT")):
@@ -79,7 +81,7 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def gate(bundle: Path, path: str, rows: list[dict[str, Any]], settings: GateSettings, progress: Callable[[float], None] | None = None) -> GateResult:
+def gate(bundle: Path, rows: list[dict[str, Any]], settings: GateSettings, progress: Callable[[float], None] | None = None) -> GateResult:
     """Serve the bundle in a process of its own, and ask it ``settings.rate`` times a second for ``settings.load_seconds``.
 
     A run that is only too slow is repeated once, because neighbours on the machine slow it too; errors are not excused.
@@ -87,7 +89,6 @@ def gate(bundle: Path, path: str, rows: list[dict[str, Any]], settings: GateSett
     Parameters
     ----------
     bundle : folder of the bundle.
-    path : of the request, ``/predict/NAME``.
     rows : inputs, one for each request, round and round.
     settings : rate, p99_ms and load_seconds.
     progress : told the share done, 0..1.
@@ -99,7 +100,7 @@ def gate(bundle: Path, path: str, rows: list[dict[str, Any]], settings: GateSett
     try:
         with serving(bundle) as port:
             while len(attempts) < 2:
-                attempts.append(run(port, path, bodies, rate=settings.rate, seconds=settings.load_seconds))
+                attempts.append(run(port, PATH, bodies, rate=settings.rate, seconds=settings.load_seconds))
                 if progress:
                     progress(len(attempts) / 2)
                 if attempts[-1].errors or not attempts[-1].complaints(settings.p99_ms):
@@ -129,11 +130,22 @@ def serving(bundle: Path) -> Iterator[int]:
         try:
             yield _port(process, log)
         finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # with any worker it has started
-            process.wait()
-            if process.stdout:
-                process.stdout.close()
+            _end(process)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End the server: it gets a moment to remove its scratch files, and no second one."""
+    process.terminate()
+    try:
+        process.wait(END_S)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)  # with any process that it started
+        process.wait()
+        if process.stdout:
+            process.stdout.close()
 
 
 def run(port: int, path: str, bodies: list[bytes], *, rate: float, seconds: float) -> Measured:

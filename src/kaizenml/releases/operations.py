@@ -221,8 +221,7 @@ def _gates(
 
     def ask() -> GateResult:
         requests = rows.requests(table, model_file.read(folder / bundle.MODEL).signature)
-        path = f"/predict/{bundle.read(folder).name}"
-        return load.gate(folder, path, requests, ctx.settings.gates, lambda share: progress("load", 0.4 + 0.6 * share))
+        return load.gate(folder, requests, ctx.settings.gates, lambda share: progress("load", 0.4 + 0.6 * share))
 
     looks: dict[str, Callable[[], GateResult]] = {
         "naive": lambda: gates.naive(run),
