@@ -9,9 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from kaizenml.errors import StorageFull, Unavailable
+from kaizenml.schema import metadata
 
-metadata = sa.MetaData()
-"""Every room's ``store.py`` adds its tables here; ``migrations/`` brings a database to them."""
+__all__ = ["Catalog", "metadata"]
 
 
 class Catalog:

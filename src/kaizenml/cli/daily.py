@@ -9,15 +9,14 @@ import msgspec
 
 from kaizenml import operations
 from kaizenml.cli import derived, steps
+from kaizenml.cli.board import describe_release
 from kaizenml.cli.face import current
-from kaizenml.cli.output import cell, render, table
+from kaizenml.cli.output import cell, render
 from kaizenml.cli.shell import Command
 from kaizenml.errors import KaizenError, NotFound, UsageError, Waiting
 
 if TYPE_CHECKING:
     from kaizenml.context import Context
-    from kaizenml.releases.release import Release
-    from kaizenml.training.run import Run
 
 
 def _train(budget: str | None) -> None:
@@ -27,21 +26,6 @@ def _train(budget: str | None) -> None:
         steps.take_data(ctx, progress)
         run, release = steps.release_current(ctx, progress, budget=budget, fresh=True)
     face.show({"run": run, "release": release}, describe_release(run, release) + "\n\nnext: kaizen deploy")
-
-
-def describe_release(run: Run, release: Release) -> str:
-    """Return the board, what was refused, the gates and the release, in a few lines."""
-    rows = []
-    for row in run.board:
-        metrics = {name: cell(name, operations.to_builtins(value)) for name, value in row.metrics.items()}
-        rows.append({"": row.name, **metrics, "note": row.note})
-    tested = "newest to test" if run.split.get("by") == "time" else "drawn to test"
-    split = f"{run.split.get('train_rows', '?')} rows to learn, {run.split.get('holdout_rows', '?')} {tested}"
-    lines = [f"{run.target} from {run.dataset} ({run.task}; {split})", table(rows)]
-    lines += [f"refused as a leak: {leak.column}: {leak.reason}" for leak in run.leaks]
-    lines += [f"gate {gate.name}: {'passed' if gate.passed else 'FAILED'}: {gate.summary}" for gate in release.gates]
-    lines.append(f"release {release.ref} ({release.hash[:12]})")
-    return "\n".join(lines)
 
 
 def _deploy(release: str | None, endpoint: str | None, why: str) -> None:

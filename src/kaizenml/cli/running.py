@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kaizenml.cli import processes, steps
+from kaizenml.cli.board import describe_release
 from kaizenml.cli.face import Face, current
 from kaizenml.cli.processes import Part
 from kaizenml.cli.shell import Command
@@ -175,7 +176,6 @@ def _loop_part(ctx: Context) -> Part:
 
 def _ready_release(face: Face, ctx: Context, endpoint: str, budget: str | None, progress: Any) -> str:
     """Return the release that answers; train, gate and deploy one where there is none."""
-    from kaizenml.cli.daily import describe_release
     from kaizenml.rollouts import operations as rollouts
 
     now = steps.champion(ctx, endpoint)

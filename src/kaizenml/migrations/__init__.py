@@ -7,7 +7,7 @@ import importlib.util
 
 import sqlalchemy as sa
 
-from kaizenml.catalog import metadata
+from kaizenml.schema import metadata
 
 ROOMS = ("data", "features", "training", "registry", "releases", "rollouts", "serving", "monitoring", "loop")
 
@@ -21,8 +21,7 @@ def upgrade(engine: sa.Engine) -> None:
 
 def tables() -> sa.MetaData:
     """Import every room's ``store`` and return the metadata they filled."""
-    import kaizenml.events  # noqa: F401  (adds the events table)
-
+    importlib.import_module("kaizenml.events")
     for room in ROOMS:
         if importlib.util.find_spec(f"kaizenml.{room}.store"):
             importlib.import_module(f"kaizenml.{room}.store")

@@ -51,7 +51,9 @@ def settings(facts: Facts) -> str:
     ]
     if facts.kind != "auto":
         lines.append(f"kind = {quoted(facts.kind)}")
-    time = f"time = {quoted(facts.time)}   # when a row happens: {_one_line(facts.time_why)}" if facts.time else '# time = "..."   # when a row happens'
+    time, why = '# time = "..."   # when a row happens', _one_line(facts.time_why)
+    if facts.time:
+        time = f"time = {quoted(facts.time)}   # when a row happens: {why}"
     key = f"key = {quoted(facts.key)}   # {_one_line(facts.key_why)}" if facts.key else '# key = "..."   # what identifies a row'
     lines += [
         time,
