@@ -1,0 +1,368 @@
+"""The contract: learnt from the first rows, then held against every addition."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kaizenml.data.dataset import Column, Contract, Kind
+from kaizenml.data.kinds import RESERVED, STORED, kind_of, no_column, notes_of
+from kaizenml.data.parse import parse_as
+from kaizenml.errors import ContractBroken, InvalidData, nearest
+
+_WORDS: dict[Kind, str] = {
+    "number": "a number",
+    "integer": "a whole number",
+    "boolean": "true or false",
+    "timestamp": "a date or time",
+    "category": "text",
+    "text": "text",
+}
+
+
+class Checked(NamedTuple):
+    """What a check found: rows that keep the contract, rows that do not, and how the contract grows to take the good ones."""
+
+    good: pa.Table
+    """In the contract's columns and kinds; absent columns of a partial addition are null."""
+    rows: pa.Array
+    """Place of each good row in what was given, from 0."""
+    bad: pa.Table
+    """As it came, every value as text, with ``_row`` (from 1) and ``_reason``."""
+    contract: Contract
+    """The contract, with new columns added and whole numbers widened to numbers where fractions came."""
+    changes: list[str]
+
+
+def infer(table: pa.Table, *, key: str | None = None, time: str | None = None) -> Contract:
+    """Learn a contract from a table.
+
+    It promises what must hold for the data to mean the same: which columns there are, of which kind, the key without gaps or
+    doubles, the time without gaps. It promises no ranges, no closed lists of categories and no completeness of other columns:
+    models take missing and new values, monitoring tells when they become many, and a row that is wrongly kept out is lost.
+    Who knows more writes it into the contract's file. A column without any value is left out until it has one.
+
+    Parameters
+    ----------
+    table : normalised rows.
+    key : column that identifies a row.
+    time : column that says when a row happened; text is taken if it reads as dates.
+
+    Raises
+    ------
+    InvalidData : no such column, a time that is none, a key that does not identify, no value in any column.
+    """
+    for name in (key, time):
+        if name is not None and name not in table.column_names:
+            raise no_column(name, table.column_names, "the table")
+    columns = []
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        kind = kind_of(column)
+        if name == time:
+            _check_time(name, column, notes_of(table).get(name))
+            kind = "timestamp"
+        if name == key:
+            kind = _kind_of_key(name, column, kind)
+        if kind:
+            columns.append(Column(name=name, kind=kind, nullable=name not in (key, time)))
+    if not columns:
+        raise InvalidData("no column holds any value", remedy="give a file with values in it", values={"columns": table.column_names[:50]})
+    return Contract(columns=columns, key=key, time=time)
+
+
+def check(table: pa.Table, contract: Contract, *, partial: bool = False) -> Checked:
+    """Hold a table against a contract.
+
+    Parameters
+    ----------
+    table : normalised rows.
+    contract : the promise.
+    partial : whether columns may be absent; those become null, whatever the contract says of nulls.
+
+    Returns
+    -------
+    Good rows and bad rows with reasons. Doubled keys within the table are bad from the second on.
+
+    Raises
+    ------
+    ContractBroken : a column is gone, or most of its values are of another kind, so that quarantine would swallow the data.
+    """
+    check_contract(contract)
+    missing = [column.name for column in contract.columns if column.name not in table.column_names]
+    fresh = _new_columns(table, contract, broken=bool(missing and not partial))
+    faults = _Faults(table.num_rows)
+    columns: dict[str, pa.ChunkedArray] = {}
+    changed: dict[str, str] = {}
+    grown: list[Column] = []
+    for column in contract.columns:
+        if column.name in missing:
+            columns[column.name] = pa.chunked_array([pa.nulls(table.num_rows, STORED[column.kind])])
+            grown.append(column)
+            continue
+        values, kind, problem = _coerce(table[column.name], column, faults)
+        if problem:
+            changed[column.name] = problem
+        else:
+            columns[column.name] = values
+            grown.append(msgspec.structs.replace(column, kind=kind))
+            _check_values(values, column, faults)
+    if changed or (missing and not partial):
+        raise _broken([] if partial else missing, changed, [column.name for column in fresh])
+    changes = [f"{old.name}: {old.kind} becomes {new.kind}" for old, new in zip(contract.columns, grown, strict=True) if old.kind != new.kind]
+    changes += [f"{column.name}: new, {column.kind}" for column in fresh]
+    for column in fresh:
+        columns[column.name] = table[column.name]
+        _check_values(table[column.name], column, faults)
+    for column in contract.columns:
+        if column.unique or column.name == contract.key:
+            # of two rows the first good one stands
+            faults.add(_repeated(columns[column.name], faults.reasons), columns[column.name], column.name, "was there before")
+    rows = faults.good()
+    good = pa.table(columns)
+    return Checked(
+        good=good if len(rows) == table.num_rows else good.take(rows),
+        rows=rows,
+        bad=as_bad(table, faults.reasons),
+        contract=msgspec.structs.replace(contract, columns=[*grown, *fresh]),
+        changes=changes,
+    )
+
+
+def check_contract(contract: Contract) -> None:
+    """Raise InvalidData when a contract contradicts itself."""
+    names = [column.name for column in contract.columns]
+    doubled = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if doubled is not None:
+        raise InvalidData(f"the contract names column {doubled!r} twice", remedy="keep one of them", values={"column": doubled})
+    for role, name in (("key", contract.key), ("time", contract.time)):
+        if name is not None and name not in names:
+            close = nearest(name, names)
+            raise InvalidData(
+                f"the contract's {role} {name!r} is none of its columns{f'; did you mean {close!r}?' if close else ''}",
+                remedy=f"set {role} to a column",
+                values={role: name, "nearest": close},
+            )
+    for column in contract.columns:
+        if column.name == contract.time and column.kind != "timestamp":
+            raise InvalidData(
+                f"the contract's time {column.name!r} is {column.kind}", remedy='set its kind to "timestamp"', values={"column": column.name}
+            )
+        if column.minimum is not None and column.maximum is not None and column.minimum > column.maximum:
+            raise InvalidData(
+                f"column {column.name!r}: the minimum {column.minimum:g} is above the maximum {column.maximum:g}",
+                remedy="swap them",
+                values={"column": column.name},
+            )
+
+
+def narrowed(old: Contract, new: Contract) -> list[str]:
+    """Return the columns whose values under ``old`` might not be values of their kind in ``new``."""
+    kinds = {column.name: column.kind for column in old.columns}
+    found = []
+    for column in new.columns:
+        before = kinds.get(column.name, column.kind)
+        if before != column.kind and column.kind not in ("text", "category") and (before, column.kind) != ("integer", "number"):
+            found.append(column.name)
+    return found
+
+
+def as_bad(table: pa.Table, reasons: dict[int, list[Reason]]) -> pa.Table:
+    """Return the rows that have reasons, every value as text, with ``_row`` (from 1), ``_reason``, and the first broken ``_rule``."""
+    rows = sorted(reasons)
+    taken = table.take(pa.array(rows, pa.int64()))
+    columns = {name: column.cast(pa.string()) for name, column in zip(taken.column_names, taken.columns, strict=True)}
+    columns["_row"] = pa.array([row + 1 for row in rows], pa.int64())
+    columns["_rule"] = pa.array([reasons[row][0].rule for row in rows], pa.string())
+    columns["_reason"] = pa.array(["; ".join(reason.text for reason in reasons[row]) for row in rows], pa.string())
+    return pa.table(columns)
+
+
+class Reason(NamedTuple):
+    """Why a row is bad: the rule that it breaks, and the same with the value seen."""
+
+    rule: str
+    text: str
+
+
+def reason(name: str, value: Any, why: str) -> Reason:
+    """Say that column ``name`` with ``value`` is wrong and ``why``."""
+    return Reason(f"{name} {why}", f"{name}: {_shown(value)} {why}")
+
+
+class _Faults:
+    """Reasons by row, for the few rows that have any."""
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self.reasons: dict[int, list[Reason]] = {}
+
+    def add(self, mask: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray, name: str, why: str) -> None:
+        """Note that the value ``why`` (such as "is not finite") against each row where ``mask`` is true."""
+        places = pc.indices_nonzero(pc.fill_null(mask, False))
+        if len(places):
+            for place, value in zip(places.to_pylist(), values.take(places).to_pylist(), strict=True):
+                self.reasons.setdefault(place, []).append(reason(name, value, why))
+
+    def good(self) -> pa.Array:
+        """Return the places of the rows without a reason."""
+        keep = np.ones(self._rows, dtype=bool)
+        keep[list(self.reasons)] = False
+        return pa.array(np.flatnonzero(keep))
+
+
+def _new_columns(table: pa.Table, contract: Contract, *, broken: bool) -> list[Column]:
+    known = {column.name.lower(): column.name for column in contract.columns}
+    fresh = []
+    for name in table.column_names:
+        other = known.get(name.lower())
+        if other == name:
+            continue
+        if other is not None and not broken:
+            raise ContractBroken(
+                f"new column {name!r} differs from the contract's {other!r} only in case", remedy=f"rename it to {other!r}", values={"column": name}
+            )
+        kind = kind_of(table[name])
+        if kind and name not in RESERVED:
+            fresh.append(Column(name=name, kind=kind))
+    return fresh
+
+
+def _coerce(values: pa.ChunkedArray, column: Column, faults: _Faults) -> tuple[pa.ChunkedArray, Kind, str | None]:
+    """Bring values to the column's kind; (values with null where impossible, kind, why the kind is another one or None)."""
+    target, kind = STORED[column.kind], column.kind
+    if values.type == target:
+        return values, kind, None
+    if pa.types.is_null(values.type) or pa.types.is_string(target):
+        return values.cast(target), kind, None
+    found = _converted(values, kind)
+    if kind == "integer" and found.null_count > values.null_count:
+        # fractions where whole numbers were promised: the promise was learnt too narrow
+        wide = _converted(values, "number")
+        if wide.null_count < found.null_count:
+            found, kind = wide, "number"
+    lost = pc.and_(pc.is_null(found), pc.is_valid(values))
+    count, given = pc.sum(lost).as_py() or 0, len(values) - values.null_count
+    if count * 2 > given:
+        at = pc.index(lost, True).as_py()
+        now = kind_of(values)
+        return found, kind, f"was {column.kind} and is now {now} ({_shown(values[at].as_py())} in row {at + 1}; {count:,} of {given:,} values)"
+    if count:
+        faults.add(lost, values, column.name, f"is not {_WORDS[kind]}")
+    return found, kind, None
+
+
+def _converted(values: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:
+    """Convert what can be converted without loss of meaning; null elsewhere."""
+    target, source = STORED[kind], values.type
+    if pa.types.is_string(source):
+        return parse_as(values, kind)
+    if kind == "number" and (pa.types.is_integer(source) or pa.types.is_boolean(source)):
+        return values.cast(pa.int64()).cast(target, safe=False)
+    if kind == "integer" and pa.types.is_boolean(source):
+        return values.cast(target)
+    if kind == "integer" and pa.types.is_floating(source):
+        whole = pc.and_(pc.equal(values, pc.floor(values)), pc.less(pc.abs(values), 2.0**53))
+        return pc.if_else(whole, values, None).cast(target)
+    if kind == "boolean" and (pa.types.is_integer(source) or pa.types.is_floating(source)):
+        return pc.if_else(pc.is_in(values, value_set=pa.array([0, 1], source)), values, None).cast(target)
+    return pa.chunked_array([pa.nulls(len(values), target)])
+
+
+def _check_values(values: pa.ChunkedArray, column: Column, faults: _Faults) -> None:
+    name = column.name
+    if not column.nullable and values.null_count:
+        # a value that could not be read has its reason already
+        gaps = [place for place in pc.indices_nonzero(pc.is_null(values)).to_pylist() if place not in faults.reasons]
+        for place in gaps:
+            faults.reasons[place] = [Reason(f"{name} is missing", f"{name} is missing")]
+    if pa.types.is_floating(values.type):
+        faults.add(pc.invert(pc.is_finite(values)), values, name, "is not finite")
+    if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
+        if column.minimum is not None:
+            faults.add(pc.less(values, column.minimum), values, name, f"is below {column.minimum:g}")
+        if column.maximum is not None:
+            faults.add(pc.greater(values, column.maximum), values, name, f"is above {column.maximum:g}")
+    if column.categories is not None:
+        allowed = pc.is_in(values.cast(pa.string()), value_set=pa.array(column.categories, pa.string()))
+        faults.add(pc.and_(pc.invert(allowed), pc.is_valid(values)), values, name, f"is none of {', '.join(column.categories[:8])}")
+
+
+def _repeated(values: pa.ChunkedArray, without: Iterable[int]) -> pa.Array:
+    """Mark every occurrence of a value but its first, the rows ``without`` aside."""
+    repeated = np.zeros(len(values), dtype=bool)
+    if pc.count_distinct(values).as_py() == len(values) - values.null_count:
+        return pa.array(repeated)
+    codes = pc.fill_null(pa.concat_arrays(values.chunks).dictionary_encode().indices, -1).to_numpy(zero_copy_only=False)
+    aside = np.zeros(len(values), dtype=bool)
+    aside[list(without)] = True
+    places = np.flatnonzero((codes >= 0) & ~aside)
+    repeated[places] = True
+    repeated[places[np.unique(codes[places], return_index=True)[1]]] = False
+    return pa.array(repeated)
+
+
+def _check_time(name: str, column: pa.ChunkedArray, note: str | None) -> None:
+    if pa.types.is_timestamp(column.type):
+        return
+    if pa.types.is_string(column.type):
+        read = parse_as(column, "timestamp")
+        lost = pc.and_(pc.is_null(read), pc.is_valid(column))
+        count = pc.sum(lost).as_py() or 0
+        if read.null_count < len(column) and count * 2 <= len(column) - column.null_count:
+            return
+        shown = column[pc.index(lost, True).as_py()].as_py() if count else None
+    else:
+        shown = next((value for value in column.slice(0, 100).to_pylist() if value is not None), None)
+    holds = note or (f"it holds {kind_of(column) or 'no value'}, such as {_shown(shown)}")
+    raise InvalidData(
+        f"column {name!r} is no date or time: {holds}",
+        remedy="write times as 2026-11-23T08:30:00Z (or 2026-11-23), or name another time column",
+        values={"column": name, "found": shown},
+    )
+
+
+def _kind_of_key(name: str, column: pa.ChunkedArray, kind: Kind | None) -> Kind:
+    given = len(column) - column.null_count
+    distinct = pc.count_distinct(column).as_py() if given else 0
+    if distinct < 0.9 * len(column):
+        most: list[dict[str, Any]] = pc.value_counts(column.drop_null()).to_pylist() if given else []
+        top: dict[str, Any] = max(most, key=lambda item: int(item["counts"]), default={"values": None, "counts": 0})
+        what = (
+            f"{_shown(top['values'])} is on {top['counts']:,} rows"
+            if top["counts"] > 1
+            else f"{column.null_count:,} of {len(column):,} rows have none"
+        )
+        raise InvalidData(
+            f"column {name!r} does not identify a row: {what}",
+            remedy="name another key column, or none",
+            values={"column": name, "distinct": distinct, "rows": len(column)},
+        )
+    return "text" if kind == "category" or kind is None else kind
+
+
+def _broken(missing: list[str], changed: dict[str, str], new: list[str]) -> ContractBroken:
+    lines = [*(f"column {name!r} {what}" for name, what in changed.items()), *_gone(missing, new)]
+    return ContractBroken(
+        f"the data breaks its contract: {'; '.join(lines[:6])}{f'; and {len(lines) - 6} more' if len(lines) > 6 else ''}",
+        remedy="mend the source; if it means to change, edit the contract's file under contracts/, then add with mode replace",
+        values={"missing": missing, "changed": changed, "new": new},
+    )
+
+
+def _gone(missing: list[str], new: list[str]) -> Iterator[str]:
+    for name in missing:
+        close = nearest(name, new)
+        yield f"column {name!r} is gone{f' (renamed to {close!r}?)' if close else ''}"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, float) and math.isfinite(value):
+        return f"{value:g}" if value != int(value) else str(int(value))
+    text = repr(value) if isinstance(value, str) else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."

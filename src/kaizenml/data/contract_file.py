@@ -1,0 +1,131 @@
+"""``contracts/NAME.toml``: the contract where people read, review and edit it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kaizenml.data.contract import check_contract
+from kaizenml.data.dataset import Column, Contract
+from kaizenml.errors import InvalidData, nearest
+
+_HEAD = """\
+# What rows of dataset {name!r} must look like. Learnt from the first rows; edit it as you know better:
+#   nullable = false    minimum = 0    maximum = 120    categories = ["a", "b"]    unique = true
+# Rows that break it go to quarantine with the reason (kaizen data quarantine {name}); nothing is dropped silently.
+"""
+
+
+def path_of(root: Path, dataset: str) -> Path:
+    """Return where a dataset's contract lies in the project folder."""
+    return root / "contracts" / f"{dataset}.toml"
+
+
+def read(path: Path) -> Contract | None:
+    """Read a contract; None when there is no file.
+
+    Raises
+    ------
+    InvalidData : not TOML, an unknown word (with the nearest right one), a wrong type, a contradiction.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    except UnicodeDecodeError as error:
+        raise InvalidData(f"{path} is not UTF-8: {error.reason} at byte {error.start}", remedy=f"mend {path}", values={"file": str(path)}) from None
+    try:
+        return parse(text)
+    except InvalidData as error:
+        raise InvalidData(f"{path}: {error.what}", remedy=error.remedy or f"mend {path}", values=error.values | {"file": str(path)}) from None
+
+
+def parse(text: str) -> Contract:
+    """Read a contract from TOML."""
+    try:
+        document = tomllib.loads(text)
+        _check_words(document, Contract)
+        for column in document.get("columns", []):
+            _check_words(column, Column)
+        contract = msgspec.convert(document, Contract)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise InvalidData(f"{str(error)[0].lower()}{str(error)[1:]}", values={"reason": str(error)}) from None
+    check_contract(contract)
+    return contract
+
+
+def render(contract: Contract, dataset: str) -> str:
+    """Write a contract as TOML; ``parse`` gives it back."""
+    lines = [_HEAD.format(name=dataset)]
+    lines += [f"{name} = {_value(value)}" for name, value in (("key", contract.key), ("time", contract.time)) if value is not None]
+    return "\n".join(lines) + "\n" + "".join(map(_block, contract.columns))
+
+
+def write(path: Path, contract: Contract, dataset: str) -> None:
+    """Bring the file to ``contract``. An edited file keeps its comments and order as far as the change allows."""
+    text = None
+    if path.exists():
+        old = read(path)
+        if old == contract:
+            return
+        text = _edited(path.read_text(encoding="utf-8"), old, contract) if old else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        fresh.write_text(text if text is not None else render(contract, dataset), encoding="utf-8")
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
+
+
+def _edited(text: str, old: Contract, new: Contract) -> str | None:
+    """Change kinds in place and append new columns; None when the result would not read as ``new``."""
+    kinds = {column.name: column.kind for column in old.columns}
+    for column in new.columns:
+        if column.name not in kinds:
+            text = text.rstrip("\n") + "\n" + _block(column)
+        elif kinds[column.name] != column.kind:
+            name = re.escape(_value(column.name))
+            block = re.compile(rf'(name\s*=\s*{name}[^\[]*?kind\s*=\s*)"\w+"')
+            found = block.search(text)
+            if found:
+                text = f'{text[: found.start()]}{found[1]}"{column.kind}"{text[found.end() :]}'
+    try:
+        return text if parse(text) == new else None
+    except InvalidData:
+        return None
+
+
+def _block(column: Column) -> str:
+    fields = msgspec.to_builtins(column)  # defaults are left out
+    ordered = {"name": column.name, "kind": column.kind} | fields
+    return "\n[[columns]]\n" + "".join(f"{name} = {_value(value)}\n" for name, value in ordered.items())
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str):
+        # a TOML basic string escapes as JSON does, and DEL besides
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    if isinstance(value, list):
+        return f"[{', '.join(map(_value, value))}]"
+    return repr(value)  # numbers: repr reads back the same, inf and nan included
+
+
+def _check_words(document: dict[str, Any], kind: type[msgspec.Struct]) -> None:
+    known = kind.__struct_fields__
+    for word in document:
+        if word not in known:
+            close = nearest(word, known)
+            raise InvalidData(
+                f"unknown word {word!r}{f'; did you mean {close!r}?' if close else ''}",
+                remedy=f"use one of {', '.join(known)}",
+                values={"found": word, "nearest": close},
+            )

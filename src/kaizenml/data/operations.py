@@ -1,0 +1,376 @@
+"""What can be done with datasets."""
+
+from __future__ import annotations
+
+import builtins
+from collections import Counter
+from pathlib import Path
+from typing import Any, get_args
+
+import msgspec
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kaizenml import code
+from kaizenml.context import Context
+from kaizenml.data import contract as rules
+from kaizenml.data import contract_file, sources, store, tables
+from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Trust
+from kaizenml.data.kinds import VERSION, normalise, notes_of
+from kaizenml.data.profile import merge, profile
+from kaizenml.errors import Conflict, ContractBroken, InvalidData, UsageError
+from kaizenml.refs import check_name
+
+__all__ = ["add", "check", "list", "quarantine", "show", "versions"]
+
+_MODES = ("append", "replace")
+
+
+class Detail(msgspec.Struct, frozen=True, kw_only=True):
+    """A dataset with one of its versions."""
+
+    dataset: Dataset
+    version: DatasetVersion
+    quarantined: int  # rows in quarantine over all versions
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True):
+    """How a file or table stands to a dataset's contract, without adding it."""
+
+    dataset: str
+    source: str
+    rows: int
+    good: int
+    bad: int
+    reasons: dict[str, int]  # rule broken first, with how many rows
+    samples: builtins.list[dict[str, Any]]  # a few bad rows, with `_row` (from 1) and `_reason`
+    changes: builtins.list[str]  # how the contract would grow
+    contract: Contract  # as it would be
+
+
+class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows that were kept out of a dataset."""
+
+    dataset: str
+    rows: int
+    reasons: dict[str, int]
+    samples: builtins.list[dict[str, Any]]  # newest first; with `_version`, `_row` (of that addition, from 1) and `_reason`
+
+
+def add(
+    ctx: Context,
+    name: str,
+    source: str | None = None,
+    *,
+    table: pa.Table | None = None,
+    mode: str = "append",
+    trust: str | None = None,
+    key: str | None = None,
+    time: str | None = None,
+    partial: bool = False,
+    origin: str | None = None,
+    once: str | None = None,
+    why: str = "",
+) -> DatasetVersion:
+    """Add rows to a dataset as its next version.
+
+    The first addition makes the dataset and learns its contract, which is written to ``contracts/NAME.toml``; later ones are held
+    against that file. Bad rows go to quarantine with the reason; new columns are taken and the file is extended.
+
+    Parameters
+    ----------
+    name : the dataset.
+    source : a file; relative to the working directory, or to the project.
+    table : rows instead of a file: an Arrow table, or a pandas or Polars frame.
+    mode : ``append`` keeps the rows of the newest version, ``replace`` starts over with these. Older versions stay readable in both.
+    trust : ``internal``, ``partner`` or ``public``; default ``internal`` for a new dataset, else unchanged.
+    key : for a new dataset, the column that identifies a row; default the task's key when the dataset is the task's.
+    time : for a new dataset, the column that says when a row happened; default the task's time likewise.
+    partial : columns may be absent; those become null.
+    origin : where the rows come from, in words, when it is not the file.
+    once : a token; a second call with the same token adds nothing and returns the version that the first one made.
+    why : the reason, for the record.
+
+    Returns
+    -------
+    The new version; ``quarantined`` says how many of the rows given were kept out.
+
+    Raises
+    ------
+    NotFound, InvalidData : no such file, or it cannot be read; with line and value.
+    ContractBroken : a column is gone or its kind changed, or every row is bad. Nothing is written.
+    StorageFull : no room; nothing is half-written.
+
+    Examples
+    --------
+    >>> add(ctx, "orders", "orders.csv", key="id", time="ordered_at")  # doctest: +SKIP
+    """
+    check_name(name)
+    _check_choice("mode", mode, _MODES)
+    if trust is not None:
+        _check_choice("trust", trust, get_args(Trust))
+    if once is not None:
+        with ctx.catalog.read() as connection:
+            if made := store.added_once(connection, name, once):
+                return made
+    rows, came_from = _incoming(ctx, source, table, origin)
+    with tables.locked(ctx, name):
+        with ctx.catalog.read() as connection:
+            if once is not None and (made := store.added_once(connection, name, once)):
+                return made
+            dataset, newest = store.find(connection, name), store.version(connection, name, None)
+            parts = store.parts(connection, name)
+        tables.clean(tables.folder(ctx, name), set(parts))
+        tables.clean(tables.quarantine_folder(ctx, name), set(parts), by=VERSION)
+        promise = _promise(ctx, name, dataset, rows, mode, key=key, time=time)
+        checked = _checked(ctx, name, rows, promise, newest if mode == "append" else None, partial=partial)
+        number = newest.number + 1 if newest else 1
+        part = store.Part(number, tables.content_hash(checked.good), checked.good.column_names)
+        version = _next_version(ctx, name, newest if mode == "append" else None, checked, part, parts=parts, source=came_from, notes=notes_of(rows))
+        tables.append_part(tables.folder(ctx, name), checked.good, number)
+        if checked.bad.num_rows:
+            tables.append_part(tables.quarantine_folder(ctx, name), checked.bad, number, by=VERSION)
+        dataset = Dataset(
+            name=name,
+            contract=checked.contract,
+            source=came_from if dataset is None else dataset.source,
+            trust=msgspec.convert(trust, Trust) if trust else (dataset.trust if dataset else "internal"),
+            created_at=dataset.created_at if dataset else version.created_at,
+        )
+        with ctx.catalog.write() as connection:
+            store.save(connection, dataset)
+            store.add_version(connection, version, part, once)
+            ctx.record(
+                connection, "data.added", version.ref, why,
+                mode=mode, source=came_from, rows=checked.good.num_rows, total=version.rows, quarantined=version.quarantined,
+                hash=version.hash, changes=checked.changes,
+            )  # fmt: skip
+        # after the catalog: a file that lags behind is extended again by the next addition
+        contract_file.write(contract_file.path_of(ctx.root, name), checked.contract, name)
+    return version
+
+
+def list(ctx: Context) -> builtins.list[Dataset]:
+    """List the datasets.
+
+    Returns
+    -------
+    Every dataset with its contract, by name.
+    """
+    with ctx.catalog.read() as connection:
+        return store.every(connection)
+
+
+def show(ctx: Context, dataset: str) -> Detail:
+    """Show a dataset with one version, its profile included.
+
+    Parameters
+    ----------
+    dataset : ``name`` (the newest version) or ``name@number``.
+
+    Raises
+    ------
+    NotFound : no such dataset or version.
+    """
+    version = tables.version(ctx, dataset)
+    with ctx.catalog.read() as connection:
+        found = store.find(connection, version.dataset)
+        kept_out = sum(one.quarantined for one in store.versions(connection, version.dataset))
+    assert found is not None  # versions refer to their dataset
+    return Detail(dataset=found, version=version, quarantined=kept_out)
+
+
+def versions(ctx: Context, dataset: str) -> builtins.list[DatasetVersion]:
+    """List a dataset's versions, newest first.
+
+    Parameters
+    ----------
+    dataset : its name.
+
+    Raises
+    ------
+    NotFound : no such dataset.
+    """
+    tables.version(ctx, dataset)
+    with ctx.catalog.read() as connection:
+        return store.versions(connection, dataset.partition("@")[0])[::-1]
+
+
+def check(ctx: Context, name: str, source: str | None = None, *, table: pa.Table | None = None, partial: bool = False) -> Check:
+    """Hold a file against a dataset's contract without adding it.
+
+    Parameters
+    ----------
+    name : the dataset; for a new one, the contract that would be learnt is shown.
+    source : a file; relative to the working directory, or to the project.
+    table : rows instead of a file.
+    partial : columns may be absent.
+
+    Raises
+    ------
+    ContractBroken : a column is gone or its kind changed.
+    """
+    check_name(name)
+    rows, came_from = _incoming(ctx, source, table, None)
+    with ctx.catalog.read() as connection:
+        dataset, newest = store.find(connection, name), store.version(connection, name, None)
+    promise = _promise(ctx, name, dataset, rows, "append", key=None, time=None)
+    checked = _held(ctx, name, rows, promise, newest, partial=partial)
+    return Check(
+        dataset=name,
+        source=came_from,
+        rows=rows.num_rows,
+        good=checked.good.num_rows,
+        bad=checked.bad.num_rows,
+        reasons=_reasons(checked.bad),
+        samples=checked.bad.slice(0, 10).to_pylist(),
+        changes=checked.changes,
+        contract=checked.contract,
+    )
+
+
+def quarantine(ctx: Context, dataset: str, *, limit: int = 20) -> Quarantine:
+    """Show the rows that a dataset's contract kept out, and why.
+
+    Parameters
+    ----------
+    dataset : ``name`` for all versions, or ``name@number`` for one addition.
+    limit : sample rows to show, 0 to 10000.
+
+    Raises
+    ------
+    NotFound : no such dataset or version.
+    """
+    if not 0 <= limit <= 10_000:
+        raise UsageError(f"limit {limit} is not between 0 and 10000", remedy="--limit 20", values={"limit": limit})
+    version = tables.version(ctx, dataset)
+    with ctx.catalog.read() as connection:
+        known = set(store.parts(connection, version.dataset))
+    rows = tables.read_quarantine(tables.quarantine_folder(ctx, version.dataset), {version.number} if "@" in dataset else known)
+    samples = rows.sort_by([("_version", "descending"), ("_row", "ascending")]).slice(0, limit) if rows.num_rows else rows
+    return Quarantine(dataset=version.dataset, rows=rows.num_rows, reasons=_reasons(rows), samples=samples.to_pylist())
+
+
+def _incoming(ctx: Context, source: str | None, table: Any, origin: str | None) -> tuple[pa.Table, str]:
+    if (source is None) == (table is None):
+        raise UsageError("give a file or a table, one of them", remedy="kaizen data add NAME FILE", values={"source": source})
+    if source is None:
+        rows = normalise(table)
+        if not rows.num_rows:
+            raise InvalidData("the table has no rows", remedy="give at least one row", values={"columns": rows.column_names[:50]})
+        return rows, origin or "python"
+    path = Path(source).expanduser()
+    if not path.is_absolute() and not path.exists() and (ctx.root / path).exists():
+        path = ctx.root / path
+    rows = sources.load(path)
+    absolute = path.resolve()
+    return rows, origin or str(absolute.relative_to(ctx.root) if absolute.is_relative_to(ctx.root) else absolute)
+
+
+def _promise(ctx: Context, name: str, dataset: Dataset | None, rows: pa.Table, mode: str, *, key: str | None, time: str | None) -> Contract:
+    """Return the contract that holds: the file's, else the catalog's, else one learnt from the rows."""
+    path = contract_file.path_of(ctx.root, name)
+    written = contract_file.read(path)
+    promise = written or (dataset.contract if dataset else None)
+    if promise is None:
+        task = ctx.settings.task
+        if task is not None and task.dataset == name:
+            key, time = key or task.key, time or task.time
+        return rules.infer(rows, key=key, time=time)
+    for role, asked, holds in (("key", key, promise.key), ("time", time, promise.time)):
+        if asked is not None and asked != holds:
+            raise Conflict(
+                f"the contract of {name!r} has {f'{role} {holds!r}' if holds else f'no {role}'}, not {asked!r}",
+                remedy=f'write {role} = "{asked}" into {path}, or leave --{role} out',
+                values={"asked": asked, "holds": holds},
+            )
+    if dataset is not None and mode == "append" and (narrow := rules.narrowed(dataset.contract, promise)):
+        raise ContractBroken(
+            f"{path} gives {', '.join(map(repr, narrow))} a kind that older rows may not have",
+            remedy=f"add with mode replace, or set the kind back in {path}",
+            values={"columns": narrow},
+        )
+    return promise
+
+
+def _held(ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: DatasetVersion | None, *, partial: bool) -> rules.Checked:
+    """Check rows against the contract, and their keys against the rows that are there."""
+    try:
+        checked = rules.check(rows, promise, partial=partial)
+    except ContractBroken as error:
+        path = contract_file.path_of(ctx.root, name)
+        remedy = f"mend the source; if it means to change, edit {path}, then add with mode replace; if rows may lack columns, add them as partial"
+        raise ContractBroken(f"dataset {name!r}: {error.what}", remedy=remedy, values=error.values | {"dataset": name}) from None
+    if onto is None or promise.key is None or promise.key not in onto.columns:
+        return checked
+    there = tables.read(ctx, onto.ref, [promise.key])[promise.key]
+    keys = checked.good[promise.key]
+    if there.type != keys.type:
+        there = there.cast(keys.type)
+    known = pc.and_(pc.is_in(keys, value_set=there.drop_null()), pc.is_valid(keys))
+    if not pc.any(known).as_py():
+        return checked
+    places = pc.indices_nonzero(known)
+    again = dict(zip(checked.rows.take(places).to_pylist(), keys.take(places).to_pylist(), strict=True))
+    bad = checked.bad.select(["_row", "_rule", "_reason"]).to_pylist()
+    reasons = {row["_row"] - 1: [rules.Reason(row["_rule"], row["_reason"])] for row in bad}
+    reasons |= {row: [rules.reason(promise.key, value, f"is in {onto.ref} already")] for row, value in again.items()}
+    keep = pc.invert(known)
+    return checked._replace(good=checked.good.filter(keep), rows=checked.rows.filter(keep.combine_chunks()), bad=rules.as_bad(rows, reasons))
+
+
+def _checked(ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: DatasetVersion | None, *, partial: bool) -> rules.Checked:
+    checked = _held(ctx, name, rows, promise, onto, partial=partial)
+    if not checked.good.num_rows:
+        reasons = _reasons(checked.bad)
+        first = checked.bad["_reason"][0].as_py()
+        raise ContractBroken(
+            f"dataset {name!r}: none of the {rows.num_rows:,} rows keeps the contract; row {checked.bad['_row'][0].as_py()}: {first}",
+            remedy=f"mend the source, or edit {contract_file.path_of(ctx.root, name)}",
+            values={"dataset": name, "rows": rows.num_rows, "reasons": reasons},
+        )
+    return checked
+
+
+def _next_version(
+    ctx: Context,
+    name: str,
+    onto: DatasetVersion | None,
+    checked: rules.Checked,
+    part: store.Part,
+    *,
+    parts: dict[int, store.Part],
+    source: str,
+    notes: dict[str, str],
+) -> DatasetVersion:
+    columns = {column.name: column.kind for column in checked.contract.columns}
+    described = profile(checked.good, columns, notes)
+    if onto is not None:
+        described = merge({name: entry for name, entry in onto.profile.items() if name in columns}, onto.rows, described, checked.good.num_rows)
+    before = onto.parts if onto else []
+    return DatasetVersion(
+        dataset=name,
+        number=part.number,
+        parts=[*before, part.number],
+        rows=(onto.rows if onto else 0) + checked.good.num_rows,
+        hash=tables.version_hash(columns, [*(parts[number].hash for number in before), part.hash]),
+        columns=columns,
+        source=source,
+        quarantined=checked.bad.num_rows,
+        code=code.commit(ctx.root),
+        created_at=ctx.clock.timestamp(),
+        profile=described,
+    )
+
+
+def _reasons(bad: pa.Table) -> dict[str, int]:
+    """Count bad rows by the rule that they break first, the most frequent first."""
+    counts = Counter(bad["_rule"].to_pylist()) if bad.num_rows else Counter()
+    return dict(counts.most_common(50))
+
+
+def _check_choice(what: str, found: str, choices: tuple[str, ...]) -> None:
+    if found not in choices:
+        raise UsageError(
+            f"{what} {found!r} is none of {', '.join(choices)}", remedy=f"--{what} {choices[0]}", values={what: found, "known": [*choices]}
+        )

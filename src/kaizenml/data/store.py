@@ -1,0 +1,114 @@
+"""Datasets and their versions in the catalog."""
+
+from __future__ import annotations
+
+import builtins
+
+import msgspec
+import sqlalchemy as sa
+
+from kaizenml.catalog import metadata
+from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Trust
+
+datasets = sa.Table(
+    "datasets",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("contract", sa.LargeBinary, nullable=False),
+    sa.Column("source", sa.Text, nullable=False),
+    sa.Column("trust", sa.Text, nullable=False),
+    sa.Column("created_at", sa.Float, nullable=False),
+)
+
+dataset_versions = sa.Table(
+    "dataset_versions",
+    metadata,
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.name"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("part_hash", sa.Text, nullable=False),  # of the rows that this version added; its part has the version's number
+    sa.Column("part_columns", sa.LargeBinary, nullable=False),
+    sa.Column("once", sa.Text),
+    sa.Column("body", sa.LargeBinary, nullable=False),
+    sa.UniqueConstraint("dataset", "once"),
+)
+
+
+class Part(msgspec.Struct, frozen=True):
+    """The rows that one version added: their number in the table, their hash, and the columns that the hash covers."""
+
+    number: int
+    hash: str
+    columns: builtins.list[str]
+
+
+def find(connection: sa.Connection, name: str) -> Dataset | None:
+    """Return a dataset, or None."""
+    row = connection.execute(sa.select(datasets).where(datasets.c.name == name)).first()
+    return _dataset(row) if row else None
+
+
+def names(connection: sa.Connection) -> builtins.list[str]:
+    """Return every dataset's name."""
+    return list(connection.execute(sa.select(datasets.c.name).order_by(datasets.c.name)).scalars())
+
+
+def every(connection: sa.Connection) -> builtins.list[Dataset]:
+    """Return every dataset, by name."""
+    return [_dataset(row) for row in connection.execute(sa.select(datasets).order_by(datasets.c.name))]
+
+
+def save(connection: sa.Connection, dataset: Dataset) -> None:
+    """Write a dataset, new or changed."""
+    values = {"contract": msgspec.json.encode(dataset.contract), "source": dataset.source, "trust": dataset.trust}
+    done = connection.execute(datasets.update().where(datasets.c.name == dataset.name).values(**values))
+    if not done.rowcount:
+        connection.execute(datasets.insert().values(name=dataset.name, created_at=dataset.created_at, **values))
+
+
+def version(connection: sa.Connection, name: str, number: int | None) -> DatasetVersion | None:
+    """Return one version, the newest when ``number`` is None; None when there is none."""
+    query = sa.select(dataset_versions.c.body).where(dataset_versions.c.dataset == name)
+    query = query.where(dataset_versions.c.number == number) if number else query.order_by(dataset_versions.c.number.desc()).limit(1)
+    body = connection.execute(query).scalar()
+    return msgspec.json.decode(body, type=DatasetVersion) if body else None
+
+
+def versions(connection: sa.Connection, name: str) -> builtins.list[DatasetVersion]:
+    """Return a dataset's versions, oldest first."""
+    query = sa.select(dataset_versions.c.body).where(dataset_versions.c.dataset == name).order_by(dataset_versions.c.number)
+    return [msgspec.json.decode(body, type=DatasetVersion) for body in connection.execute(query).scalars()]
+
+
+def added_once(connection: sa.Connection, name: str, once: str) -> DatasetVersion | None:
+    """Return the version that this token made, or None."""
+    query = sa.select(dataset_versions.c.body).where(dataset_versions.c.dataset == name, dataset_versions.c.once == once)
+    body = connection.execute(query).scalar()
+    return msgspec.json.decode(body, type=DatasetVersion) if body else None
+
+
+def parts(connection: sa.Connection, name: str) -> dict[int, Part]:
+    """Return every committed part of a dataset by its number."""
+    t = dataset_versions.c
+    rows = connection.execute(sa.select(t.number, t.part_hash, t.part_columns).where(t.dataset == name))
+    return {row.number: Part(row.number, row.part_hash, msgspec.json.decode(row.part_columns)) for row in rows}
+
+
+def add_version(connection: sa.Connection, version: DatasetVersion, part: Part, once: str | None) -> None:
+    """Write a new version; the primary key refuses a number that is taken."""
+    connection.execute(
+        dataset_versions.insert().values(
+            dataset=version.dataset,
+            number=version.number,
+            part_hash=part.hash,
+            part_columns=msgspec.json.encode(part.columns),
+            once=once,
+            body=msgspec.json.encode(version),
+        )
+    )
+
+
+def _dataset(row: sa.Row[tuple[str, bytes, str, str, float]]) -> Dataset:
+    trust: Trust = row.trust
+    return Dataset(
+        name=row.name, contract=msgspec.json.decode(row.contract, type=Contract), source=row.source, trust=trust, created_at=row.created_at
+    )

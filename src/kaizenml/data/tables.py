@@ -1,0 +1,337 @@
+"""The rows of datasets: Delta tables partitioned by part. A version is the parts it lists; what the catalog does not list does not exist."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError, TableNotFoundError
+
+from kaizenml.context import Context
+from kaizenml.data import store
+from kaizenml.data.dataset import DatasetVersion, Kind
+from kaizenml.data.kinds import PART, STORED, VERSION, no_column
+from kaizenml.data.parse import parse_as
+from kaizenml.errors import Conflict, Corrupt, NotFound, StorageFull, Unavailable, not_found
+from kaizenml.refs import parse_ref
+
+_LOCK_WAIT_S = 120.0
+
+
+def read(ctx: Context, ref: str, columns: list[str] | None = None) -> pa.Table:
+    """Read the rows of a dataset version.
+
+    Parameters
+    ----------
+    ref : ``name`` (the newest version) or ``name@number``.
+    columns : names in the order wanted; None for all.
+
+    Returns
+    -------
+    Rows in the order in which they were added, in the storage types of the version's kinds (``kinds.STORED``).
+
+    Raises
+    ------
+    NotFound : no such dataset or version.
+    InvalidData : no such column; names the nearest.
+    Corrupt : fewer rows than the version has, though none were purged.
+    """
+    wanted = version(ctx, ref)
+    names = list(wanted.columns) if columns is None else columns
+    for name in names:
+        if name not in wanted.columns:
+            raise no_column(name, wanted.columns, wanted.ref)
+    return read_parts(folder(ctx, wanted.dataset), wanted.parts, {name: wanted.columns[name] for name in names})
+
+
+def version(ctx: Context, ref: str) -> DatasetVersion:
+    """Return a dataset version.
+
+    Parameters
+    ----------
+    ref : ``name`` (the newest) or ``name@number``.
+
+    Raises
+    ------
+    NotFound : no such dataset (names the nearest) or no such number.
+    """
+    name, number = parse_ref(ref)
+    with ctx.catalog.read() as connection:
+        found = store.version(connection, name, number)
+        if found:
+            return found
+        known = store.names(connection)
+        newest = store.version(connection, name, None)
+    if newest is None:
+        raise not_found("dataset", name, known, remedy="kaizen data list, or kaizen data add NAME FILE")
+    raise NotFound(
+        f"dataset {name!r} has no version {number}; the newest is {newest.number}",
+        remedy=f"kaizen data versions {name}",
+        values={"newest": newest.number},
+    )
+
+
+def verify(ctx: Context, ref: str) -> None:
+    """Compare the stored rows of a version with the hashes that were written with them.
+
+    Raises
+    ------
+    Corrupt : a part's rows are not those that were added.
+    """
+    wanted = version(ctx, ref)
+    with ctx.catalog.read() as connection:
+        parts = store.parts(connection, wanted.dataset)
+    for number in wanted.parts:
+        part = parts[number]
+        made = version(ctx, f"{wanted.dataset}@{number}")
+        table = read_parts(folder(ctx, wanted.dataset), [number], {name: made.columns[name] for name in part.columns})
+        if content_hash(table) != part.hash:
+            raise Corrupt(
+                f"the rows that {made.ref} added differ from what was written",
+                remedy="restore the state folder from a backup",
+                values={"part": number},
+            )
+
+
+def folder(ctx: Context, dataset: str) -> Path:
+    """Return where a dataset's Delta table lies."""
+    return ctx.state / "data" / dataset
+
+
+def quarantine_folder(ctx: Context, dataset: str) -> Path:
+    """Return where the rows lie that a dataset's contract kept out."""
+    return ctx.state / "data" / f"{dataset}__quarantine"
+
+
+@contextmanager
+def locked(ctx: Context, dataset: str) -> Iterator[None]:
+    """Hold the dataset for writing. The lock goes with the process that holds it, however that ends."""
+    path = ctx.state / "data" / f"{dataset}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.perf_counter() + _LOCK_WAIT_S
+    with path.open("wb") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.perf_counter() > deadline:
+                    raise Unavailable(
+                        f"dataset {dataset!r} has been written to by another process for {_LOCK_WAIT_S:.0f} s", remedy="wait for it, then repeat"
+                    ) from None
+                time.sleep(0.02)
+        yield
+
+
+def content_hash(table: pa.Table) -> str:
+    """Return the SHA-256 of a table's content.
+
+    It covers, in the order of their names, each column's name, type, missing values and values in row order; it does not depend on
+    how rows are chunked, compressed or filed.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(table.column_names):
+        column = table[name]
+        digest.update(msgspec.json.encode([name, str(column.type), len(column)]))
+        valid = pc.is_valid(column).to_numpy()
+        digest.update(np.packbits(valid).data)
+        if pa.types.is_string(column.type):
+            digest.update(np.ascontiguousarray(pc.fill_null(pc.binary_length(column), 0).to_numpy(), dtype="<i4").data)
+            for chunk in column.chunks:
+                digest.update(_text_bytes(chunk))
+        else:
+            plain = column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
+            values = pc.fill_null(plain, False if pa.types.is_boolean(plain.type) else 0).to_numpy()
+            # -0.0 and 0.0 are the same number
+            digest.update(np.ascontiguousarray(values + 0.0 if values.dtype.kind == "f" else values).data)
+    return digest.hexdigest()
+
+
+def version_hash(columns: dict[str, Kind], parts: list[str]) -> str:
+    """Return the hash of a version: of its columns' kinds and its parts' content hashes, in order."""
+    return hashlib.sha256(msgspec.json.encode([sorted(columns.items()), parts])).hexdigest()
+
+
+def part_files(path: Path, by: str = PART) -> dict[int, list[str]]:
+    """Return the live files of each part, in the order of their rows."""
+    try:
+        actions = pa.table(DeltaTable(path).get_add_actions(flatten=True))
+    except TableNotFoundError:
+        return {}
+    files: dict[int, list[str]] = {}
+    for relative, number in zip(actions["path"].to_pylist(), actions[f"partition.{by}"].to_pylist(), strict=True):
+        files.setdefault(int(number), []).append(str(path / relative))
+    # a part that fills several files numbers them in its rows' order
+    return {number: sorted(found) for number, found in files.items()}
+
+
+def read_parts(path: Path, parts: list[int], columns: Mapping[str, Kind], *, by: str = PART) -> pa.Table:
+    """Read rows of these parts as these kinds. Columns that a part does not have are null."""
+    files = part_files(path, by)
+    chosen = [file for number in parts for file in files.get(number, [])]
+    physical = {field.name: field.type for field in _schema(path)} if files else {}
+    schema = pa.schema([(name, physical.get(name, STORED[kind])) for name, kind in columns.items()])
+    if not chosen:
+        return pa.table({name: pa.array([], STORED[kind]) for name, kind in columns.items()})
+    try:
+        table = pyarrow.dataset.dataset(chosen, schema=schema, format="parquet").to_table()
+    except FileNotFoundError as error:
+        raise Corrupt(f"a file of the dataset is gone: {error.filename or error}", remedy="restore the state folder from a backup") from error
+    except pa.ArrowInvalid as error:
+        raise Corrupt(f"a file of the dataset is damaged: {error}", remedy="restore the state folder from a backup") from error
+    for place, (name, kind) in enumerate(columns.items()):
+        if table.schema.field(name).type != STORED[kind]:
+            # stored wider since a later version changed the column's kind
+            column = table[name]
+            cast = parse_as(column, kind) if pa.types.is_string(column.type) else column.cast(STORED[kind])
+            table = table.set_column(place, name, cast)
+    return table
+
+
+def read_quarantine(path: Path, versions: Iterable[int]) -> pa.Table:
+    """Read the rows that these versions' additions kept out: values as text, with ``_version``, ``_row``, ``_rule`` and ``_reason``."""
+    files = part_files(path, VERSION)
+    if not files:
+        return pa.table({VERSION: pa.array([], pa.int64())})
+    columns: dict[str, Kind] = {field.name: "integer" if field.name == "_row" else "text" for field in _schema(path) if field.name != VERSION}
+    found = []
+    for number in sorted(set(versions) & set(files)):
+        rows = read_parts(path, [number], columns, by=VERSION)
+        found.append(rows.append_column(VERSION, pa.array(np.full(rows.num_rows, number, dtype=np.int64))))
+    return pa.concat_tables(found) if found else pa.table({VERSION: pa.array([], pa.int64())})
+
+
+def append_part(path: Path, table: pa.Table, number: int, *, by: str = PART) -> None:
+    """Write rows as part ``number``: all of them, durable, or none.
+
+    The caller holds the dataset and has called ``clean``; the part exists for readers only once the catalog says so.
+    """
+    table = _fitted(path, table)
+    rows = table.append_column(by, pa.array(np.full(table.num_rows, number, dtype=np.int64)))
+    try:
+        with _room():
+            write_deltalake(path, rows, partition_by=[by], mode="append", schema_mode="merge" if (path / "_delta_log").exists() else None)
+            _sync(path, f"{by}={number}")
+    except StorageFull:
+        _remove_leftovers(path, number, by)
+        raise
+
+
+def clean(path: Path, known: set[int], *, by: str = PART) -> list[int]:
+    """Remove what a writer left that died between the table and the catalog; return the numbers of those parts.
+
+    Parameters
+    ----------
+    path : the Delta table.
+    known : parts that the catalog knows; no other part may have a reader.
+    """
+    strays = sorted(set(part_files(path, by)) - known)
+    if strays:
+        with _room():
+            DeltaTable(path).delete(f"{by} IN ({', '.join(map(str, strays))})")
+    for entry in path.glob(f"{by}=*"):
+        if (number := entry.name.partition("=")[2]).isdigit() and int(number) not in known:
+            shutil.rmtree(entry, ignore_errors=True)
+    return strays
+
+
+def _fitted(path: Path, table: pa.Table) -> pa.Table:
+    """Bring rows to the types that the table stores; where a kind changed, the table is rewritten wider. Old versions read as before."""
+    if not (path / "_delta_log").exists():
+        return table
+    stored = {field.name: field.type for field in _schema(path)}
+    clash = [field.name for field in table.schema if stored.get(field.name, field.type) != field.type]
+    if not clash:
+        return table
+    # text needs no rewriting: it takes everything
+    old = DeltaTable(path).to_pyarrow_table() if any(not pa.types.is_string(stored[name]) for name in clash) else None
+    rewritten = old
+    for name in clash:
+        before = old[name] if old is not None else None
+        target = _wider(before, table[name])
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(target))
+        if rewritten is not None and stored[name] != target:
+            rewritten = rewritten.set_column(rewritten.column_names.index(name), name, rewritten[name].cast(target))
+    if rewritten is not None and old is not None and rewritten.schema != old.schema:
+        with _room():
+            write_deltalake(path, rewritten, partition_by=[PART], mode="overwrite", schema_mode="overwrite")
+    return table
+
+
+def _wider(stored: pa.ChunkedArray | None, added: pa.ChunkedArray) -> pa.DataType:
+    """Return the type that holds both: numbers when no digit is lost, else text."""
+    if stored is not None and {stored.type, added.type} == {pa.int64(), pa.float64()}:
+        try:
+            stored.cast(pa.float64())  # refused beyond 2**53
+            added.cast(pa.float64())
+            return pa.float64()
+        except pa.ArrowInvalid:
+            pass
+    return pa.string()
+
+
+def _schema(path: Path) -> pa.Schema:
+    return pa.schema(DeltaTable(path).schema().to_arrow())
+
+
+def _text_bytes(chunk: pa.Array) -> bytes:
+    """Return the bytes of all values one after the other."""
+    packed = pc.fill_null(chunk, "")
+    _, offsets, data = packed.buffers()
+    if data is None:
+        return b""
+    bounds = np.frombuffer(offsets, dtype="<i4")[packed.offset : packed.offset + len(packed) + 1]
+    return memoryview(data)[int(bounds[0]) : int(bounds[-1])].tobytes() if len(packed) else b""
+
+
+def _sync(path: Path, partition: str) -> None:
+    """Bring the part and the log entry to the disk itself: the catalog will, and must not be ahead after a power cut."""
+    log = path / "_delta_log"
+    part = path / partition
+    newest = max(log.glob("*.json"))
+    for target in (*part.glob("*.parquet"), newest, part, log, path):
+        handle = os.open(target, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _remove_leftovers(path: Path, number: int, by: str) -> None:
+    if number not in part_files(path, by):
+        shutil.rmtree(path / f"{by}={number}", ignore_errors=True)
+    if not (path / "_delta_log").exists() or not any((path / "_delta_log").glob("*.json")):
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    """Turn a full disk, as each layer words it, into StorageFull."""
+    try:
+        yield
+    except (OSError, DeltaError) as error:
+        text = str(error)
+        full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        if full or any(
+            sign in text
+            for sign in ("No space left", "File too large", "quota exceeded", "os error 28", "os error 27", "StorageFull", "FileTooLarge")
+        ):
+            raise StorageFull(
+                "no room left on the disk for the rows; nothing was added", remedy="free some space and repeat", values={"reason": text[:300]}
+            ) from error
+        if "conflict" in text.lower():
+            raise Conflict("the table was changed by a writer outside kaizenml", remedy="repeat", values={"reason": text[:300]}) from error
+        raise
