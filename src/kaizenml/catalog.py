@@ -82,9 +82,11 @@ def _translated(url: str) -> Iterator[None]:
     except sa.exc.OperationalError as error:
         text = str(error.orig)
         if "disk is full" in text or "disk I/O error" in text:
-            raise StorageFull("the disk that holds the catalog is full; nothing was half-written", remedy="free some space and repeat", values={"database": _shown(url)}) from error
+            what = "the disk that holds the catalog is full; nothing was half-written"
+            raise StorageFull(what, remedy="free some space and repeat", values={"database": _shown(url)}) from error
         if "locked" in text or "unable to open" in text or "connect" in text:
-            raise Unavailable(f"the catalog does not answer: {text}", remedy="repeat; if it stays so, look at what holds it", values={"database": _shown(url)}) from error
+            remedy = "repeat; if it stays so, look at what holds it"
+            raise Unavailable(f"the catalog does not answer: {text}", remedy=remedy, values={"database": _shown(url)}) from error
         raise
 
 

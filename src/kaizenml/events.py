@@ -51,7 +51,7 @@ def append(connection: sa.Connection, *, at: float, actor: str, kind: str, subje
     last = connection.execute(sa.select(events_table.c.seq, events_table.c.hash).order_by(events_table.c.seq.desc()).limit(1)).first()
     seq, previous = (last.seq + 1, last.hash) if last else (1, GENESIS)
     payload = msgspec.json.encode(data, order="deterministic")
-    digest = _digest(seq, at, actor, kind, subject, why, payload, previous)
+    digest = _digest(seq=seq, at=at, actor=actor, kind=kind, subject=subject, why=why, payload=payload, previous=previous)
     connection.execute(
         events_table.insert().values(
             seq=seq, at=at, actor=actor, kind=kind, subject=subject, why=why, data=payload, previous=previous, hash=digest
@@ -96,7 +96,9 @@ def verify(rows: Iterator[Any]) -> tuple[int, str, str | None]:
             return count, previous, f"event {count + 1} is missing"
         if row.previous != previous:
             return count, previous, f"event {row.seq} does not follow event {count}"
-        digest = _digest(row.seq, row.at, row.actor, row.kind, row.subject, row.why, row.data, row.previous)
+        digest = _digest(
+            seq=row.seq, at=row.at, actor=row.actor, kind=row.kind, subject=row.subject, why=row.why, payload=row.data, previous=row.previous
+        )
         if digest != row.hash:
             return count, previous, f"event {row.seq} was changed after it was written"
         count, previous = row.seq, row.hash
@@ -107,7 +109,7 @@ def _event(row: Any) -> Event:
     return Event(row.seq, row.at, row.actor, row.kind, row.subject, row.why, msgspec.json.decode(row.data), row.previous, row.hash)
 
 
-def _digest(seq: int, at: float, actor: str, kind: str, subject: str, why: str, payload: bytes, previous: str) -> str:
+def _digest(*, seq: int, at: float, actor: str, kind: str, subject: str, why: str, payload: bytes, previous: str) -> str:
     # repr(float) round-trips, so a value read back from the database hashes alike
     head = msgspec.json.encode([previous, seq, repr(float(at)), actor, kind, subject, why])
     return hashlib.sha256(head + b"\n" + payload).hexdigest()

@@ -145,7 +145,7 @@ def load(root: Path, environ: Mapping[str, str] | None = None) -> tuple[Settings
         settings = msgspec.convert(document, Settings, strict=False)
         _check_durations(settings)
     except msgspec.ValidationError as error:
-        raise _explained(path, str(error)) from None
+        raise _explained(path, str(error), sources) from None
     return settings, sources
 
 
@@ -162,19 +162,26 @@ def _place(variable: str) -> tuple[str, str] | None:
     return (section, key) if key in kind.__struct_fields__ else None
 
 
-def _explained(path: Path, text: str) -> InvalidSettings:
+def _explained(path: Path, text: str, sources: Mapping[str, str]) -> InvalidSettings:
+    """Say which file or environment variable holds the wrong value, and the nearest right name."""
+    what, _, where = text.partition(" - at `$")
+    key = where.strip("`.")
+    source = sources.get(key, FILE)
+    place = f"{path}" if source == FILE else f"the environment variable {source}"
+    remedy = f"mend {path}" if source == FILE else f"unset {source}, or set it to what is expected"
+    told = f"{what[0].lower()}{what[1:]}" + (f" for {key}" if key else "")
     if "unknown field" in text:
         found = text.split("`")[1]
-        known = [field for kind in (Settings, *_sections()) for field in kind.__struct_fields__]
+        known = [field for kind in _sections() for field in kind.__struct_fields__]
         close = nearest(found, known)
         hint = f"; did you mean {close!r}?" if close else ""
-        return InvalidSettings(f"{path}: {text[0].lower()}{text[1:]}{hint}", remedy=f"mend {path}", values={"found": found, "nearest": close})
-    return InvalidSettings(f"{path}: {text[0].lower()}{text[1:]}", remedy=f"mend {path}", values={"file": str(path)})
+        return InvalidSettings(f"{place}: {told}{hint}", remedy=remedy, values={"found": found, "nearest": close, "source": source})
+    return InvalidSettings(f"{place}: {told}", remedy=remedy, values={"key": key, "source": source})
 
 
 def _sections() -> list[type[msgspec.Struct]]:
     return [
-        ProjectSettings, TaskSettings, ViewSettings, TrainSettings, GateSettings, ServeSettings, ConsoleSettings, MonitorSettings, LoopSettings,
+        Settings, ProjectSettings, TaskSettings, ViewSettings, TrainSettings, GateSettings, ServeSettings, ConsoleSettings, MonitorSettings, LoopSettings,
     ]  # fmt: skip
 
 
