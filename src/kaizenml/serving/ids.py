@@ -78,6 +78,11 @@ class Ids:
         return hmac.compare_digest(check.hexdigest(), text[24:])
 
 
+def is_id(text: str) -> bool:
+    """Tell whether the text has the form of an id."""
+    return _ID.fullmatch(text) is not None
+
+
 def seconds_of(text: str) -> int:
     """Return the second (since 1970) in which the prediction was made."""
     return int(text[:8], 16)
