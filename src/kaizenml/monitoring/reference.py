@@ -1,0 +1,226 @@
+"""The reference of a release: how its inputs looked in training, and what loss it expects. Made once, kept as a file.
+
+``.kaizen/monitoring/<release>.msgpack`` is derived from pinned data, so it may be deleted at any time: it is made again.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kaizenml.context import Context
+from kaizenml.errors import KaizenError
+from kaizenml.features import encoding, frame
+from kaizenml.features.signature import Signature, TaskKind
+from kaizenml.monitoring import drift, live, profile
+from kaizenml.monitoring.drift import Limits
+from kaizenml.monitoring.profile import Bins, Profile
+from kaizenml.registry import operations as registry
+from kaizenml.releases import operations as releases
+from kaizenml.training import model_file, scoring
+from kaizenml.training import store as runs
+
+FORMAT = 1
+ROWS = 100_000  # newest rows with a target
+DAYS = 120  # newest days that say what a usual day is
+DAY_ROWS = 30  # a day with fewer says nothing about days
+SOLID = 0.05  # a column that misses less than this share is solid: a hole in it is worth noting
+SCORED = 2_000
+DAY_S = 86_400
+
+
+class Answers(msgspec.Struct, frozen=True, kw_only=True):
+    """What one must know of a release to compare its answers with the truth."""
+
+    task: TaskKind
+    target: str
+    classes: list[Any]
+    naive: list[float]  # class shares; regression: the mean
+    views: dict[str, str] = {}  # view -> input that holds its key
+    columns: list[str] = []  # inputs that views give
+
+
+class Reference(msgspec.Struct, frozen=True, kw_only=True):
+    """How a release's inputs looked in training."""
+
+    format: int = FORMAT
+    release: str
+    dataset: str
+    rows: int
+    days: int  # with rows enough to say what a usual day is
+    bins: Bins
+    counts: bytes  # encoded Profile of all rows
+    solid: list[bool]
+    daily: Limits = Limits()
+    weekly: Limits = Limits()
+    step: list[float] = []  # distance from the three days before that a usual day does not exceed
+    states: dict[str, float] = {}  # view -> fewest distinct values for a key on a usual day
+    expected: float | None = None  # loss on the hold-out before release (log loss; squared error)
+    own: float | None = None  # loss the model itself expects on the newest rows
+
+    @property
+    def whole(self) -> Profile:
+        return profile.decode(self.counts)
+
+
+@lru_cache(maxsize=64)
+def _spec(folder: Path) -> model_file.ModelSpec:
+    return model_file.read(folder)  # a release's bundle never changes
+
+
+def signature_of(ctx: Context, release: str) -> Signature:
+    """Return the signature of a release's model."""
+    return _spec(_model(ctx, release)).signature
+
+
+def answers_of(ctx: Context, release: str) -> Answers:
+    """Return what is needed to compare a release's answers with the truth."""
+    spec = _spec(_model(ctx, release))
+    signature, naive = spec.signature, spec.naive
+    known = naive.probabilities if naive.probabilities is not None else [float(naive.value)] if signature.task == "regression" else []
+    return Answers(
+        task=signature.task,
+        target=signature.target,
+        classes=signature.classes,
+        naive=[float(value) for value in known],
+        views={view.name: view.entity for view in signature.views},
+        columns=[field.name for field in signature.fields if field.view],
+    )
+
+
+def _model(ctx: Context, release: str) -> Path:
+    return ctx.state / releases.show(ctx, release).bundle / "model"
+
+
+def path_of(ctx: Context, release: str) -> Path:
+    return ctx.state / "monitoring" / f"{release}.msgpack"
+
+
+def of(ctx: Context, release: str) -> Reference:
+    """Return the release's reference, made from its pinned data if it was not yet.
+
+    Raises
+    ------
+    KaizenError : the pinned data or the model cannot be read.
+    """
+    path = path_of(ctx, release)
+    try:
+        return _read(path, path.stat().st_mtime_ns)
+    except (FileNotFoundError, msgspec.DecodeError):
+        pass
+    made = make(ctx, release)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    fresh.write_bytes(msgspec.msgpack.encode(made))
+    os.replace(fresh, path)
+    return made
+
+
+@lru_cache(maxsize=16)
+def _read(path: Path, _changed: int) -> Reference:
+    found = msgspec.msgpack.decode(path.read_bytes(), type=Reference)
+    if found.format != FORMAT:
+        raise msgspec.DecodeError("another format")
+    return found
+
+
+def make(ctx: Context, release: str) -> Reference:
+    """Compute a reference from the newest rows with a target of the release's training dataset."""
+    shown = releases.show(ctx, release)
+    spec = _spec(_model(ctx, release))
+    signature = spec.signature
+    dataset = shown.pins.data[0]
+    table = frame.training_frame(ctx, dataset)
+    if signature.target in table.column_names:
+        table = table.filter(pc.is_valid(table[signature.target]))
+    table = table.slice(max(0, table.num_rows - ROWS)).combine_chunks()
+    bins = profile.learn(table, signature.fields, entities={view.name: view.entity for view in signature.views})
+    whole = profile.count(bins, table)
+    days = _days(bins, table, signature.time)
+    weeks = [profile.total(bins, days[start : start + 7]) for start in range(0, len(days) - 6, 7)]
+    expected = _expected(ctx, shown.pins.model)
+    return Reference(
+        release=release,
+        dataset=dataset,
+        rows=table.num_rows,
+        days=len(days),
+        bins=bins,
+        counts=profile.encode(whole),
+        solid=[bool(share < SOLID) for share in whole.missing / max(whole.rows, 1)],
+        daily=drift.usual(bins, whole, days),
+        weekly=drift.usual(bins, whole, weeks),
+        step=usual_step(bins, days),
+        states=_usual_states(days),
+        expected=expected,
+        own=_own(spec, _model(ctx, release), table),
+    )
+
+
+def usual_step(bins: Bins, days: list[Profile]) -> list[float]:
+    """Return how far a usual day lies from the three before it, per column; empty when there are too few days."""
+    if len(days) < 8:
+        return []
+    steps = np.array([drift.distances(bins, profile.total(bins, days[i - 3 : i]), days[i])[0] for i in range(3, len(days))])
+    return [float(value) for value in np.maximum(steps.max(axis=0), steps.mean(axis=0) + 3 * steps.std(axis=0))]
+
+
+def _days(bins: Bins, table: pa.Table, time_column: str | None) -> list[Profile]:
+    """Profiles of the newest days that have rows enough."""
+    if time_column is None or time_column not in table.column_names or not pa.types.is_timestamp(table.schema.field(time_column).type):
+        return []
+    column = table[time_column]
+    micros = pc.cast(pc.cast(column, pa.timestamp("us", tz=column.type.tz)), pa.int64()).fill_null(-1).to_numpy()
+    day = micros // (DAY_S * 1_000_000)
+    starts = np.flatnonzero(np.diff(day, prepend=day[:1] - 1)) if len(day) else np.zeros(0, np.int64)
+    ends = np.append(starts[1:], len(day))
+    slices = [(int(start), int(end)) for start, end in zip(starts, ends, strict=True) if end - start >= DAY_ROWS and micros[start] >= 0]
+    return [profile.count(bins, table.slice(start, end - start)) for start, end in slices[-DAYS:]]
+
+
+def states_per_key(counted: Profile, view: str) -> float:
+    """Return how many distinct values a view gave per key."""
+    keys = counted.keys.get(view, frozenset())
+    return len(counted.states.get(view, frozenset())) / len(keys) if keys else 0.0
+
+
+def _usual_states(days: list[Profile]) -> dict[str, float]:
+    """The fewest distinct values per key on a usual day (its 5 % quantile), for views that change within days at all."""
+    names = {name for day in days for name in day.states}
+    found = {name: float(np.quantile([states_per_key(day, name) for day in days if name in day.states], 0.05)) for name in sorted(names)}
+    return {name: value for name, value in found.items() if value >= 3.0}
+
+
+def _expected(ctx: Context, model: str) -> float | None:
+    """Loss of the released ensemble on the hold-out of its run."""
+    version = registry.show(ctx, model)
+    with ctx.catalog.read() as connection:
+        run = runs.find(connection, version.run)
+    if run is None:
+        return None
+    for name in ("ensemble", "boosted", "linear"):
+        for row in run.board:
+            if row.name == name and run.metric in row.metrics:
+                value = row.metrics[run.metric].value
+                return value**2 if run.metric == "rmse" else value
+    return None
+
+
+def _own(spec: model_file.ModelSpec, folder: Path, table: pa.Table) -> float | None:
+    """Loss that the model expects of itself on a spread of the newest fifth of the rows."""
+    if spec.signature.task == "regression" or table.num_rows == 0:
+        return None
+    newest = table.slice(table.num_rows - max(1, table.num_rows // 5))
+    chosen = np.unique(np.linspace(0, newest.num_rows - 1, min(SCORED, newest.num_rows)).astype(np.int64))
+    try:
+        scores: npt.NDArray[np.float64] = scoring.predict(folder, encoding.encode(spec.encoder, newest.take(pa.array(chosen))))
+    except KaizenError:
+        return None
+    return float(live.expected(scores).mean())
