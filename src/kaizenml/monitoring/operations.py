@@ -305,7 +305,7 @@ def _gaps(table: pa.Table, known: Reference | None, solid: npt.NDArray[np.bool_]
     if known is None or not table.num_rows:
         return np.zeros(table.num_rows, bool)
     holes = profile.holes(known.bins, table, solid, prefix="x_")
-    return np.logical_and(holes, np.array([role == "live" for role in table["role"].to_pylist()], bool))
+    return np.asarray(np.logical_and(holes, np.array([role == "live" for role in table["role"].to_pylist()], bool)))
 
 
 def _windows(fresh: pa.Table, known: Reference | None, solid: npt.NDArray[np.bool_]) -> dict[str, profile.Profile]:

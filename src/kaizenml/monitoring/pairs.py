@@ -56,8 +56,8 @@ def judge(challenger: str, against: str, days: Mapping[str, PairState], *, sign:
     needed = sequential.needed_rows(seen) if decision == "undecided" else None
     return Verdict(
         challenger=challenger, against=against, decision=decision, difference=seen.mean,
-        low=None if open_ended else seen.low, high=None if open_ended else seen.high, rows=seen.rows, blocks=seen.blocks, days=int(sum(state[:, 0].sum() > 0 for state in ordered)), level=level, needed_rows=needed,
-        why=_sentence((challenger, against), decision, seen, needed),
+        low=None if open_ended else seen.low, high=None if open_ended else seen.high, rows=seen.rows, blocks=seen.blocks,
+        days=int(sum(state[:, 0].sum() > 0 for state in ordered)), level=level, needed_rows=needed, why=_sentence((challenger, against), decision, seen, needed),
     )  # fmt: skip
 
 

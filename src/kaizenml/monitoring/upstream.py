@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
-import numpy.typing as npt
 
 from kaizenml.monitoring import drift, profile
 from kaizenml.monitoring.profile import Floats, Profile
