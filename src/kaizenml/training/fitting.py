@@ -64,21 +64,21 @@ def search(rows: Rows, pairs: list[tuple[Indices, Indices]], task: Task, fields:
     fit_rows = sum(len(fit) for fit, _ in pairs)
     again = (len(rows.y) + total_rows) / fit_rows  # cost of judging and shipping, in units of the search's cost
     owed, fitted, notes, predictions = 0.0, {}, {}, {}
+    parts = [(rows.take(fit), rows.take(validation)) for fit, validation in pairs]
     plans = learners.portfolio(len(rows.y), task)
-    for place, plan in enumerate(plans):
-        allowed = (effort.left - owed) * SHARES.get(plan.name, 1.0) / (1 + again)
-        if fitted and allowed < 0.02 * len(pairs):
-            notes[plan.name] = "not tried: the budget was spent"
+    for place, proposed in enumerate(plans):
+        allowed = (effort.left - owed) * SHARES.get(proposed.name, 1.0) / (1 + again)
+        if fitted and allowed < 0.1:
+            notes[proposed.name] = "not tried: the budget was spent"
             continue
-        effort.progress(f"training {plan.name}", 0.1 + 0.6 * place / len(plans))
-        plan = _sized(plan, rows, allowed)
+        effort.progress(f"training {proposed.name}", 0.1 + 0.6 * place / len(plans))
         started = time.perf_counter()
-        parts = [_fit_one(plan, rows, pair, task, effort, allowed / len(pairs)) for pair in pairs]
+        plan = _sized(proposed, rows, allowed)
+        made, answers = learners.fit_folds(plan, parts, task, seed=effort.seed, threads=effort.threads, stop=_stop_after(allowed))
         seconds = time.perf_counter() - started
         owed += seconds * again
-        rounds = round(float(np.mean([part.rounds for part, _ in parts])))
-        fitted[plan.name] = parts[-1][0]._replace(plan=_with_rounds(plan, rounds), seconds=seconds)
-        predictions[plan.name] = np.concatenate([answer for _, answer in parts])
+        fitted[plan.name] = made[-1]._replace(plan=_with_rounds(plan, made[-1].rounds), seconds=seconds)
+        predictions[plan.name] = np.concatenate(answers)
     y = np.concatenate([rows.y[validation] for _, validation in pairs])
     weights = ensemble.choose(predictions, y)
     blend = sum_of(predictions, weights)
@@ -103,7 +103,8 @@ def judge(recipe: Recipe, rows: Rows, holdout: Vectors, task: Task, effort: Effo
 
 def make(recipe: Recipe, rows: Rows, task: Task, effort: Effort) -> list[Fitted]:
     """Fit every member of the recipe on ``rows``."""
-    return [learners.fit(_with_rounds(plan, rounds_for(plan, recipe.rows, len(rows.y))), rows, task, seed=effort.seed, threads=effort.threads) for plan in recipe.plans]
+    plans = [_with_rounds(plan, rounds_for(plan, recipe.rows, len(rows.y))) for plan in recipe.plans]
+    return [learners.fit(plan, rows, task, seed=effort.seed, threads=effort.threads) for plan in plans]
 
 
 def blended(recipe: Recipe, members: dict[str, Floats]) -> Floats:
@@ -113,8 +114,8 @@ def blended(recipe: Recipe, members: dict[str, Floats]) -> Floats:
 
 
 def rounds_for(plan: Plan, found_on: int, rows: int) -> int:
-    """More rows bear more trees: the rounds grow with the square root of the rows, at most threefold."""
-    return max(1, round(plan.rounds * float(np.clip(np.sqrt(rows / max(found_on, 1)), 0.5, 3.0)))) if plan.rounds else 0
+    """More rows bear more trees: the rounds grow with the square root of the rows, at most twofold."""
+    return max(1, round(plan.rounds * float(np.clip(np.sqrt(rows / max(found_on, 1)), 0.5, 2.0)))) if plan.rounds else 0
 
 
 def sum_of(predictions: dict[str, Floats], weights: dict[str, float]) -> Floats:
@@ -125,12 +126,8 @@ def sum_of(predictions: dict[str, Floats], weights: dict[str, float]) -> Floats:
     return total
 
 
-def _fit_one(plan: Plan, rows: Rows, pair: tuple[Indices, Indices], task: Task, effort: Effort, allowed: float) -> tuple[Fitted, Floats]:
-    fit, validation = rows.take(pair[0]), rows.take(pair[1])
-    made = learners.fit(
-        plan, fit, task, seed=effort.seed, threads=effort.threads, validation=validation, stop=lambda spent: spent > allowed
-    )
-    return made, made.predict(validation.vectors)
+def _stop_after(seconds: float) -> Callable[[float], bool]:
+    return lambda spent: spent > seconds
 
 
 def _sized(plan: Plan, rows: Rows, allowed: float) -> Plan:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+# Threads that wait must sleep: spinning ones made training thirty times slower beside a busy process on the same cores.
+# Read once, when the OpenMP library is loaded, so it is said before the import.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import lightgbm
 import msgspec
@@ -60,56 +65,75 @@ class Fitted(NamedTuple):
 def portfolio(rows: int, task: Task) -> list[Plan]:
     """Return the learners to try, cheapest first.
 
-    Settings were chosen on tables other than the ones the project is measured by; large tables get larger leaves' counts
-    and quicker steps, small ones shallow trees and slow steps.
+    Large tables get wide trees with well-filled leaves and quick steps, small ones shallow trees and slow steps.
     """
     small = rows < 5000
     boosted = {
-        "learning_rate": 0.05 if small else 0.06,
+        "learning_rate": 0.05 if small else 0.1,
         "num_leaves": 8 if small else 31,
-        "min_data_in_leaf": int(np.clip(rows // 100, 3, 100)),
-        "feature_fraction": 0.6,
+        "min_data_in_leaf": int(np.clip(rows // 100, 3, 500)),
+        "feature_fraction": 0.5,
         "bagging_fraction": 0.8,
         "bagging_freq": 1,
-        "lambda_l2": 5.0,
+        "lambda_l2": 5.0 if small else 20.0,
         "cat_smooth": 20.0,
         "cat_l2": 20.0,
         "max_cat_threshold": 16,
         "max_bin": 127,
     }
-    other = {**boosted, "extra_trees": True, "num_leaves": 16 if small else 63, "learning_rate": 0.08 if small else 0.12, "feature_fraction": 0.8}
+    extra = {**boosted, "extra_trees": True, "num_leaves": 16 if small else 63, "learning_rate": 0.08 if small else 0.15, "feature_fraction": 0.8}
     return [
         Plan(name="linear", kind="linear", parameters={"strength": 1.0}),
         Plan(name="boosted", kind="lightgbm", parameters=boosted),
-        Plan(name="extra", kind="lightgbm", parameters=other),
+        Plan(name="extra", kind="lightgbm", parameters=extra),
     ]
 
 
-def fit(plan: Plan, rows: Rows, task: Task, *, seed: int, threads: int, validation: Rows | None = None, stop: Callable[[float], bool] | None = None) -> Fitted:
-    """Fit one learner.
+def fit(plan: Plan, rows: Rows, task: Task, *, seed: int, threads: int) -> Fitted:
+    """Fit one learner, boosted ones with exactly ``plan.rounds`` rounds.
+
+    LightGBM gives the same trees for the same seed whatever the number of threads.
+    """
+    started = time.perf_counter()
+    if plan.kind == "linear":
+        return _linear(plan, rows, task, started)
+    booster, data = _booster(plan, rows, task, seed, threads)
+    for _ in range(plan.rounds):
+        if booster.update():  # True: no split is worth it any more
+            break
+    del data
+    return _boosted(plan, booster, max(1, booster.current_iteration()), task, threads, started)
+
+
+def fit_folds(
+    plan: Plan, pairs: list[tuple[Rows, Rows]], task: Task, *, seed: int, threads: int, stop: Callable[[float], bool]
+) -> tuple[list[Fitted], list[Floats]]:
+    """Fit one learner on each (fit, validation) pair, and answer each validation part.
+
+    Boosted learners grow in lockstep, so that the number of rounds is the one that is best over all validation parts
+    together: any single stretch of time is too particular to say when to stop.
 
     Parameters
     ----------
-    plan : what to fit; with ``rounds`` given, exactly that many.
-    rows : to learn from.
-    task : the question.
-    seed, threads : LightGBM gives the same trees for the same seed whatever the number of threads.
-    validation : rows that say when to stop; needed when ``plan.rounds`` is 0.
     stop : asked after each round with the seconds spent so far; True ends the fitting there.
     """
     started = time.perf_counter()
     if plan.kind == "linear":
-        document = _fit_linear(plan, rows, task)
-        ready = Linear(document)
-        return Fitted(plan, 0, time.perf_counter() - started, msgspec.json.encode(document).decode(), lambda vectors: link(task, ready.scores(vectors)))
-    booster, rounds = _boost(plan, rows, task, seed, threads, validation, stop, started)
-    text = booster.model_to_string(num_iteration=rounds)
-    trees = rounds * booster.num_model_per_iteration()
-
-    def predict(vectors: Vectors) -> Floats:
-        return boosted_predict(booster, vectors, task, rounds=rounds, threads=threads)
-
-    return Fitted(plan, rounds, time.perf_counter() - started, text, predict, trees)
+        made = [_linear(plan, fit_rows, task, time.perf_counter()) for fit_rows, _ in pairs]
+        return made, [one.predict(validation.vectors) for one, (_, validation) in zip(made, pairs, strict=True)]
+    boosters = [_booster(plan, fit_rows, task, seed, threads, validation)[0] for fit_rows, validation in pairs]
+    counts = np.array([len(validation.y) for _, validation in pairs], dtype=np.float64)
+    best, best_loss = 0, np.inf
+    for done in range(1, MAX_ROUNDS + 1):
+        ended = [booster.update() for booster in boosters]
+        loss = float(np.average([booster.eval_valid()[0][2] for booster in boosters], weights=counts))
+        if loss < best_loss - 1e-7:
+            best, best_loss = done, loss
+        if all(ended) or done - best >= PATIENCE or stop(time.perf_counter() - started):
+            break
+    best = max(best, 1)
+    made = [_boosted(plan, booster, best, task, threads, started) for booster in boosters]
+    return made, [one.predict(validation.vectors) for one, (_, validation) in zip(made, pairs, strict=True)]
 
 
 def boosted_predict(booster: lightgbm.Booster, vectors: Vectors, task: Task, *, rounds: int | None = None, threads: int = 0) -> Floats:
@@ -140,31 +164,33 @@ def load(kind: str, path: Path, task: Task, threads: int = 0) -> Callable[[Vecto
     return lambda vectors: boosted_predict(booster, vectors, task, threads=threads)
 
 
-def _boost(
-    plan: Plan, rows: Rows, task: Task, seed: int, threads: int, validation: Rows | None, stop: Callable[[float], bool] | None, started: float
-) -> tuple[lightgbm.Booster, int]:
-    parameters = {**_objective(task), **plan.parameters, "seed": seed, "num_threads": threads, "deterministic": True, "force_row_wise": True, "verbosity": -1}
+def _booster(
+    plan: Plan, rows: Rows, task: Task, seed: int, threads: int, validation: Rows | None = None
+) -> tuple[lightgbm.Booster, lightgbm.Dataset]:
+    how = {"seed": seed, "num_threads": threads, "deterministic": True, "force_row_wise": True, "verbosity": -1}
+    parameters = {**_objective(task), **plan.parameters, **how}
     data = lightgbm.Dataset(rows.vectors, rows.y, categorical_feature=rows.categorical, params=parameters)
     booster = lightgbm.Booster(parameters, data)
     if validation is not None:
         booster.add_valid(lightgbm.Dataset(validation.vectors, validation.y, reference=data, params=parameters), "validation")
-    best, best_loss = 0, np.inf
-    for done in range(1, (plan.rounds or MAX_ROUNDS) + 1):
-        if booster.update():  # True: no split is worth it any more
-            best = best if validation is not None and best else max(1, done - 1)
-            break
-        if validation is not None:
-            loss = booster.eval_valid()[0][2]
-            if loss < best_loss - 1e-7:
-                best, best_loss = done, loss
-            elif done - best >= PATIENCE:
-                break
-        else:
-            best = done
-        if stop is not None and stop(time.perf_counter() - started):
-            break
+    return booster, data
+
+
+def _boosted(plan: Plan, booster: lightgbm.Booster, rounds: int, task: Task, threads: int, started: float) -> Fitted:
     booster.free_dataset()
-    return booster, max(best, 1)
+
+    def predict(vectors: Vectors) -> Floats:
+        return boosted_predict(booster, vectors, task, rounds=rounds, threads=threads)
+
+    seconds = time.perf_counter() - started
+    return Fitted(plan, rounds, seconds, booster.model_to_string(num_iteration=rounds), predict, rounds * booster.num_model_per_iteration())
+
+
+def _linear(plan: Plan, rows: Rows, task: Task, started: float) -> Fitted:
+    document = _fit_linear(plan, rows, task)
+    ready = Linear(document)
+    text = msgspec.json.encode(document).decode()
+    return Fitted(plan, 0, time.perf_counter() - started, text, lambda vectors: link(task, ready.scores(vectors)))
 
 
 def _objective(task: Task) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -52,21 +53,15 @@ def holdout(y: Floats, times: Floats | None, *, stratify: bool, seed: int, share
 def folds(train: Indices, y: Floats, by: Literal["time", "random"], *, stratify: bool, seed: int) -> list[tuple[Indices, Indices]]:
     """Return (fit, validation) pairs within the training rows, for early stopping, weights and calibration.
 
-    5,000 rows or more: one pair, with the newest (or a random) fifth as validation. Fewer: three forward-chained pairs
-    over time, or five random folds.
+    Over time: three forward-chained pairs, each validated on the fifth that follows what it learns from; one stretch
+    alone is too particular to choose by. Without time: one random fifth of 5,000 rows or more, else five folds.
     """
     rows = len(train)
-    if rows >= LARGE:
-        if by == "time":
-            cut = int(rows * (1 - HOLDOUT))
-            return [(train[:cut], train[cut:])]
-        fit, validation = _random(y[train], stratify=stratify, seed=seed + 1, share=HOLDOUT)
-        return [(train[fit], train[validation])]
     if by == "time":
         edges = [int(rows * part) for part in (0.4, 0.6, 0.8, 1.0)]
-        return [(train[:start], train[start:stop]) for start, stop in zip(edges, edges[1:], strict=False)]
+        return [(train[:start], train[start:stop]) for start, stop in pairwise(edges)]
     place = _deal(y[train], 5, stratify=stratify, seed=seed + 1)
-    return [(train[place != fold], train[place == fold]) for fold in range(5)]
+    return [(train[place != fold], train[place == fold]) for fold in range(1 if rows >= LARGE else 5)]
 
 
 def _cut(ordered: Floats, share: float) -> int:
