@@ -25,7 +25,8 @@ def routed(now: Rollout) -> EndpointRoute:
 def released(ref: str) -> Release:
     name, _, number = ref.partition("@")
     pins = Pins(model=ref, model_hash="", data=["d@1"], data_hashes=[""], features=[], code=None, libraries={}, libraries_hash="")
-    return Release(name=name, number=int(number), hash="", pins=pins, gates=[], state="passed", bundle=f"releases/{name}/{number}", why="", created_at=0.0)
+    place = f"releases/{name}/{number}"
+    return Release(name=name, number=int(number), hash="", pins=pins, gates=[], state="passed", bundle=place, why="", created_at=0.0)
 
 
 def arms(now: Rollout) -> list[str]:

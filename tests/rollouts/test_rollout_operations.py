@@ -59,7 +59,8 @@ def test_a_trial_from_challenge_to_promotion_and_back(ctx: Context, release: Mak
         ("rollouts.rolled_back", "shop@1"),
         ("rollouts.withdrawn", "shop@3"),
     ]
-    assert [(change.verb, change.why) for change in rollouts.history(ctx, "shop", limit=2)] == [("rolled_back", "worse after all"), ("promoted", "better")]
+    newest = rollouts.history(ctx, "shop", limit=2)
+    assert [(change.verb, change.why) for change in newest] == [("rolled_back", "worse after all"), ("promoted", "better")]
 
 
 def test_killing_and_reviving_reach_the_snapshot(ctx: Context, release: Make) -> None:
@@ -144,7 +145,7 @@ def test_publishing_mends_what_is_lost_or_damaged_and_else_writes_nothing(ctx: C
     before = path.stat()
     rollouts.publish(ctx)
     assert path.stat().st_ino == before.st_ino
-    for damage in (lambda: path.unlink(), lambda: path.write_bytes(b"{half")):
+    for damage in (path.unlink, lambda: path.write_bytes(b"{half")):
         damage()
         assert rollouts.publish(ctx).revision == 1
         assert standing(ctx).endpoints["shop"].arms[0].release == "shop@1"

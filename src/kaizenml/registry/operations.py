@@ -11,6 +11,7 @@ from kaizenml.refs import check_name, parse_ref
 from kaizenml.registry import files, store
 from kaizenml.registry.model import ModelVersion
 from kaizenml.training import model_file
+from kaizenml.training import store as runs  # not its operations, which load the learners' libraries
 
 __all__ = ["list", "register", "show", "verify"]
 
@@ -39,14 +40,14 @@ def register(ctx: Context, run: str, *, name: str | None = None) -> ModelVersion
     --------
     ``kaizen registry register 20260101-1200-ab12``
     """
-    from kaizenml.training import operations as training  # loads the learners' libraries
-
     name = check_name(name or ctx.settings.project.name)
     with ctx.catalog.read() as connection:
         known = store.of_run(connection, name, run)
-    if known:
-        return known
-    found = training.show(ctx, run)
+        if known:
+            return known
+        found = runs.find(connection, run)
+        if found is None:
+            raise not_found("run", run, [each.id for each in runs.all_runs(connection)], remedy="kaizen training list")
     if found.state != "done":
         raise Conflict(f"run {run} {found.state}; it has no model", remedy="kaizen train", values={"run": run, "state": found.state})
     source = ctx.state / found.folder

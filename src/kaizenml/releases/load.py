@@ -202,12 +202,15 @@ class _Generator:
     async def measure(self, rate: float, seconds: float) -> Measured:
         try:
             await self._warm_up()
-            return await self._measured(rate, 0.0 if self.errors else seconds)
+            return await self._measured(rate, 0.0 if self.errors else seconds)  # refused before the start: one more tells enough
         finally:
             for task in self._tasks:
                 task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
             for connection in list(self._open):
                 connection.close()
+            while self._open:  # until the loop has closed their sockets
+                await asyncio.sleep(0)
 
     async def _warm_up(self) -> None:
         for number in range(WARM_UP):
@@ -242,7 +245,7 @@ class _Generator:
         missing = count - self.finished
         if missing:
             self.errors[f"no answer within {GRACE_S:g} s"] += missing
-        took = max(self.ended - begin, seconds) if self.latencies else seconds
+        took = max(self.ended - begin, count / rate)
         ordered = sorted(self.latencies) or [float("inf")]
         return Measured(
             asked_rate=rate,
@@ -359,7 +362,8 @@ class _Connection(asyncio.Protocol):
             self._generator.note(None, "connection lost", b"")
 
     def close(self) -> None:
-        self._transport.close()
+        self._due = None
+        self._transport.abort()
 
     def _fail(self, why: str) -> None:
         if self._due is not None:

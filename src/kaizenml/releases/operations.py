@@ -14,6 +14,7 @@ from kaizenml.registry import files
 from kaizenml.registry import operations as registry
 from kaizenml.releases import bundle, store
 from kaizenml.releases.release import GateResult, Manifest, Pins, Release
+from kaizenml.training import store as runs
 
 if TYPE_CHECKING:
     from kaizenml.registry.model import ModelVersion
@@ -165,9 +166,8 @@ def _make(
     from kaizenml.features import frame
     from kaizenml.releases import card, pins, rows
     from kaizenml.training import model_file
-    from kaizenml.training import operations as training
 
-    run = training.show(ctx, model.run)
+    run = _run(ctx, model)
     source = registry.folder_of(ctx, model)
     signature = model_file.read(source).signature
     progress("pin", 0.0)
@@ -196,6 +196,15 @@ def _make(
             files.settle(folder, parent / str(number))
     progress("release", 1.0)
     return show(ctx, manifest.ref)
+
+
+def _run(ctx: Context, model: ModelVersion) -> Run:
+    with ctx.catalog.read() as connection:
+        run = runs.find(connection, model.run)
+    if run is None:
+        what = f"model {model.ref} came from run {model.run}, which the catalog does not hold"
+        raise Corrupt(what, remedy="restore the catalog from a backup", values={"model": model.ref, "run": model.run})
+    return run
 
 
 def _draft(ctx: Context, model: ModelVersion, pinned: Pins, covered: dict[str, str], why: str) -> Manifest:
