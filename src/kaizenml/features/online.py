@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kaizenml.errors import InvalidInput
 from kaizenml.features.signature import ViewUse
 from kaizenml.features.view import entity_key
 from kaizenml.ports import OnlineStore
@@ -24,6 +25,10 @@ def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping
     -------
     One dict per row with every feature that the request does not hold; None where the entity is null or
     unknown, or its values are older than the view allows (as in training, where they are missing then).
+
+    Raises
+    ------
+    InvalidInput : a row lacks the column with the entity, and a feature that would be looked up by it.
     """
     found: list[dict[str, Any]] = [{} for _ in rows]
     for view in views:
@@ -32,7 +37,13 @@ def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping
         wanted = list(dict.fromkeys(key for key in keys if key is not None))
         newest = dict(zip(wanted, store.read(view.ref, wanted), strict=True)) if wanted else {}
         oldest = 0.0 if view.ttl_s is None else now - view.ttl_s
-        for row, key, features in zip(rows, keys, found, strict=True):
+        for position, (row, key, features) in enumerate(zip(rows, keys, found, strict=True)):
+            if key is None and view.entity not in row and not all(name in row for name, _ in names):
+                raise InvalidInput(
+                    f"inputs[{position}].{view.entity} is absent; the features of {view.name!r} are found by it",
+                    remedy=f"send {view.entity!r}, as null when it is not known",
+                    values={"row": position, "field": view.entity, "found": None, "expected": "the entity of a feature view"},
+                )
             kept = newest.get(key) if key is not None else None
             if kept is not None and view.ttl_s is not None and kept.at < oldest:
                 kept = None
