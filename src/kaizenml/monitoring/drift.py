@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -116,6 +117,19 @@ def distances(bins: Bins, reference: Profile, window: Profile) -> tuple[Floats, 
     return np.where(present, distance, 0.0), present
 
 
+def steps(bins: Bins, days: Sequence[Profile]) -> Floats:
+    """Return how far each day from the fourth on lies from the three before it: (days - 3, columns)."""
+    counts = np.array([day.counts for day in days])
+    summed = np.cumsum(counts, axis=0)
+    before = summed[2:-1] - np.concatenate([np.zeros_like(summed[:1]), summed[:-4]])
+    window = counts[3:]
+    here, there = window.sum(axis=2), before.sum(axis=2)
+    gap = window / np.maximum(here, 1)[..., None] - before / np.maximum(there, 1)[..., None]
+    numeric = np.array([column.kind != "category" for column in bins.columns])
+    distance = np.where(numeric, np.abs(np.cumsum(gap, axis=2)).max(axis=2), np.abs(gap).sum(axis=2) / 2)
+    return np.asarray(np.where((here > 0) & (there > 0), distance, 0.0))
+
+
 def escaped(bins: Bins, window: Profile) -> tuple[Floats, Floats]:
     """Return for each column the share of unknown levels, and of numbers out of the reference's range."""
     here = np.maximum(_present(window), 1)
@@ -159,7 +173,7 @@ def chance(bins: Bins, reference: Profile, window: Profile, alpha: float) -> Flo
     return np.where([column.kind == "category" for column in bins.columns], categories, numbers)
 
 
-def share_noise(share: Floats, here: npt.NDArray[np.int64] | int, before: npt.NDArray[np.int64] | int, alpha: float) -> Floats:
+def share_noise(share: Floats, here: npt.NDArray[Any] | int, before: npt.NDArray[Any] | int, alpha: float) -> Floats:
     """Return how far a share strays by chance (normal, with Bernstein's correction for rare things)."""
     z = NormalDist().inv_cdf(1 - alpha)
     here_, before_ = np.maximum(here, 1), np.maximum(before, 1)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import msgspec
@@ -225,6 +226,7 @@ def encode(state: DayState) -> bytes:
     return zlib.compress(msgspec.msgpack.encode([FORMAT, state.hours.tobytes(), state.scores.tobytes()]), 1)
 
 
+@lru_cache(maxsize=2048)  # most days do not change between two looks
 def decode(raw: bytes) -> DayState:
     """Read what ``encode`` wrote."""
     try:

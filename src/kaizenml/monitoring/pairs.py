@@ -57,7 +57,8 @@ def judge(challenger: str, against: str, days: Mapping[str, PairState], *, sign:
     return Verdict(
         challenger=challenger, against=against, decision=decision, difference=seen.mean,
         low=None if open_ended else seen.low, high=None if open_ended else seen.high, rows=seen.rows, blocks=seen.blocks,
-        days=int(sum(state[:, 0].sum() > 0 for state in ordered)), level=level, needed_rows=needed, why=_sentence((challenger, against), decision, seen, needed),
+        days=int(sum(state[:, 0].sum() > 0 for state in ordered)), level=level, needed_rows=needed,
+        why=_sentence((challenger, against), decision, seen, needed),
     )  # fmt: skip
 
 

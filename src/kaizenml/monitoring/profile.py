@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Literal
 
 import msgspec
@@ -175,6 +176,7 @@ def encode(profile: Profile) -> bytes:
     return zlib.compress(msgspec.msgpack.encode(body), 1)
 
 
+@lru_cache(maxsize=512)  # most days do not change between two looks
 def decode(raw: bytes) -> Profile:
     """Read what ``encode`` wrote."""
     try:

@@ -168,7 +168,7 @@ def usual_step(bins: Bins, days: list[Profile]) -> list[float]:
     """Return how far a usual day lies from the three before it, per column; empty when there are too few days."""
     if len(days) < 8:
         return []
-    steps = np.array([drift.distances(bins, profile.total(bins, days[i - 3 : i]), days[i])[0] for i in range(3, len(days))])
+    steps = drift.steps(bins, days)
     return [float(value) for value in np.maximum(steps.max(axis=0), steps.mean(axis=0) + 3 * steps.std(axis=0))]
 
 

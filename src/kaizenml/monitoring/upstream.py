@@ -72,8 +72,9 @@ def _nulls(reference: Reference, days: dict[str, Profile], alpha: float) -> list
     before = whole.missing / max(whole.rows, 1)
     usual = np.asarray(reference.daily.missing or np.zeros(len(columns)))
     each = alpha / max(len(columns), 1)
-    jumps = np.array([window.missing / window.rows - before for window in days.values()])
-    noise = np.array([drift.share_noise(before, window.rows, whole.rows, each) for window in days.values()])
+    rows = np.array([window.rows for window in days.values()])[:, None]
+    jumps = np.array([window.missing for window in days.values()]) / rows - before
+    noise = drift.share_noise(before, rows, whole.rows, each)
     jumped = jumps > np.maximum(usual + noise, FLOOD)
     found = []
     groups = {column.view for column in columns}
@@ -129,12 +130,15 @@ def _steps(reference: Reference, days: dict[str, Profile], alpha: float) -> list
     usual = np.asarray(reference.step or np.zeros(len(columns)))
     bad: dict[int, list[str]] = {}
     base: dict[int, Profile] = {}
+    # a cheap look at all days at once, and a close one only where a column is far from its last days
+    steps = drift.steps(reference.bins, list(days.values()))
     for position in range(3, len(names)):
+        if not base and not (steps[position - 3] > np.maximum(usual, STEP)).any():
+            continue
         window = days[names[position]]
         before = profile.total(reference.bins, [days[name] for name in names[position - 3 : position]])
-        distance = drift.distances(reference.bins, before, window)[0]
         limit = np.maximum(usual + drift.chance(reference.bins, before, window, alpha / len(columns)), STEP)
-        far = distance > limit
+        far = steps[position - 3] > limit
         for index in map(int, np.flatnonzero(far)):
             group = [i for i, column in enumerate(columns) if column.view == columns[index].view]
             if index not in base and far[group].sum() <= max(1, len(group) // 3) and _unit(reference, before, window, index):
