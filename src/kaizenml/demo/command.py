@@ -56,6 +56,14 @@ at = "time_hour"
 ttl = "6h"
 columns = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
 
+# how late flights left the airport in the two hours before
+[features.departures]
+dataset = "departures"
+entity = "origin"
+at = "time_hour"
+ttl = "6h"
+columns = ["delay", "flights"]
+
 [features.planes]
 dataset = "planes"
 entity = "tailnum"
@@ -65,7 +73,7 @@ columns = ["built", "manufacturer", "seats", "engine"]
 budget = "12s"
 
 [loop]
-retrain_after = "14d"
+retrain_after = "28d"
 cooldown = "2d"
 canary_weight = 0.05
 """
@@ -130,11 +138,12 @@ def _first_quarter(ctx: Context, tell: Narrator, plan: Plan) -> flights_data.Fli
             lo, hi = np.searchsorted(year.departs, [start.astype("datetime64[us]"), stop.astype("datetime64[us]")])
             version = data.add(ctx, "flights", table=year.table.slice(lo, hi - lo), key="flight_id", time="departs", why=f"{start}")
             tell.detail(f"{version.ref}: {version.rows:,} rows, {version.quarantined} in quarantine")
-        hours = year.weather["time_hour"].to_numpy()
-        data.add(ctx, "weather", table=year.weather.slice(0, int(np.searchsorted(hours, first - flights_data.HOUR))), trust="partner", time="time_hour")
+        for name, feed in (("weather", year.weather), ("departures", year.departures)):
+            known = int(np.searchsorted(feed["time_hour"].to_numpy(), first - flights_data.HOUR))
+            data.add(ctx, name, table=feed.slice(0, known), trust="partner" if name == "weather" else "internal", time="time_hour")
         data.add(ctx, "planes", table=year.planes, trust="public")
     with tell.step("features to the online store"):
-        for view in ("weather", "planes"):
+        for view in ("weather", "departures", "planes"):
             features.materialize(ctx, view)
     return year
 

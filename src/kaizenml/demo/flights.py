@@ -30,6 +30,7 @@ class Flights:
     departs: np.ndarray  # scheduled departure, UTC, datetime64[us]
     lands: np.ndarray  # when the outcome exists; NaT for cancelled flights
     weather: pa.Table  # sorted by time_hour
+    departures: pa.Table  # sorted by time_hour: how late flights left each airport in the two hours before
     planes: pa.Table
 
 
@@ -46,6 +47,7 @@ def load() -> Flights:
         table=_questions(raw, departs),
         departs=departs,
         lands=_landings(raw, departs),
+        departures=_departures(raw, departs),
         weather=_weather(csv.read_csv(folder / "weather.csv", convert_options=options)),
         planes=csv.read_csv(folder / "planes.csv", convert_options=options).rename_columns({"year": "built"}),
     )
@@ -85,6 +87,29 @@ def _landings(raw: pa.Table, departs: np.ndarray) -> np.ndarray:
     air = _minutes(raw["air_time"])
     landing = departs + delay + air + np.timedelta64(15, "m")
     return np.where(raw["arr_delay"].is_null().to_numpy(zero_copy_only=False), np.datetime64("NaT"), landing)
+
+
+def _departures(raw: pa.Table, departs: np.ndarray) -> pa.Table:
+    """For each airport and full hour: the mean delay and the number of the flights that left in the two hours before.
+
+    Only flights that had really left by then count, so nothing of the future gets in.
+    """
+    flew = raw["dep_delay"].is_valid().to_numpy(zero_copy_only=False)
+    delay = _minutes(raw["dep_delay"])
+    left, minutes = (departs + delay)[flew], delay[flew].astype(float)
+    origin = raw["origin"].to_numpy(zero_copy_only=False)[flew]
+    hours = np.arange(departs[0].astype("datetime64[h]"), departs[-1].astype("datetime64[h]") + 2 * HOUR, HOUR)
+    parts = []
+    for airport in sorted(set(origin)):
+        mine = origin == airport
+        order = np.argsort(left[mine], kind="stable")
+        at, sums = left[mine][order], np.r_[0.0, np.cumsum(minutes[mine][order])]
+        low, high = np.searchsorted(at, [hours - 2 * HOUR, hours], side="right")
+        count = high - low
+        mean = np.divide(sums[high] - sums[low], count, out=np.full(len(hours), np.nan), where=count > 0)
+        columns = [pa.array([airport] * len(hours)), pa.array(hours.astype("datetime64[us]"), pa.timestamp("us", tz="UTC"))]
+        parts.append(pa.table([*columns, pa.array(mean, from_pandas=True), pa.array(count)], names=["origin", "time_hour", "delay", "flights"]))
+    return pa.concat_tables(parts).sort_by("time_hour")
 
 
 def _minutes(column: pa.ChunkedArray) -> np.ndarray:

@@ -20,6 +20,8 @@ class Narrator:
 
     def __init__(self, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True, quiet=quiet, highlight=False)
+        if not self.console.is_terminal:
+            self.console = Console(stderr=True, quiet=quiet, highlight=False, width=200)  # a log file is not 80 columns wide
         self._bar = Progress(
             TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
             console=self.console, transient=True, disable=quiet or not self.console.is_terminal,

@@ -84,7 +84,7 @@ class Replay:
     def days(self) -> Iterator[datetime]:
         """Play one simulated day after the other; yield each day when it is over and the loop has looked."""
         rows = self._rows()
-        weather = _by_hour(self.flights.weather)
+        weather, departures = _by_hour(self.flights.weather), _by_hour(self.flights.departures)
         starts = np.flatnonzero(np.r_[True, self.hours[1:] != self.hours[:-1]])
         batches = {self.hours[a]: (a, b) for a, b in zip(starts, [*starts[1:], len(self.hours)], strict=True)}
         hour, end = np.datetime64(self.plan.first.replace(tzinfo=None), "h") - HOUR, np.datetime64(self.plan.last.replace(tzinfo=None), "h")
@@ -93,7 +93,8 @@ class Replay:
             now = hour.astype(datetime).replace(tzinfo=UTC)
             self.clock.set(now)
             self._operator(now)
-            self._push(weather.get(hour, []), now)
+            self._push_weather(weather.get(hour, []), now)
+            features.push(self.ctx, "departures", departures[hour])
             if hour in batches:
                 self._ask(rows, *batches[hour], now)
             if not tried_bad and now >= self.plan.bad_release:
@@ -103,7 +104,8 @@ class Replay:
             if hour.astype("datetime64[D]") == hour:
                 self.clock.set(hour.astype(datetime).replace(tzinfo=UTC))
                 self._report_outcomes(hour)
-                features.flush(self.ctx, "weather")
+                for view in ("weather", "departures"):
+                    features.flush(self.ctx, view)
                 loop.tick(self.ctx)
                 yield now
 
@@ -121,7 +123,7 @@ class Replay:
             rollouts.revive(operator, ENDPOINT, why="drill over")
             self.say("the operator revived the endpoint")
 
-    def _push(self, rows: list[dict[str, Any]], now: datetime) -> None:
+    def _push_weather(self, rows: list[dict[str, Any]], now: datetime) -> None:
         if self.plan.flood[0] <= now < self.plan.flood[1]:
             rows = [{name: value if name in ("origin", "time_hour") else None for name, value in row.items()} for row in rows]
         if rows:
@@ -186,8 +188,8 @@ class Replay:
         loop.tick(self.ctx)
 
 
-def _by_hour(weather: pa.Table) -> dict[np.datetime64, list[dict[str, Any]]]:
+def _by_hour(table: pa.Table) -> dict[np.datetime64, list[dict[str, Any]]]:
     found: dict[np.datetime64, list[dict[str, Any]]] = {}
-    for row in weather.to_pylist():
+    for row in table.to_pylist():
         found.setdefault(np.datetime64(row["time_hour"].replace(tzinfo=None), "h"), []).append(row)
     return found
