@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import lightgbm
+import msgspec
 import numpy as np
 import pytest
 
@@ -10,7 +11,7 @@ from kaizenml.errors import Corrupt, InvalidInput
 from kaizenml.features.encoder import EncodedColumn, Encoder
 from kaizenml.features.signature import Field, Signature
 from kaizenml.registry import runtimes
-from kaizenml.training import model_file
+from kaizenml.training import model_file, scoring
 from kaizenml.training.model_file import Calibration, Member, ModelSpec, Naive
 
 NONE = Calibration()
@@ -134,3 +135,43 @@ def test_many_models_are_freed(tmp_path):
     for model in models:
         model.close()
         model.close()  # again is harmless
+
+
+def _write_mixed(folder, task: str) -> None:
+    """Two boosted members and a linear one, calibrated: all that an ensemble can hold."""
+    outputs = 3 if task == "multiclass" else 1
+    rng = np.random.default_rng(5)
+    _write(folder, task, Calibration(a=0.9, b=0.2 if task == "binary" else 0.0) if task != "regression" else NONE, (0, 1))
+    columns = 4 + 1 + 3
+    document = {
+        "width": 5, "numeric": [0, 1, 2, 3], "fill": [0.1, 0.0, -0.2, 0.0], "mean": [0.0, 0.1, 0.0, 0.0], "scale": [1.0, 2.0, 1.0, 0.5], "clip": 5.0,
+        "missing": [2], "onehot": [{"column": 4, "levels": 3}], "coefficients": rng.normal(size=(outputs, columns)).tolist(),
+        "intercept": rng.normal(size=outputs).tolist(),
+    }  # fmt: skip
+    (folder / "linear.json").write_bytes(msgspec.json.encode(document))
+    spec = model_file.read(folder)
+    members = [msgspec.structs.replace(member, weight=0.3) for member in spec.members]
+    members.append(Member(name="linear", kind="linear", file="linear.json", weight=0.4))
+    model_file.write(folder, msgspec.structs.replace(spec, members=members))
+
+
+@pytest.mark.parametrize("task", ["binary", "multiclass", "regression"])
+def test_ensembles_with_linear_members_answer_as_training_scores(tmp_path, task):
+    _write_mixed(tmp_path, task)
+    model, matrix = runtimes.load(tmp_path), _matrix(300, seed=11)
+    matrix[:, 4] = np.random.default_rng(2).integers(-1, 5, 300)
+    matrix[:5, 0] = [3e38, -3e38, 1e-30, 0.0, -0.0]
+    expected = scoring.predict(tmp_path, matrix)
+    np.testing.assert_allclose(model.scores(matrix), expected, rtol=0, atol=1e-12)
+    rows = _rows(matrix)
+    for found in (model.answer(rows), [model.answer([row])[0] for row in rows]):
+        got = np.array([a.value if task == "regression" else a.probabilities for a in found])
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("document", [b"", b"[]", b"{}", b'{"width": 5}'])
+def test_a_damaged_linear_member_is_told(tmp_path, document):
+    _write_mixed(tmp_path, "binary")
+    (tmp_path / "linear.json").write_bytes(document)
+    with pytest.raises(Corrupt, match="not a linear model"):
+        runtimes.load(tmp_path)

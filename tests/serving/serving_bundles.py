@@ -44,7 +44,7 @@ def write_bundle(state: Path, name: str = "shop", number: int = 1, *, task: str 
     encoder = Encoder(columns=columns)
     rng = np.random.default_rng(seed)
     x = rng.normal(size=(400, encoder.width)).astype(np.float32)
-    score = x[:, 0] + (x[:, -1] if view else 0) + rng.normal(size=400) * 0.3
+    score = x[:, 0] + (3 * x[:, encoder.names.index("weather_temp")] if view else 0) + rng.normal(size=400) * 0.3
     y = {"binary": score > 0, "multiclass": np.digitize(score, [-0.5, 0.5]), "regression": score}[task]
     parameters: dict[str, Any] = {"objective": task, "num_leaves": 7, "verbosity": -1, "num_threads": 1, "seed": seed}
     if task == "multiclass":

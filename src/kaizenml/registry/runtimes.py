@@ -20,8 +20,10 @@ from kaizenml.features.encoder import compile_row
 from kaizenml.features.signature import Signature
 from kaizenml.registry.lightgbm_native import LightGBM
 from kaizenml.training import model_file
+from kaizenml.training.linear import Linear
 from kaizenml.training.model_file import Member, ModelSpec
 
+FARTHEST = 700.0  # beyond it exp overflows; the probability is 0 or 1 long before
 SMALLEST = 1e-15  # probabilities are kept this far from 0 and 1 before a logarithm is taken of them
 
 
@@ -146,35 +148,39 @@ def _load_member(folder: Path, member: Member, spec: ModelSpec) -> _Learner:
 
 
 class _Linear:
-    """A linear member: JSON numbers, numpy arithmetic, the task's link on top."""
+    """A linear member: JSON numbers, and the task's link on top."""
 
     def __init__(self, path: Path, signature: Signature) -> None:
-        from kaizenml.training.linear import linear_scores
-
         try:
-            self._document = msgspec.json.decode(path.read_bytes())
-        except (OSError, msgspec.DecodeError) as error:
+            self._linear = Linear(msgspec.json.decode(path.read_bytes()))
+        except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
             remedy = "roll back to a release whose files are whole"
             raise Corrupt(f"{path.name} is not a linear model: {error}", remedy=remedy, values={"file": str(path)}) from None
-        self._scores = linear_scores
         self._task = signature.task
 
     def many(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        scores = np.asarray(self._scores(self._document, vectors), dtype=np.float64).reshape(len(vectors), -1)
+        scores = self._linear.scores(vectors)
         if self._task == "regression":
             return scores
-        if scores.shape[1] == 1:
-            return 1.0 / (1.0 + np.exp(-scores))
+        if self._task == "binary":
+            return 1.0 / (1.0 + np.exp(-np.clip(scores, -FARTHEST, FARTHEST)))
         powers = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
         return shares
 
     def one(self, vector: list[float]) -> list[float]:
-        found: list[float] = self.many(np.array([vector], dtype=np.float32))[0].tolist()
-        return found
+        scores = self._linear.one(vector)
+        if self._task == "regression":
+            return scores
+        if self._task == "binary":
+            return [1.0 / (1.0 + math.exp(-min(max(scores[0], -FARTHEST), FARTHEST)))]
+        highest = max(scores)
+        powers = [math.exp(score - highest) for score in scores]
+        total = sum(powers)
+        return [power / total for power in powers]
 
     def close(self) -> None:
-        self._document = None
+        pass
 
 
 def _accepted(spec: ModelSpec) -> list[str]:
@@ -194,7 +200,8 @@ def _calibrate(blend: NDArray[np.float64], spec: ModelSpec) -> NDArray[np.float6
     a, b = spec.calibration.a, spec.calibration.b
     if spec.signature.task == "binary":
         p = np.clip(blend[:, -1], SMALLEST, 1.0 - SMALLEST)
-        return _spread((1.0 / (1.0 + np.exp(-(a * np.log(p / (1.0 - p)) + b))))[:, None])
+        scores = a * (np.log(p) - np.log1p(-p)) + b
+        return _spread((1.0 / (1.0 + np.exp(-np.clip(scores, -FARTHEST, FARTHEST))))[:, None])
     logs = a * np.log(np.clip(blend, SMALLEST, 1.0))
     powers = np.exp(logs - logs.max(axis=1, keepdims=True))
     shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
@@ -203,7 +210,5 @@ def _calibrate(blend: NDArray[np.float64], spec: ModelSpec) -> NDArray[np.float6
 
 def _calibrated_binary(p: float, a: float, b: float) -> float:
     p = min(max(p, SMALLEST), 1.0 - SMALLEST)
-    score = a * math.log(p / (1.0 - p)) + b
-    if score < -700.0:  # where exp overflows; numpy gives 0 there
-        return 0.0
-    return 1.0 / (1.0 + math.exp(-score))
+    score = a * (math.log(p) - math.log1p(-p)) + b
+    return 1.0 / (1.0 + math.exp(-min(max(score, -FARTHEST), FARTHEST)))
