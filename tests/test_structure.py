@@ -20,7 +20,8 @@ HEAVY = ("pandas", "scipy", "sklearn", "lightgbm", "pyarrow", "sqlalchemy", "del
 HOT = [
     "kaizenml",
     "kaizenml.serving.app", "kaizenml.serving.worker", "kaizenml.serving.journal", "kaizenml.serving.outcomes", "kaizenml.serving.client",
-    "kaizenml.features.encoder", "kaizenml.registry.runtimes", "kaizenml.rollouts.assign", "kaizenml.rollouts.snapshot", "kaizenml.training.model_file",
+    "kaizenml.features.encoder",
+    "kaizenml.registry.runtimes", "kaizenml.rollouts.assign", "kaizenml.rollouts.snapshot", "kaizenml.training.model_file",
     "kaizenml.training.linear", "kaizenml.adapters.sqlite_online",
 ]  # fmt: skip
 

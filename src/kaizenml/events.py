@@ -96,8 +96,9 @@ def verify(rows: Iterator[Any]) -> tuple[int, str, str | None]:
             return count, previous, f"event {count + 1} is missing"
         if row.previous != previous:
             return count, previous, f"event {row.seq} does not follow event {count}"
+        payload = row.data if isinstance(row.data, bytes) else str(row.data).encode()  # whoever changed it may have changed its type
         digest = _digest(
-            seq=row.seq, at=row.at, actor=row.actor, kind=row.kind, subject=row.subject, why=row.why, payload=row.data, previous=row.previous
+            seq=row.seq, at=row.at, actor=row.actor, kind=row.kind, subject=row.subject, why=row.why, payload=payload, previous=row.previous
         )
         if digest != row.hash:
             return count, previous, f"event {row.seq} was changed after it was written"

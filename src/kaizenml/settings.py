@@ -181,7 +181,8 @@ def _explained(path: Path, text: str, sources: Mapping[str, str]) -> InvalidSett
 
 def _sections() -> list[type[msgspec.Struct]]:
     return [
-        Settings, ProjectSettings, TaskSettings, ViewSettings, TrainSettings, GateSettings, ServeSettings, ConsoleSettings, MonitorSettings, LoopSettings,
+        Settings,
+        ProjectSettings, TaskSettings, ViewSettings, TrainSettings, GateSettings, ServeSettings, ConsoleSettings, MonitorSettings, LoopSettings,
     ]  # fmt: skip
 
 

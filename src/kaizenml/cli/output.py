@@ -59,7 +59,7 @@ def cell(name: str, value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key}={cell(str(key), inner)}" for key, inner in value.items())
     if isinstance(value, list):
-        return ", ".join(cell(name, inner) for inner in value)
+        return ", ".join(cell(name, inner) for inner in value) or "-"
     return str(value)
 
 

@@ -1,0 +1,109 @@
+"""What ``kaizen status`` says: one document, and the same in a few calm lines."""
+
+from __future__ import annotations
+
+import http.client
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+
+from kaizenml import operations
+from kaizenml.cli import processes
+from kaizenml.cli.output import cell
+
+if TYPE_CHECKING:
+    from kaizenml.context import Context
+
+_COLOUR = {"steady": "green", "canary": "cyan", "killed": "red"}
+
+
+def document(ctx: Context, root: Path) -> dict[str, Any]:
+    """Return how the project is: its endpoints with traffic, live accuracy, open alerts and the loop, and where it is served."""
+    from kaizenml.loop import operations as loop
+    from kaizenml.monitoring import operations as monitoring
+    from kaizenml.rollouts import operations as rollouts
+
+    loops = {status.endpoint: status for status in loop.status(ctx)}
+    endpoints = []
+    for now in rollouts.list(ctx):
+        live = [window for window in monitoring.accuracy(ctx, now.endpoint, by="all") if window.release is None]
+        rest = 1000 - sum(arm.weight for arm in now.challengers)
+        arms = [{"release": now.champion, "arm": "champion", "share": rest / 1000}]
+        arms += [{"release": arm.release, "arm": f"challenger-{arm.number}", "share": arm.weight / 1000} for arm in now.challengers]
+        endpoints.append(
+            {
+                "endpoint": now.endpoint, "state": now.state, "killed": now.killed, "champion": now.champion, "traffic": arms, "shadows": now.shadows,
+                "live": operations.to_builtins(live[-1]) if live else None,
+                "alerts": operations.to_builtins(monitoring.alerts(ctx, endpoint=now.endpoint, open_only=True)),
+                "loop": operations.to_builtins(loops.get(now.endpoint)),
+            }
+        )  # fmt: skip
+    running = processes.read_address(ctx.state)
+    served = {**running, "ready": _answers(str(running["predict"]))} if running else None
+    return {"project": ctx.settings.project.name, "folder": str(root), "endpoints": endpoints, "served": served}
+
+
+def text(found: dict[str, Any]) -> str:
+    """Return the document in words."""
+    lines = []
+    served = found["served"]
+    if served:
+        lines.append(f"{found['project']}: served at {served['predict']}" + ("" if served["ready"] else ", which does not answer yet"))
+    else:
+        lines.append(f"{found['project']}: not served now; kaizen up, or kaizen serve")
+    for endpoint in found["endpoints"]:
+        lines += _endpoint(endpoint)
+    if not found["endpoints"]:
+        lines.append("no endpoint yet: kaizen up")
+    return "\n".join(lines)
+
+
+def _endpoint(endpoint: dict[str, Any]) -> list[str]:
+    state = click.style(endpoint["state"], fg=_COLOUR.get(endpoint["state"]), bold=True)
+    lines = [f"\n{click.style(endpoint['endpoint'], bold=True)}  {state}" + (f": {endpoint['killed']}" if endpoint["killed"] else "")]
+    lines.append("  traffic  " + ", ".join(f"{arm['release']} {arm['share'] * 100:g} % ({arm['arm']})" for arm in endpoint["traffic"]))
+    if endpoint["shadows"]:
+        lines.append(f"  shadows  {', '.join(endpoint['shadows'])}")
+    lines.append(f"  live     {_live(endpoint['live'])}")
+    for alert in endpoint["alerts"]:
+        lines.append(f"  {click.style('alert', fg='red', bold=True)}    {alert['label']}: {alert['cause']}")
+    if not endpoint["alerts"]:
+        lines.append("  alerts   none")
+    lines.append(f"  loop     {_loop(endpoint['loop'])}")
+    return lines
+
+
+def _live(live: dict[str, Any] | None) -> str:
+    if not live or not live["answered"]:
+        return "no predictions yet"
+    if not live["rows"]:
+        return f"{live['answered']:,} predictions, no outcomes yet"
+    name, value = next(iter(live["metrics"].items()), ("", None))
+    naive = f"; naive {cell('', live['naive'])}" if live["naive"] else ""
+    return f"{name} {cell('', value)} on {live['rows']:,} outcomes of {live['answered']:,} predictions{naive}"
+
+
+def _loop(status: dict[str, Any] | None) -> str:
+    if not status:
+        return "has not looked yet"
+    if status["held"]:
+        return f"holds: {status['held']}"
+    now = status["improvement"]
+    if now is None:
+        return "watching; nothing to improve so far" if not status["asked"] else f"asked to improve: {status['asked']}"
+    how = now["result"] if now["step"] == "done" else now["step"]
+    return f"improvement {now['number']}: {how}" + (f" ({now['outcome']})" if now.get("outcome") else "")
+
+
+def _answers(url: str) -> bool:
+    parts = urlsplit(url)
+    try:
+        connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=2)
+        connection.request("GET", "/health/ready")
+        ready = connection.getresponse().status == 200
+        connection.close()
+    except OSError:
+        return False
+    return ready
