@@ -260,6 +260,8 @@ def _coerce(values: pa.ChunkedArray, column: Column, faults: _Faults) -> tuple[p
 def _converted(values: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:
     """Convert what can be converted without loss of meaning; null elsewhere."""
     target, source = STORED[kind], values.type
+    if source == target:
+        return values
     if pa.types.is_string(source):
         return parse_as(values, kind)
     if kind == "number" and (pa.types.is_integer(source) or pa.types.is_boolean(source)):

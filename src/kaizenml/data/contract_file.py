@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ import msgspec
 
 from kaizenml.data.contract import check_contract
 from kaizenml.data.dataset import Column, Contract
-from kaizenml.errors import InvalidData, nearest
+from kaizenml.errors import InvalidData, KaizenError, StorageFull, nearest
 
 _HEAD = """\
 # What rows of dataset {name!r} must look like. Learnt from the first rows; edit it as you know better:
@@ -67,21 +70,34 @@ def render(contract: Contract, dataset: str) -> str:
     return "\n".join(lines) + "\n" + "".join(map(_block, contract.columns))
 
 
-def write(path: Path, contract: Contract, dataset: str) -> None:
-    """Bring the file to ``contract``. An edited file keeps its comments and order as far as the change allows."""
-    text = None
-    if path.exists():
-        old = read(path)
-        if old == contract:
-            return
-        text = _edited(path.read_text(encoding="utf-8"), old, contract) if old else None
-    path.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def written(path: Path, contract: Contract, dataset: str) -> Iterator[None]:
+    """Bring the file to ``contract`` if the body succeeds. The text is written before it, so that a full disk fails first.
+
+    An edited file keeps its comments and order as far as the change allows.
+    """
+    old = read(path)
+    if old == contract:
+        yield
+        return
+    text = _edited(path.read_text(encoding="utf-8"), old, contract) if old else None
     fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
     try:
-        fresh.write_text(text if text is not None else render(contract, dataset), encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fresh.write_text(text if text is not None else render(contract, dataset), encoding="utf-8")
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        yield
         os.replace(fresh, path)
     finally:
         fresh.unlink(missing_ok=True)
+
+
+def _unwritable(path: Path, error: OSError) -> KaizenError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return StorageFull(f"no room left on the disk for {path}; nothing was added", remedy="free some space and repeat", values={"file": str(path)})
+    return InvalidData(f"{path} cannot be written: {error.strerror}", remedy=f"make {path.parent} writable", values={"file": str(path)})
 
 
 def _edited(text: str, old: Contract, new: Contract) -> str | None:

@@ -41,6 +41,8 @@ def read_delimited(raw: bytes, name: str, *, separator: str | None = None) -> pa
     skipped = len(raw) - len(raw.lstrip(b"\r\n"))
     head_line = 1 + raw[:skipped].replace(b"\r\n", b"\n").count(b"\n")
     raw = raw[skipped:]
+    if b"\n" not in raw and b"\r" not in raw:
+        raw += b"\n"  # a header alone; Arrow looks for the end of its line
     separator = separator or _sniff(raw)
     header = _header(raw, name, separator)
     table = _read(raw, name, separator, header, head_line)
@@ -64,14 +66,14 @@ def check_text(raw: bytes, name: str) -> bytes:
     """Return ``raw`` without a byte order mark if it is UTF-8 text, else raise InvalidData that says what it looks like and where."""
     if raw.startswith(_UTF8_BOM):
         raw = raw[3:]
+    kind = what_it_is(raw)
+    if kind:
+        raise InvalidData(f"{name} is {kind}, not text", remedy="give it its right ending, or export it as CSV", values={"found": kind})
     encoding = next((found for mark, found in _BOMS if raw.startswith(mark)), None)
     if encoding is None and b"\0" in raw[:200] and raw[:200].count(b"\0") * 3 > len(raw[:200]):
         encoding = "UTF-16LE" if raw[1:2] == b"\0" else "UTF-16BE"
     if encoding:
         raise InvalidData(f"{name} is {encoding} text, not UTF-8", remedy=_iconv(encoding, name), values={"encoding": encoding})
-    kind = what_it_is(raw)
-    if kind:
-        raise InvalidData(f"{name} is {kind}, not text", remedy="give it its right ending, or export it as CSV", values={"found": kind})
     at = raw.find(b"\0")
     if at >= 0:
         line = raw.count(b"\n", 0, at) + 1

@@ -137,7 +137,8 @@ def add(
             trust=msgspec.convert(trust, Trust) if trust else (dataset.trust if dataset else "internal"),
             created_at=dataset.created_at if dataset else version.created_at,
         )
-        with ctx.catalog.write() as connection:
+        # the file goes last: if it lags behind after a crash, the next addition extends it again
+        with contract_file.written(contract_file.path_of(ctx.root, name), checked.contract, name), ctx.catalog.write() as connection:
             store.save(connection, dataset)
             store.add_version(connection, version, part, once)
             ctx.record(
@@ -145,8 +146,6 @@ def add(
                 mode=mode, source=came_from, rows=checked.good.num_rows, total=version.rows, quarantined=version.quarantined,
                 hash=version.hash, changes=checked.changes,
             )  # fmt: skip
-        # after the catalog: a file that lags behind is extended again by the next addition
-        contract_file.write(contract_file.path_of(ctx.root, name), checked.contract, name)
     return version
 
 

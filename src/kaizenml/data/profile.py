@@ -81,9 +81,9 @@ def _column(column: pa.ChunkedArray, kind: Kind) -> dict[str, Any]:
 def _largest(counts: Any) -> list[tuple[str, int]]:
     times = counts.field("counts").to_numpy(zero_copy_only=False)
     if len(times) > 10_000:
-        # nothing rarer than the 20th most frequent can be among the 20, ties at the edge aside
+        # nothing rarer than the 20th most frequent can be among the 20; of the many that tie with it, the first will do
         floor = np.partition(times, -_TOP)[-_TOP]
-        places = np.flatnonzero(times >= floor)[:10_000]
+        places = np.concatenate([np.flatnonzero(times > floor), np.flatnonzero(times == floor)[:_TOP]])
         counts = counts.take(pa.array(places))
         times = times[places]
     return list(zip(counts.field("values").to_pylist(), times.tolist(), strict=True))
@@ -94,9 +94,9 @@ def _numbers(column: pa.ChunkedArray, *, whole: bool) -> dict[str, Any]:
     distinct = pc.count_distinct(column).as_py()
     lowest, highest = values.min(), values.max()
     wide = values.astype(np.float64)
-    mean = float(wide.mean())
-    std = float(wide.std())
-    quantiles = np.quantile(wide, QUANTILES).tolist()
+    with np.errstate(over="ignore", invalid="ignore"):  # sums of numbers near 1e308 overflow; they are told as None
+        mean, std = float(wide.mean()), float(wide.std())
+        quantiles = np.quantile(wide, QUANTILES).tolist()
     return {
         "distinct": distinct,
         "mean": mean if math.isfinite(mean) else None,
@@ -143,15 +143,20 @@ def _merged_text(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any
 
 def _merged_numbers(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     m, n = first["count"], second["count"]
+    w, v = m / (m + n), n / (m + n)
     apart = second["mean"] - first["mean"]
-    squares = m * (first["std"] or 0.0) ** 2 + n * (second["std"] or 0.0) ** 2 + apart**2 * m * n / (m + n)
+    mean = first["mean"] + apart * v
+    std = math.inf
+    if first["std"] is not None and second["std"] is not None:
+        std = math.hypot(math.sqrt(w) * first["std"], math.sqrt(v) * second["std"], math.sqrt(w * v) * apart)
     # both described distributions as 200 points each, weighted by their rows
     steps = (np.arange(200) + 0.5) / 200
-    points = np.concatenate([np.interp(steps, QUANTILES, entry["quantiles"]) for entry in (first, second)])
-    weights = np.repeat([m / 200, n / 200], 200)
-    order = np.argsort(points, kind="stable")
-    heights = (np.cumsum(weights[order]) - weights[order] / 2) / (m + n)
-    quantiles = np.interp(QUANTILES, heights, points[order])
+    with np.errstate(over="ignore", invalid="ignore"):
+        points = np.concatenate([np.interp(steps, QUANTILES, entry["quantiles"]) for entry in (first, second)])
+        weights = np.repeat([w / 200, v / 200], 200)
+        order = np.argsort(points, kind="stable")
+        heights = np.cumsum(weights[order]) - weights[order] / 2
+        quantiles = np.interp(QUANTILES, heights, points[order])
     quantiles[0] = min(first["quantiles"][0], second["quantiles"][0])
     quantiles[-1] = max(first["quantiles"][-1], second["quantiles"][-1])
-    return {"mean": first["mean"] + apart * n / (m + n), "std": math.sqrt(squares / (m + n)), "quantiles": quantiles.tolist()}
+    return {"mean": mean if math.isfinite(mean) else None, "std": std if math.isfinite(std) else None, "quantiles": quantiles.tolist()}

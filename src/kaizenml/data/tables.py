@@ -47,7 +47,7 @@ def read(ctx: Context, ref: str, columns: list[str] | None = None) -> pa.Table:
     ------
     NotFound : no such dataset or version.
     InvalidData : no such column; names the nearest.
-    Corrupt : fewer rows than the version has, though none were purged.
+    Corrupt : a part of the version is gone or damaged.
     """
     wanted = version(ctx, ref)
     names = list(wanted.columns) if columns is None else columns
@@ -181,17 +181,21 @@ def part_files(path: Path, by: str = PART) -> dict[int, list[str]]:
 def read_parts(path: Path, parts: list[int], columns: Mapping[str, Kind], *, by: str = PART) -> pa.Table:
     """Read rows of these parts as these kinds. Columns that a part does not have are null."""
     files = part_files(path, by)
-    chosen = [file for number in parts for file in files.get(number, [])]
-    physical = {field.name: field.type for field in _schema(path)} if files else {}
+    if gone := [number for number in parts if number not in files]:
+        raise Corrupt(
+            f"part {gone[0]} of {path.name!r} is gone from {path}",
+            remedy="restore the state folder from a backup, or add the data again with mode replace",
+            values={"parts": gone},
+        )
+    chosen = [file for number in parts for file in files[number]]
+    physical = {field.name: field.type for field in _schema(path)}
     schema = pa.schema([(name, physical.get(name, STORED[kind])) for name, kind in columns.items()])
-    if not chosen:
-        return pa.table({name: pa.array([], STORED[kind]) for name, kind in columns.items()})
     try:
         table = pyarrow.dataset.dataset(chosen, schema=schema, format="parquet").to_table()
     except FileNotFoundError as error:
-        raise Corrupt(f"a file of the dataset is gone: {error.filename or error}", remedy="restore the state folder from a backup") from error
+        raise Corrupt(f"a file of {path.name!r} is gone: {error}", remedy="restore the state folder from a backup") from error
     except pa.ArrowInvalid as error:
-        raise Corrupt(f"a file of the dataset is damaged: {error}", remedy="restore the state folder from a backup") from error
+        raise Corrupt(f"a file of {path.name!r} is damaged: {error}", remedy="restore the state folder from a backup") from error
     for place, (name, kind) in enumerate(columns.items()):
         if table.schema.field(name).type != STORED[kind]:
             # stored wider since a later version changed the column's kind
@@ -253,17 +257,14 @@ def _fitted(path: Path, table: pa.Table) -> pa.Table:
     if not (path / "_delta_log").exists():
         return table
     stored = {field.name: field.type for field in _schema(path)}
-    clash = [field.name for field in table.schema if stored.get(field.name, field.type) != field.type]
-    if not clash:
-        return table
-    # text needs no rewriting: it takes everything
-    old = DeltaTable(path).to_pyarrow_table() if any(not pa.types.is_string(stored[name]) for name in clash) else None
+    clash = [name for name in table.column_names if stored.get(name, table.schema.field(name).type) != table.schema.field(name).type]
+    # a column stored as text takes everything, so only the others call for a look at the old rows
+    old = _everything(path) if any(not pa.types.is_string(stored[name]) for name in clash) else None
     rewritten = old
     for name in clash:
-        before = old[name] if old is not None else None
-        target = _wider(before, table[name])
+        target = _wider(old[name], table[name]) if old is not None else pa.string()
         table = table.set_column(table.column_names.index(name), name, table[name].cast(target))
-        if rewritten is not None and stored[name] != target:
+        if rewritten is not None:
             rewritten = rewritten.set_column(rewritten.column_names.index(name), name, rewritten[name].cast(target))
     if rewritten is not None and old is not None and rewritten.schema != old.schema:
         with _room():
@@ -271,9 +272,19 @@ def _fitted(path: Path, table: pa.Table) -> pa.Table:
     return table
 
 
-def _wider(stored: pa.ChunkedArray | None, added: pa.ChunkedArray) -> pa.DataType:
+def _everything(path: Path) -> pa.Table:
+    """Read all parts, rows in their order, as they are stored."""
+    schema = pa.schema([field for field in _schema(path) if field.name != PART])
+    found = []
+    for number, files in sorted(part_files(path).items()):
+        rows = pyarrow.dataset.dataset(files, schema=schema, format="parquet").to_table()
+        found.append(rows.append_column(PART, pa.array(np.full(rows.num_rows, number, dtype=np.int64))))
+    return pa.concat_tables(found)
+
+
+def _wider(stored: pa.ChunkedArray, added: pa.ChunkedArray) -> pa.DataType:
     """Return the type that holds both: numbers when no digit is lost, else text."""
-    if stored is not None and {stored.type, added.type} == {pa.int64(), pa.float64()}:
+    if {stored.type, added.type} == {pa.int64(), pa.float64()}:
         try:
             stored.cast(pa.float64())  # refused beyond 2**53
             added.cast(pa.float64())
