@@ -126,7 +126,7 @@ def test_the_gate_serves_a_bundle_and_leaves_no_process(ctx: Context, model: Mod
     assert not impatient.passed
     assert "second attempt" in impatient.summary
     assert len(impatient.evidence["attempts"]) == 2
-    refused = load.gate(tmp_path, [{"no such input": 1}], settings)
+    refused = load.gate(tmp_path, [{**requests[0], "no such input": 1}], settings)
     assert not refused.passed
     assert "HTTP 422" in refused.summary
     assert "no such input" in refused.evidence["attempts"][0]["said"]
