@@ -75,18 +75,26 @@ def test_killing_and_reviving_reach_the_snapshot(ctx: Context, release: Make) ->
         rollouts.revive(ctx, "shop")
 
 
-def test_a_shadow_survives_promotions_and_shows_in_the_snapshot(ctx: Context, release: Make) -> None:
+def test_a_shadow_answers_each_row_once_whatever_else_it_is(ctx: Context, release: Make) -> None:
+    def shadows() -> list[str]:
+        return [route.release for route in standing(ctx).endpoints["shop"].shadows]
+
     release(), release()
     rollouts.deploy(ctx, "shop", "shop@1")
     rollouts.shadow(ctx, "shop", "shop@1")
+    assert shadows() == []  # as champion it answers
+    rollouts.kill(ctx, "shop")
+    assert shadows() == ["shop@1"]  # nobody's model answers; the yardstick goes on
+    rollouts.revive(ctx, "shop")
     rollouts.deploy(ctx, "shop", "shop@2")
-    assert [route.release for route in standing(ctx).endpoints["shop"].shadows] == ["shop@1"]
+    assert shadows() == ["shop@1"]
     rollouts.challenge(ctx, "shop", "shop@1", weight=0.1)
-    assert standing(ctx).endpoints["shop"].shadows == []  # pairing shows it all traffic
+    assert shadows() == []  # it answers its share, and is paired with the champion on the rest
     assert rollouts.show(ctx, "shop").shadows == ["shop@1"]
     rollouts.withdraw(ctx, "shop", "shop@1")
+    assert shadows() == ["shop@1"]
     rollouts.unshadow(ctx, "shop", "shop@1")
-    assert standing(ctx).endpoints["shop"].shadows == []
+    assert shadows() == []
 
 
 def test_a_refused_release_gets_no_traffic_and_the_gate_is_named(ctx: Context, release: Make) -> None:

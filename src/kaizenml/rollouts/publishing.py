@@ -63,8 +63,10 @@ def lineage(release: Release) -> Lineage:
 def _endpoint(rollout: Rollout, known: Mapping[str, Release]) -> EndpointRoute:
     champion = _route(known[rollout.champion], rollout.champion_weight, "champion")
     others = [_route(known[arm.release], arm.weight, f"challenger-{arm.number}", arm.slots) for arm in rollout.challengers]
-    # while a shadow is on trial, pairing lets it see all traffic; as champion it keeps its own record, whole through kills and trials
-    shadows = [ref for ref in rollout.shadows if rollout.arm(ref) is None]
+    # A shadow gives exactly one answer to every row: as an arm it answers, or is paired with the one that does.
+    # While the endpoint is killed no arm answers and none is paired, but shadows go on.
+    arms = {rollout.champion, *(arm.release for arm in rollout.challengers)}
+    shadows = [ref for ref in rollout.shadows if rollout.killed or ref not in arms]
     return EndpointRoute(
         endpoint=rollout.endpoint,
         revision=rollout.revision,
