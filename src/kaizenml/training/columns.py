@@ -91,4 +91,4 @@ def _is_clock(values: Floats, times: Floats) -> bool:
         return False
     found = float(np.mean((rank - rank.mean()) * (position - position.mean())) / position.std() / best)
     possible = best / position.std()
-    return found >= CLOCK * possible
+    return bool(found >= CLOCK * possible)

@@ -126,14 +126,14 @@ def _auc(prediction: Floats, y: Floats) -> _Measured | None:
     if prediction.shape[1] == 2:
         return _roc(prediction[:, 1], y == 1)
     parts = [_roc(prediction[:, place], y == place) for place in seen]
-    return _Measured(float(np.mean([part.value for part in parts])), np.mean([part.influences for part in parts], axis=0))
+    return _Measured(float(np.mean([part.value for part in parts])), np.asarray(np.mean([part.influences for part in parts], axis=0), dtype=np.float64))
 
 
 def _regression(prediction: Floats, y: Floats, blocks: Indices | None) -> dict[str, Estimate]:
     squared = (prediction - y) ** 2
     mse = _estimate(_mean(squared), blocks)
     found = {
-        "rmse": Estimate(value=float(np.sqrt(mse.value)), low=float(np.sqrt(max(mse.low, 0.0))), high=float(np.sqrt(mse.high)), rows=mse.rows),
+        "rmse": Estimate(value=_root(mse.value), low=_root(mse.low), high=_root(mse.high), rows=mse.rows),
         "mae": _estimate(_mean(np.abs(prediction - y)), blocks),
     }
     spread = (y - y.mean()) ** 2
@@ -141,6 +141,10 @@ def _regression(prediction: Floats, y: Floats, blocks: Indices | None) -> dict[s
         ratio = squared.mean() / spread.mean()
         found["r2"] = _estimate(_Measured(float(1 - ratio), (ratio * spread - squared) / spread.mean()), blocks, upper=1.0)
     return found
+
+
+def _root(square: float) -> float:
+    return float(np.sqrt(max(square, 0.0)))
 
 
 def _mean(values: Floats) -> _Measured:
@@ -182,7 +186,7 @@ def _bounded(measured: _Measured, blocks: Indices | None, rarest: int) -> Estima
 def _share(hits: npt.NDArray[np.bool_], blocks: Indices | None) -> Estimate:
     """A share's interval by Wilson's formula, with the number of rows that clustering leaves."""
     rows, value = len(hits), float(hits.mean())
-    error, width = _error(hits - value, blocks)
+    error, width = _error(np.asarray(hits - value, dtype=np.float64), blocks)
     effective = rows if error == 0 else min(float(rows), value * (1 - value) / error**2)
     square = width**2
     centre = (value + square / (2 * effective)) / (1 + square / effective)

@@ -11,12 +11,13 @@ import numpy.typing as npt
 
 from kaizenml.training import calibration, ensemble, learners
 from kaizenml.training.learners import Fitted, Plan, Rows, Vectors
+from kaizenml.training.model_file import Calibration
 from kaizenml.training.recipe import Recipe
 from kaizenml.training.task import Task
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
-SHARES = {"linear": 0.3, "boosted": 0.65}  # of the time that is left when it is a learner's turn
+SHARES = {"linear": 0.3, "boosted": 0.85}  # of the time that is left when it is a learner's turn
 LINEAR_CELLS = 4_000_000  # numbers in the linear model's matrix; beyond this more rows teach it nothing
 
 
@@ -49,7 +50,7 @@ class Judged(NamedTuple):
     seconds: dict[str, float]
 
 
-def search(rows: Rows, pairs: list[tuple[Indices, Indices]], task: Task, fields: list[str], effort: Effort, total_rows: int) -> Found:
+def search(rows: Rows, pairs: list[tuple[Indices, Indices]], task: Task, fields: list[str], *, effort: Effort, total_rows: int) -> Found:
     """Try the portfolio on (fit, validation) pairs and put the ensemble together.
 
     Of the time left, each learner gets what allows to fit it again on the training rows and on all of them. There is a
@@ -63,7 +64,10 @@ def search(rows: Rows, pairs: list[tuple[Indices, Indices]], task: Task, fields:
     """
     fit_rows = sum(len(fit) for fit, _ in pairs)
     again = (len(rows.y) + total_rows) / fit_rows  # cost of judging and shipping, in units of the search's cost
-    owed, fitted, notes, predictions = 0.0, {}, {}, {}
+    owed = 0.0
+    fitted: dict[str, Fitted] = {}
+    notes: dict[str, str] = {}
+    predictions: dict[str, Floats] = {}
     parts = [(rows.take(fit), rows.take(validation)) for fit, validation in pairs]
     plans = learners.portfolio(len(rows.y), task)
     for place, proposed in enumerate(plans):
@@ -82,7 +86,7 @@ def search(rows: Rows, pairs: list[tuple[Indices, Indices]], task: Task, fields:
     y = np.concatenate([rows.y[validation] for _, validation in pairs])
     weights = ensemble.choose(predictions, y)
     blend = sum_of(predictions, weights)
-    found = calibration.Calibration() if task.kind == "regression" else calibration.fit(blend, y)
+    found = Calibration() if task.kind == "regression" else calibration.fit(blend, y)
     recipe = Recipe(
         kind=task.kind,
         fields=fields,

@@ -59,7 +59,8 @@ class Made(NamedTuple):
             file = f"{fitted.plan.name}.{'txt' if fitted.plan.kind == 'lightgbm' else 'json'}"
             (folder / file).write_text(fitted.text, encoding="utf-8")
             members.append(Member(name=fitted.plan.name, kind=fitted.plan.kind, file=file, weight=weight, trees=fitted.trees))
-        spec = ModelSpec(signature=self.signature(settings), encoder=self.encoder, members=members, calibration=self.recipe.calibration, naive=self.naive)
+        signature, calibration = self.signature(settings), self.recipe.calibration
+        spec = ModelSpec(signature=signature, encoder=self.encoder, members=members, calibration=calibration, naive=self.naive)
         model_file.write(folder, spec)
         times = self.material.times
         newest = None if times is None or np.isnan(times).all() else float(np.nanmax(times))
@@ -85,7 +86,7 @@ class Job:
             order = np.arange(len(rows.y), dtype=np.int64)
             pairs = split.folds(order, rows.y, self.split.by, stratify=self.stratify, seed=effort.seed)
             self._check_pairs(rows.y, pairs)
-            found = fitting.search(rows, pairs, task, [field.name for field in material.fields], effort, len(material.y))
+            found = fitting.search(rows, pairs, task, [field.name for field in material.fields], effort=effort, total_rows=len(material.y))
         chosen = known or (found.recipe if found else known)
         assert chosen is not None
         effort.progress("judging on the newest rows" if self.split.by == "time" else "judging on the hold-out", 0.75)

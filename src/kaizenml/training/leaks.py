@@ -99,7 +99,8 @@ def _availability(table: pa.Table, fields: list[Field], y: Floats) -> list[Leak]
     return [
         Leak(
             column=name,
-            reason=f"it is filled in together with the answer: {has:.1%} of the rows with a target have it, {lacks:.1%} of the {count} rows without one",
+            reason="it is filled in together with the answer: "
+            f"{has:.1%} of the rows with a target have it, {lacks:.1%} of the {count} rows without one",
         )
         for name, has, lacks in suspects
     ]
@@ -166,7 +167,8 @@ def _copies(sample: _Sample) -> list[Leak]:
     found = []
     for name, x in sample.columns.items():
         values = np.unique(x)
-        if not np.isnan(x).any() and len(values) == len(sample.task.classes) and len(np.unique(np.column_stack([x, sample.y]), axis=0)) == len(values):
+        pairs = np.unique(np.column_stack([x, sample.y]), axis=0)
+        if not np.isnan(x).any() and len(values) == len(sample.task.classes) == len(pairs):
             found.append(Leak(column=name, reason="it says the same as the target in other words: one value for each class", score=1.0))
     return found
 
@@ -178,10 +180,8 @@ def _perfect(measure: str, alone: dict[str, tuple[float, float]], refused: set[s
     if others > next_best:
         return []
     label = "AUC" if measure == "auc" else "R2"
-    return [
-        Leak(column=name, reason=f"alone it tells the target almost perfectly ({label} {alone[name][0]:.3f}); the next best column reaches {others:.2f}", score=alone[name][0])
-        for name in suspects
-    ]
+    reason = "alone it tells the target almost perfectly ({} {:.3f}); the next best column reaches {:.2f}"
+    return [Leak(column=name, reason=reason.format(label, alone[name][0], others), score=alone[name][0]) for name in suspects]
 
 
 def _add_kin(sample: _Sample, alone: dict[str, tuple[float, float]], leaks: dict[str, Leak], safe: set[str]) -> None:
@@ -201,7 +201,7 @@ def _add_kin(sample: _Sample, alone: dict[str, tuple[float, float]], leaks: dict
             if twin:
                 leaks[name] = Leak(column=name, reason=f"it repeats {twin!r}, which was refused", score=score)
             elif tie >= 0.6 and score >= honest + lead:
-                reason = f"it is nearly determined by {of!r}, which was refused, and tells far more than any other column ({score:.2f} against {honest:.2f})"
+                reason = f"it is nearly determined by {of!r}, which was refused, and tells far more than any other ({score:.2f} against {honest:.2f})"
                 leaks[name] = Leak(column=name, reason=reason, score=score)
         _add_pairs(sample, alone, leaks, safe, telling)
 
@@ -260,6 +260,6 @@ def _warnings(measure: str, alone: dict[str, tuple[float, float]], settled: set[
         return []
     label = "AUC" if measure == "auc" else "R2"
     return [
-        f"{order[0][1]!r} alone reaches {label} {order[0][0]:.2f}, the next column {order[1][0]:.2f}: make sure that it is known when the question is asked, "
-        f'or add it to ignore = ["{order[0][1]}"] under [task]'
+        f"{order[0][1]!r} alone reaches {label} {order[0][0]:.2f}, the next column {order[1][0]:.2f}: make sure that it is known "
+        f'when the question is asked, or add it to ignore = ["{order[0][1]}"] under [task]'
     ]

@@ -27,7 +27,7 @@ Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 MAX_ROUNDS = 2000
 PATIENCE = 40
-_CLIP = 5.0
+BULK = (0.01, 0.99)  # quantiles between which the linear model follows a number
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
@@ -97,12 +97,12 @@ def fit(plan: Plan, rows: Rows, task: Task, *, seed: int, threads: int) -> Fitte
     started = time.perf_counter()
     if plan.kind == "linear":
         return _linear(plan, rows, task, started)
-    booster, data = _booster(plan, rows, task, seed, threads)
+    booster, data = _booster(plan, rows, task, seed=seed, threads=threads)
     for _ in range(plan.rounds):
         if booster.update():  # True: no split is worth it any more
             break
     del data
-    return _boosted(plan, booster, max(1, booster.current_iteration()), task, threads, started)
+    return _boosted(plan, booster, max(1, booster.current_iteration()), task, threads=threads, started=started)
 
 
 def fit_folds(
@@ -121,7 +121,7 @@ def fit_folds(
     if plan.kind == "linear":
         made = [_linear(plan, fit_rows, task, time.perf_counter()) for fit_rows, _ in pairs]
         return made, [one.predict(validation.vectors) for one, (_, validation) in zip(made, pairs, strict=True)]
-    boosters = [_booster(plan, fit_rows, task, seed, threads, validation)[0] for fit_rows, validation in pairs]
+    boosters = [_booster(plan, fit_rows, task, seed=seed, threads=threads, validation=validation)[0] for fit_rows, validation in pairs]
     counts = np.array([len(validation.y) for _, validation in pairs], dtype=np.float64)
     best, best_loss = 0, np.inf
     for done in range(1, MAX_ROUNDS + 1):
@@ -132,7 +132,7 @@ def fit_folds(
         if all(ended) or done - best >= PATIENCE or stop(time.perf_counter() - started):
             break
     best = max(best, 1)
-    made = [_boosted(plan, booster, best, task, threads, started) for booster in boosters]
+    made = [_boosted(plan, booster, best, task, threads=threads, started=started) for booster in boosters]
     return made, [one.predict(validation.vectors) for one, (_, validation) in zip(made, pairs, strict=True)]
 
 
@@ -165,7 +165,7 @@ def load(kind: str, path: Path, task: Task, threads: int = 0) -> Callable[[Vecto
 
 
 def _booster(
-    plan: Plan, rows: Rows, task: Task, seed: int, threads: int, validation: Rows | None = None
+    plan: Plan, rows: Rows, task: Task, *, seed: int, threads: int, validation: Rows | None = None
 ) -> tuple[lightgbm.Booster, lightgbm.Dataset]:
     how = {"seed": seed, "num_threads": threads, "deterministic": True, "force_row_wise": True, "verbosity": -1}
     parameters = {**_objective(task), **plan.parameters, **how}
@@ -176,7 +176,7 @@ def _booster(
     return booster, data
 
 
-def _boosted(plan: Plan, booster: lightgbm.Booster, rounds: int, task: Task, threads: int, started: float) -> Fitted:
+def _boosted(plan: Plan, booster: lightgbm.Booster, rounds: int, task: Task, *, threads: int, started: float) -> Fitted:
     booster.free_dataset()
 
     def predict(vectors: Vectors) -> Floats:
@@ -238,23 +238,26 @@ def _design(rows: Rows) -> tuple[dict[str, Any], Floats]:
     vectors = rows.vectors
     numeric = [place for place in range(vectors.shape[1]) if place not in rows.onehot]
     missing = [place for place in numeric if 0 < (absent := int(np.isnan(vectors[:, place]).sum())) < len(vectors) and absent >= 5]
-    fill, mean, scale, parts = [], [], [], []
+    fill, mean, scale, lows, highs, parts = [], [], [], [], [], []
     for place in numeric:
         x = vectors[:, place].astype(np.float64)
         known = np.isfinite(x)
         seen = x[known] if known.any() else np.zeros(1)
         middle = float(np.median(seen))
-        low, high = np.quantile(seen, [0.01, 0.99])
+        low, high = np.quantile(seen, BULK)
         trimmed = np.clip(seen, low, high)  # a few wild values must not set the scale of all others
         fill.append(middle)
         mean.append(float(trimmed.mean()))
         scale.append(float(trimmed.std()) or float(seen.std()) or 1.0)
-        parts.append(np.clip((np.where(known, x, middle) - mean[-1]) / scale[-1], -_CLIP, _CLIP))
+        # at least a little room on both sides, for columns whose bulk is one value
+        lows.append(float(min((low - mean[-1]) / scale[-1], -1.0)))
+        highs.append(float(max((high - mean[-1]) / scale[-1], 1.0)))
+        parts.append(np.clip((np.where(known, x, middle) - mean[-1]) / scale[-1], lows[-1], highs[-1]))
     parts += [np.isnan(vectors[:, place]).astype(np.float64) for place in missing]
     for place, levels in rows.onehot.items():
         parts += [(vectors[:, place] == level).astype(np.float64) for level in range(levels)]
     document = {
-        "width": vectors.shape[1], "numeric": numeric, "fill": fill, "mean": mean, "scale": scale, "clip": _CLIP, "missing": missing,
+        "width": vectors.shape[1], "numeric": numeric, "fill": fill, "mean": mean, "scale": scale, "low": lows, "high": highs, "missing": missing,
         "onehot": [{"column": place, "levels": levels} for place, levels in rows.onehot.items()],
     }  # fmt: skip
     return document, np.column_stack(parts) if parts else np.zeros((len(vectors), 1))

@@ -5,8 +5,8 @@ The document (JSON, format 1)::
     {"width": 4,                      columns of the encoder's vector
      "numeric": [0, 2, 3],            vector columns used as numbers
      "fill": [1.0, 0.0, 3.5],         what stands in for a missing number (the median in training)
-     "mean": [...], "scale": [...],   z = clip((x - mean) / scale, -clip, clip)
-     "clip": 5.0,                     so that a value far outside of training cannot carry the answer away
+     "mean": [...], "scale": [...],   z = (x - mean) / scale,
+     "low": [...], "high": [...],     kept within low and high, the bulk of training: a straight line is not to be trusted beyond
      "missing": [3],                  vector columns whose absence is itself a feature (0 or 1)
      "onehot": [{"column": 1, "levels": 3}],   codes 0 .. levels-1; NaN and other codes are no level
      "coefficients": [[...]],         outputs x (numeric, missing, then the levels of each onehot in order)
@@ -32,7 +32,8 @@ class Linear:
         self.fill = np.array(document["fill"], dtype=np.float64)
         self.mean = np.array(document["mean"], dtype=np.float64)
         self.scale = np.array(document["scale"], dtype=np.float64)
-        self.clip = float(document["clip"])
+        self.low = np.array(document["low"], dtype=np.float64)
+        self.high = np.array(document["high"], dtype=np.float64)
         self.missing = np.array(document["missing"], dtype=np.int64)
         self.intercept = np.array(document["intercept"], dtype=np.float64)
         weights = np.array(document["coefficients"], dtype=np.float64).reshape(len(self.intercept), -1).T
@@ -47,7 +48,7 @@ class Linear:
             self.tables.append((int(entry["column"]), table))
             start += levels
         self._plain = list(
-            zip(self.numeric.tolist(), self.fill.tolist(), self.mean.tolist(), self.scale.tolist(), self.numbers.tolist(), strict=True)
+            zip(*(part.tolist() for part in (self.numeric, self.fill, self.mean, self.scale, self.low, self.high, self.numbers)), strict=True)
         )
         self._absent = list(zip(self.missing.tolist(), self.absences.tolist(), strict=True))
         self._lookups = [(column, table[:-1].tolist()) for column, table in self.tables]
@@ -55,7 +56,7 @@ class Linear:
     def scores(self, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Return raw scores (rows x outputs) for float32 vectors (rows x width)."""
         x = vectors[:, self.numeric].astype(np.float64)
-        z = np.clip((np.where(np.isfinite(x), x, self.fill) - self.mean) / self.scale, -self.clip, self.clip)
+        z = np.clip((np.where(np.isfinite(x), x, self.fill) - self.mean) / self.scale, self.low, self.high)
         # summed column by column, not by a matrix product: the same answer for a row alone and in a batch, to the bit
         total = np.repeat(self.intercept[None, :], len(vectors), axis=0)
         for place in range(z.shape[1]):
@@ -74,14 +75,14 @@ class Linear:
         """Return the raw scores of one row: the same sums in the same order, so the same bits, without an array."""
         total: list[float] = self.intercept.tolist()
         outputs = range(len(total))
-        for place, fill, mean, scale, weights in self._plain:
+        for place, fill, mean, scale, low, high, weights in self._plain:
             x = vector[place]
             z = ((x if x - x == 0.0 else fill) - mean) / scale  # x - x is NaN for NaN and infinities
-            z = min(max(z, -self.clip), self.clip)
+            z = min(max(z, low), high)
             for output in outputs:
                 total[output] += z * weights[output]
         for place, weights in self._absent:
-            if vector[place] != vector[place]:  # noqa: PLR0124  (NaN)
+            if vector[place] != vector[place]:  # NaN
                 for output in outputs:
                     total[output] += weights[output]
         for place, rows in self._lookups:
@@ -97,7 +98,7 @@ def linear_scores(document: dict[str, Any], vectors: npt.NDArray[np.float32]) ->
     """Return the raw scores (rows x outputs) of a linear member for float32 vectors (rows x width).
 
     >>> import numpy as np
-    >>> document = {"width": 2, "numeric": [0], "fill": [1.0], "mean": [0.0], "scale": [2.0], "clip": 5.0, "missing": [0],
+    >>> document = {"width": 2, "numeric": [0], "fill": [1.0], "mean": [0.0], "scale": [2.0], "low": [-5.0], "high": [5.0], "missing": [0],
     ...             "onehot": [{"column": 1, "levels": 2}], "coefficients": [[4.0, 10.0, 0.5, 0.25]], "intercept": [1.0]}
     >>> linear_scores(document, np.array([[1, 0], [np.nan, 1], [2, np.nan]], np.float32)).ravel().tolist()
     [3.5, 13.25, 5.0]

@@ -91,9 +91,9 @@ def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], o
     kinds = frame.kinds_of(ctx, version.ref, views=views)
     ignore = settings.ignore if only is None else [name for name in whole.column_names if name not in only]
     fields = frame.fields_of(table, target=settings.target, ignore=ignore, views=views, kinds=kinds)
-    found, dropped, warnings = refused, {}, []
+    found, dropped, warnings = refused, dict[str, str](), list[str]()
     if only is None:
-        found, dropped, warnings = _choose(ctx, whole, table, fields, task, y, times, refused)
+        found, dropped, warnings = _choose(ctx, whole, table, fields, task=task, y=y, times=times, refused=refused)
         out = {leak.column for leak in found} | set(dropped)
         fields = [field for field in fields if field.name not in out]
     else:
@@ -107,7 +107,7 @@ def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], o
 
 
 def _choose(
-    ctx: Context, whole: pa.Table, table: pa.Table, fields: list[Field], task: Task, y: Floats, times: Floats | None, refused: list[Leak]
+    ctx: Context, whole: pa.Table, table: pa.Table, fields: list[Field], *, task: Task, y: Floats, times: Floats | None, refused: list[Leak]
 ) -> tuple[list[Leak], dict[str, str], list[str]]:
     settings = task_settings(ctx)
     dropped = columns.unfit(table, fields, times=times, key=settings.key)

@@ -80,9 +80,8 @@ def labels(task: Task, table: pa.Table) -> Floats:
         y = np.array(pc.cast(column, pa.float64()).to_numpy(zero_copy_only=False), dtype=np.float64)
         if np.isinf(y).any():
             row = int(np.flatnonzero(np.isinf(y))[0])
-            raise InvalidData(
-                f"the target {task.target!r} is infinite in row {row + 1}", remedy="mend or remove the row", values={"target": task.target, "row": row + 1}
-            )
+            what, seen = f"the target {task.target!r} is infinite in row {row + 1}", {"target": task.target, "row": row + 1}
+            raise InvalidData(what, remedy="mend or remove the row", values=seen)
         return y
     places = {value: float(place) for place, value in enumerate(task.classes)}
     encoded = column.combine_chunks().dictionary_encode()
@@ -146,7 +145,8 @@ def _guess(kind: pa.DataType, values: list[Any], labelled: int) -> TaskKind:
 def _check_enough(target: str, rows: int, labelled: int, distinct: int) -> None:
     seen = {"target": target, "rows": rows, "labelled": labelled, "needed": MINIMUM_ROWS}
     if rows and not labelled:
-        raise InvalidData(f"the target {target!r} is missing in all {rows} rows", remedy="choose another target, or add rows with outcomes", values=seen)
+        what = f"the target {target!r} is missing in all {rows} rows"
+        raise InvalidData(what, remedy="choose another target, or add rows with outcomes", values=seen)
     if labelled < MINIMUM_ROWS:
         missing = f" ({rows - labelled} more lack it)" if rows > labelled else ""
         raise InvalidData(
@@ -178,8 +178,9 @@ def _check_classes(target: str, kind: str, counts: dict[Any, int]) -> None:
         )
     alone = [value for value, count in counts.items() if count < 2]
     if alone:
+        others = f", and so have {len(alone) - 1} others" if len(alone) > 1 else ""
         raise InvalidData(
-            f"the class {alone[0]!r} of {target!r} has 1 row only{f', and so have {len(alone) - 1} others' if len(alone) > 1 else ''}; two at least are needed",
+            f"the class {alone[0]!r} of {target!r} has 1 row only{others}; two at least are needed",
             remedy="remove those rows, group them under one name, or add more of them",
             values={"target": target, "classes": alone[:10]},
         )
