@@ -199,10 +199,10 @@ def histogram(
         tall = share / top * (height - 2)
         name = labels[i] if i < len(labels) else f"bin {i + 1}"
         note = f"{name}: {percent(share)}" + (f", reference {percent(then[i])}" if i < len(then) else "")
-        body.append(_rect("fill c1", i * step + 0.5, height - tall, max(step - 1, 0.5), tall, note))
+        body.append(_rect("count", i * step + 0.5, height - tall, max(step - 1, 0.5), tall, note))
     if then:
         tops = [f"{'M' if i == 0 else 'L'}{i * step:.1f} {height - s / top * (height - 2):.1f}H{(i + 1) * step:.1f}" for i, s in enumerate(then)]
-        body.append(f'<path class="stroke quiet" d="{"".join(tops)}"/>')
+        body.append(f'<path class="stroke" d="{"".join(tops)}"/>')
     return _svg(width, height, title, "", body, extra="small")
 
 
@@ -309,7 +309,8 @@ def stylesheet(colours: Mapping[str, str]) -> str:
         ".kz .line{fill:none;stroke-width:1.8;stroke-linejoin:round;stroke-linecap:round}",
         ".kz .dashed{stroke-dasharray:5 4}",
         ".kz .whisker{fill:none;stroke-width:2;stroke-linecap:round}",
-        f".kz .stroke{{fill:none;stroke-width:1.2;stroke:{colours['quiet']}}}",
+        f".kz .count{{fill:{colours['c1']};fill-opacity:0.45}}",
+        f".kz .stroke{{fill:none;stroke-width:1.3;stroke:{colours['ink']}}}",
         ".kz .band{stroke:none;fill-opacity:0.14}",
         ".kz .span{fill-opacity:0.13;stroke:none}",
         ".kz .mark{stroke-width:1;stroke-opacity:0.75;fill:none}",

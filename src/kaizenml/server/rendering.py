@@ -92,6 +92,8 @@ def number(value: float | None, digits: int = 3) -> str:
     """Write a measured number with as many digits as matter."""
     if value is None or not math.isfinite(value):
         return "–"
+    if isinstance(value, int):
+        return commas(value).replace("-", "−")
     if value and (abs(value) >= 10**5 or abs(value) < 10**-digits):
         return f"{value:.3g}".replace("-", "−")
     return f"{value:.{digits if abs(value) < 10 else 1 if abs(value) < 1000 else 0}f}".replace("-", "−")

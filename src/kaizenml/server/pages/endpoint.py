@@ -11,12 +11,14 @@ from kaizenml import charts, events
 from kaizenml.context import Context
 from kaizenml.errors import KaizenError
 from kaizenml.loop import operations as loop
-from kaizenml.monitoring import drift, profile, reference, store
+from kaizenml.monitoring import operations as monitoring
+from kaizenml.monitoring import profile, reference, store
 from kaizenml.releases import operations as releases
 from kaizenml.rollouts import operations as rollouts
 from kaizenml.rollouts.rollout import WHOLE, Rollout
 from kaizenml.server import actions
 from kaizenml.server.pages import vitals, words
+from kaizenml.server.rendering import commas
 
 SHOWN_COLUMNS = 10
 DRIFT_DAYS = 7
@@ -81,8 +83,6 @@ def _arms(ctx: Context, rollout: Rollout, states: vitals.States, task: Any) -> l
 
 
 def _trial(ctx: Context, rollout: Rollout, release: str) -> str:
-    from kaizenml.monitoring import operations as monitoring
-
     try:
         verdict = monitoring.evidence(ctx, rollout.endpoint, release, against=rollout.champion)
     except KaizenError as error:
@@ -96,27 +96,22 @@ def _trial(ctx: Context, rollout: Rollout, release: str) -> str:
 
 
 def _drift(ctx: Context, rollout: Rollout) -> tuple[list[dict[str, Any]], str]:
-    """Compare the newest days with training; only with a reference that monitoring has made already, since making one takes seconds."""
-    if not reference.path_of(ctx, rollout.champion).is_file():
-        return [], "compared with training as soon as the loop has looked once"
+    """Return how the inputs compare with training, the most changed first."""
+    compared = monitoring.drift(ctx, rollout.endpoint)
+    if not compared:
+        return [], "compared with training once there are 200 answers of whole days"
+    compared = sorted(compared, key=lambda column: (not column.drifted, -column.distance / max(column.limit, 1e-9)))
     known = reference.of(ctx, rollout.champion)
     with ctx.catalog.read() as connection:
         days = store.read_windows(connection, rollout.endpoint, rollout.champion, newest=DRIFT_DAYS)
-    if not days:
-        return [], "no answers yet to compare with training"
     window = profile.total(known.bins, list(days.values()))
-    limits = known.weekly if len(days) > 3 else known.daily
-    compared = drift.compare(known.bins, known.whole, window, alpha=ctx.settings.monitor.false_alarms, limits=limits)
-    compared.sort(key=lambda column: (not column.drifted, -column.distance / max(column.limit, 1e-9)))
-    moved = sum(column.drifted for column in compared)
-    first, last = min(days), max(days)
-    note = f"{moved} of {len(compared)} moved; {window.rows} rows of {first} to {last} against {known.rows} rows of {known.dataset}"
     order = {column.name: index for index, column in enumerate(known.bins.columns)}
     rows = []
     for column in compared[:SHOWN_COLUMNS]:
         at = order[column.column]
         rows.append({**msgspec.structs.asdict(column), "picture": _picture(known.bins.columns[at], window.counts[at], known.whole.counts[at])})
-    return rows, note
+    moved = sum(column.drifted for column in compared)
+    return rows, f"{moved} of {len(compared)} moved in the newest week, against {commas(known.rows)} rows of {known.dataset}"
 
 
 def _picture(column: profile.Column, now: Any, then: Any) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from kaizenml import charts, events
 from kaizenml.context import Context
 from kaizenml.data import operations as data
+from kaizenml.features.signature import TaskKind
 from kaizenml.loop import operations as loop
 from kaizenml.loop.improvement import STEPS
 from kaizenml.loop.operations import LoopStatus
@@ -15,12 +16,12 @@ from kaizenml.rollouts import operations as rollouts
 from kaizenml.rollouts.rollout import Rollout
 from kaizenml.server import actions
 from kaizenml.server.pages import vitals, words
-from kaizenml.server.pages.vitals import Vital
+from kaizenml.server.pages.vitals import Chart, Vital
 from kaizenml.training import operations as training
 
 LATELY = 8
 _STEP_NAMES = {
-    "collect": "collect outcomes", "train": "train", "register": "register", "release": "gates", "challenge": "start the trial", "watch": "trial",
+    "collect": "collect outcomes", "train": "train", "register": "register", "release": "gates", "challenge": "start trial", "watch": "trial",
     "done": "watch",
 }  # fmt: skip
 
@@ -28,18 +29,17 @@ _STEP_NAMES = {
 def values(ctx: Context) -> dict[str, Any]:
     """Return what the overview shows."""
     found = rollouts.list(ctx)
-    rows, states = [], []
-    for rollout in found:
-        row, vital = _row(ctx, rollout)
-        rows.append(row)
-        states.append(vital)
-    statement, advice = _statement(states)
+    looked = [_look(ctx, rollout) for rollout in found]
+    statement, advice = _statement([one.vital for one in looked])
+    first = max(looked, key=lambda one: one.vital.rank, default=None)
     with ctx.catalog.read() as connection:
         newest = events.read(connection, limit=200, newest_first=True)
     return {
         "statement": statement,
         "advice": advice,
-        "rows": rows,
+        "rows": [one.row for one in looked],
+        "chart": _chart(ctx, first) if first else None,
+        "charted": first.row["name"] if first else "",
         "loops": [loop_state(status) for status in loop.status(ctx)],
         "recent": [words.told(event) for event in newest if words.matters(event)][:LATELY],
         "counts": {} if found else {"datasets": len(data.list(ctx)), "runs": len(training.list(ctx)), "releases": len(releases.list(ctx))},
@@ -65,7 +65,17 @@ def loop_state(status: LoopStatus) -> dict[str, Any]:
     return {"endpoint": status.endpoint, "steps": steps, "words": said}
 
 
-def _row(ctx: Context, rollout: Rollout) -> tuple[dict[str, Any], Vital]:
+class Look(NamedTuple):
+    """An endpoint as the overview sees it."""
+
+    rollout: Rollout
+    states: vitals.States
+    task: TaskKind | None
+    vital: Vital
+    row: dict[str, Any]
+
+
+def _look(ctx: Context, rollout: Rollout) -> Look:
     states = vitals.states_of(ctx, rollout.endpoint)
     alerts = vitals.alerts_of(ctx, rollout.endpoint)
     task = vitals.task_of(ctx, rollout)
@@ -82,7 +92,15 @@ def _row(ctx: Context, rollout: Rollout) -> tuple[dict[str, Any], Vital]:
         "alerts": sum(alert.open and alert.severity != "note" for alert in alerts),
         "offers": actions.offers(rollout),
     }
-    return row, vital
+    return Look(rollout, states, task, vital, row)
+
+
+def _chart(ctx: Context, one: Look) -> Chart | None:
+    """Draw the live loss of the endpoint that matters most."""
+    if one.task is None:
+        return None
+    drawn = vitals.accuracy_charts(one.rollout, one.states, one.task, rollouts.history(ctx, one.rollout.endpoint, limit=200), limit=1)
+    return drawn[0] if drawn else None
 
 
 def _statement(states: list[Vital]) -> tuple[str, str]:

@@ -19,7 +19,7 @@ from kaizenml.rollouts.rollout import WHOLE, Change, Rollout
 
 WINDOW_DAYS = 30  # of the live metric in tables
 LONG_DAYS = 100  # from then on the charts show weeks
-COLOURS = ("c1", "c3", "c4", "c5", "c6", "c2")
+COLOURS = (3, 4, 5, 6, 2)  # of challengers and shadows; 1 is the champion's
 _LOSS = {"binary": "log_loss", "multiclass": "log_loss", "regression": "rmse"}
 _SECOND = {"binary": "auc", "multiclass": "accuracy", "regression": "mae"}
 _LOWER = {"log_loss", "rmse", "mae", "brier"}
@@ -107,13 +107,19 @@ def vital(rollout: Rollout, alerts: list[Alert], states: States) -> Vital:
     return Vital("healthy", "good", f"{name} is healthy", now.cause if now else "", 0)
 
 
+def colours(rollout: Rollout) -> dict[str, int]:
+    """Return the colour of each release of an endpoint, the same in every picture of a page."""
+    others = [*(arm.release for arm in rollout.challengers), *rollout.shadows]
+    return {rollout.champion: 1, **{release: COLOURS[i % len(COLOURS)] for i, release in enumerate(others)}}
+
+
 def arms(rollout: Rollout) -> list[tuple[str, float, str]]:
     """Return (label, share, colour) of everything that answers now."""
     if rollout.killed:
         return [("naive", 1.0, "quiet")]
-    found = [(rollout.champion, rollout.champion_weight / WHOLE, "c1")]
-    found += [(arm.release, arm.weight / WHOLE, COLOURS[1 + i % 5]) for i, arm in enumerate(rollout.challengers)]
-    return found
+    colour = colours(rollout)
+    shares = [(rollout.champion, rollout.champion_weight), *((arm.release, arm.weight) for arm in rollout.challengers)]
+    return [(release, weight / WHOLE, f"c{colour[release]}") for release, weight in shares]
 
 
 def answers(states: States, now: datetime, *, decided_by: Iterable[str] = ("model", "fallback", "kill")) -> int:
@@ -164,7 +170,7 @@ def accuracy_charts(rollout: Rollout, states: States, task: TaskKind, history: l
     weekly = len(all_days) > LONG_DAYS
     found = []
     for name in (_LOSS[task], _SECOND[task])[:limit]:
-        series = _series(rows, task, name, weekly=weekly)
+        series = _series(rows, task, name, colours(rollout), weekly=weekly)
         if series:
             found.append(_chart(series, name, marks(history, all_days[0]), weekly=weekly))
     return found
@@ -182,9 +188,11 @@ def marks(history: list[Change], since: str) -> list[Mark]:
     return found
 
 
-def _series(rows: dict[str, dict[str, list[DayState]]], task: TaskKind, name: str, *, weekly: bool) -> list[Series]:
+def _series(
+    rows: dict[str, dict[str, list[DayState]]], task: TaskKind, name: str, colour: dict[str, int], *, weekly: bool
+) -> list[Series]:
     series = []
-    for number, (who, by_day) in enumerate(rows.items()):
+    for who, by_day in rows.items():
         buckets = _buckets(by_day, weekly=weekly)
         points = [(at, live.metrics(task, days).get(name), live.naive_metric(task, days)) for at, days in buckets]
         kept = [(at, value, naive) for at, value, naive in points if value]
@@ -194,7 +202,7 @@ def _series(rows: dict[str, dict[str, list[DayState]]], task: TaskKind, name: st
         is_live = who == "live"
         series.append(
             Series(
-                "live" if is_live else who, x, [value.value for _, value, _ in kept], colour=1 if is_live else 2 + number % 5,
+                "live" if is_live else who, x, [value.value for _, value, _ in kept], colour=1 if is_live else colour[who],
                 low=[value.low for _, value, _ in kept] if is_live else None, high=[value.high for _, value, _ in kept] if is_live else None,
             )
         )  # fmt: skip

@@ -18,17 +18,24 @@ _SAID = {
     "rollouts.revived": ("{subject} revived", "good"),
     "rollouts.shadowed": ("{release} sees the traffic of {subject} as a shadow", "quiet"),
     "rollouts.unshadowed": ("{release} no longer shadows {subject}", "quiet"),
-    "loop.asked": ("an improvement of {subject} asked for", "quiet"),
-    "loop.started": ("improvement of {subject} started", "warn"),
+    "loop.asked": ("improvement of {subject} asked for", "quiet"),
+    "loop.started": ("improvement {subject} started", "warn"),
     "loop.held": ("retraining of {subject} held", "warn"),
     "loop.resumed": ("retraining of {subject} no longer held", "good"),
+    "loop.refused": ("improvement {subject} refused", "bad"),
+    "loop.failed": ("improvement {subject} failed", "bad"),
+    "loop.promoted": ("improvement {subject} ended well", "good"),
+    "loop.withdrawn": ("improvement {subject} came to nothing", "quiet"),
+    "data.added": ("rows added: {subject}", "quiet"),
+    "training.trained": ("run {subject} trained", "quiet"),
     "registry.registered": ("model {subject} registered", "quiet"),
-    "releases.created": ("release {subject} passed its gates", "good"),
+    "releases.passed": ("release {subject} passed its gates", "good"),
     "releases.refused": ("release {subject} refused by a gate", "bad"),
     "monitoring.opened": ("alert on {subject}", "warn"),
     "monitoring.closed": ("alert on {subject} over", "good"),
 }
-_QUIET = ("loop.stepped", "features.", "registry.", "training.", "data.")  # work in between: for the audit page
+# work in between, and what the rollout's own event says better: for the audit page
+_QUIET = ("loop.stepped", "loop.promoted", "loop.withdrawn", "features.", "registry.", "training.", "data.")
 
 
 class Told(NamedTuple):
