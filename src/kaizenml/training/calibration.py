@@ -53,14 +53,21 @@ def _sigmoid_fit(probabilities: Floats, y: Floats) -> Calibration:
     """Newton's method on the log loss, with one pseudo-row's weight pulling towards the identity."""
     p = np.clip(probabilities[:, 1], _TINY, 1 - _TINY)
     x = np.column_stack([np.log(p) - np.log1p(-p), np.ones(len(p))])
-    w = np.array([1.0, 0.0])
+    start = np.array([1.0, 0.0])
+
+    def loss(w: Floats) -> float:
+        z = x @ w
+        return float((np.logaddexp(0.0, z) - y * z).sum() + ((w - start) ** 2).sum() / 2)
+
+    w = start
     for _ in range(_STEPS):
         q = _sigmoid(x @ w)
-        gradient = x.T @ (q - y) + (w - (1.0, 0.0))
+        gradient = x.T @ (q - y) + (w - start)
         hessian = (x * (q * (1 - q))[:, None]).T @ x + np.eye(2)
         step = np.linalg.solve(hessian, gradient)
-        w = w - step
-        if np.abs(step).max() < 1e-9:
+        size = next((part for part in (1.0, 0.5, 0.25, 0.1, 0.03, 0.01, 0.001) if loss(w - part * step) <= loss(w)), 0.0)
+        w = w - size * step
+        if size * np.abs(step).max() < 1e-9:
             break
     if not np.isfinite(w).all() or w[0] <= 0.05:  # a slope near zero or below would undo the ranking
         return Calibration()

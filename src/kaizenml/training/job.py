@@ -45,7 +45,7 @@ class Made(NamedTuple):
     members: list[Fitted]
     naive: Naive
     board: list[BoardRow]
-    gain: Estimate | None  # by how much the ensemble loses less than the champion, on the hold-out
+    gains: dict[str, Estimate]  # by how much the ensemble loses less than naive and than the champion, row by row on the hold-out
     split: dict[str, Any]
 
     def signature(self, settings: TaskSettings) -> Signature:
@@ -91,12 +91,12 @@ class Job:
         assert chosen is not None
         effort.progress("judging on the newest rows" if self.split.by == "time" else "judging on the hold-out", 0.75)
         judged = fitting.judge(chosen, rows, holdout.vectors, task, effort)
-        board, gain = self._board(rows, holdout, judged, found)
+        board, gains = self._board(rows, holdout, judged, found)
         effort.progress("fitting on all rows", 0.85)
         encoder = encoding.learn(material.table, material.fields, accepts=material.accepts)
         everything = Rows(encoding.encode(encoder, material.table), material.y, encoder.categorical, encoder.onehot)
         members = fitting.make(chosen, everything, task, effort)
-        return Made(material, chosen, encoder, members, self._naive(material.y), board, gain, self._described())
+        return Made(material, chosen, encoder, members, self._naive(material.y), board, gains, self._described())
 
     def _split(self) -> Split:
         """Hold out the newest fifth; against a champion, at most the newer half of the rows that it has not learnt from.
@@ -133,7 +133,7 @@ class Job:
                     values={"target": self.material.task.target, "rows": len(fit), "class": only},
                 )
 
-    def _board(self, rows: Rows, holdout: Rows, judged: Judged, found: Found | None) -> tuple[list[BoardRow], Estimate | None]:
+    def _board(self, rows: Rows, holdout: Rows, judged: Judged, found: Found | None) -> tuple[list[BoardRow], dict[str, Estimate]]:
         kind, y = self.material.task.kind, holdout.y
         times = self.material.times
         blocks = evaluation.blocks_of(None if times is None else times[self.split.holdout])
@@ -151,15 +151,16 @@ class Job:
             board.append(row(name, fitted.predict(holdout.vectors), fitted.seconds, "not in the ensemble; learnt from the search's rows only"))
         board.append(row("ensemble", judged.ensemble, sum(judged.seconds.values()), _mixture(judged)))
         board += [BoardRow(name=name, metrics={}, seconds=0.0, note=note) for name, note in (found.notes if found else {}).items()]
+        gains = {"naive": evaluation.difference(kind, judged.ensemble, constant, y, blocks)}
         if self.champion is None:
-            return board, None
+            return board, gains
         started = time.perf_counter()
         try:
             theirs, note = self._champion_answers(self.champion)
         except KaizenError as error:  # a champion of other columns or classes; the gate decides what that means
-            return [*board, BoardRow(name="champion", metrics={}, seconds=0.0, note=f"could not be judged: {error.what}")], None
+            return [*board, BoardRow(name="champion", metrics={}, seconds=0.0, note=f"could not be judged: {error.what}")], gains
         board.append(row("champion", theirs, time.perf_counter() - started, note))
-        return board, evaluation.difference(kind, judged.ensemble, theirs, y, blocks)
+        return board, {**gains, "champion": evaluation.difference(kind, judged.ensemble, theirs, y, blocks)}
 
     def _champion_answers(self, champion: Champion) -> tuple[Floats, str]:
         spec = model_file.read(champion.folder)

@@ -7,6 +7,7 @@ The document (JSON, format 1)::
      "fill": [1.0, 0.0, 3.5],         what stands in for a missing number (the median in training)
      "mean": [...], "scale": [...],   z = (x - mean) / scale,
      "low": [...], "high": [...],     kept within low and high, the bulk of training: a straight line is not to be trusted beyond
+     "clip": 5.0,                     without low and high: -clip and clip
      "missing": [3],                  vector columns whose absence is itself a feature (0 or 1)
      "onehot": [{"column": 1, "levels": 3}],   codes 0 .. levels-1; NaN and other codes are no level
      "coefficients": [[...]],         outputs x (numeric, missing, then the levels of each onehot in order)
@@ -32,8 +33,9 @@ class Linear:
         self.fill = np.array(document["fill"], dtype=np.float64)
         self.mean = np.array(document["mean"], dtype=np.float64)
         self.scale = np.array(document["scale"], dtype=np.float64)
-        self.low = np.array(document["low"], dtype=np.float64)
-        self.high = np.array(document["high"], dtype=np.float64)
+        limit = float(document.get("clip", np.inf))
+        self.low = np.array(document.get("low", [-limit] * len(self.numeric)), dtype=np.float64)
+        self.high = np.array(document.get("high", [limit] * len(self.numeric)), dtype=np.float64)
         self.missing = np.array(document["missing"], dtype=np.int64)
         self.intercept = np.array(document["intercept"], dtype=np.float64)
         weights = np.array(document["coefficients"], dtype=np.float64).reshape(len(self.intercept), -1).T

@@ -192,7 +192,7 @@ def _describe(ctx: Context, run_id: str, made: Made, *, seconds: float, budget: 
         "dropped": material.dropped,
         "warnings": material.warnings,
         "shipped": "fitted on all rows, the hold-out too, after it was judged on the hold-out",
-        "gain_over_champion": msgspec.to_builtins(made.gain),
+        **{f"gain_over_{other}": msgspec.to_builtins(gain) for other, gain in made.gains.items()},
     }
     return Run(
         id=run_id,
