@@ -19,6 +19,9 @@ SEVERITY: dict[str, Severity] = {
 """How loud each diagnosis is; ``healthy`` and ``waiting`` raise nothing."""
 
 
+WORSE = {"shift", "concept"}
+
+
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """An episode of an endpoint in which something is the matter."""
 
@@ -59,6 +62,8 @@ def after(
         fresh = Alert(endpoint=endpoint, number=number, label=label, severity=severity, cause=cause, since=since, opened_at=at, seen_at=at)
     if alert is None:
         return None, fresh
+    if fresh and fresh.label != alert.label and {fresh.label, alert.label} <= WORSE:  # one episode, seen more clearly
+        return msgspec.structs.replace(alert, label=fresh.label, cause=fresh.cause, seen_at=at), None
     if fresh and fresh.label == alert.label:
         return (msgspec.structs.replace(alert, seen_at=at) if at > alert.seen_at else None), None
     if fresh and _LOUDNESS[fresh.severity] >= _LOUDNESS[alert.severity]:

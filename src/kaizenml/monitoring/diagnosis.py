@@ -238,7 +238,8 @@ def _all_well(seen: Seen) -> str:
     if seen.loss.rows < ENOUGH or seen.loss.expected is None:
         return "the inputs look as in training; there are too few outcomes yet to say how good the answers are"
     where = {"holdout": "before release", "live": "in its first calm weeks", "own": "by its own probabilities"}[seen.loss.expected_from]
-    return f"the loss is {seen.loss.loss:.4f}, {seen.loss.expected:.4f} was expected {where}; the inputs look as in training"
+    chance = " (chance may explain the difference)" if (seen.loss.loss or 0.0) > seen.loss.expected else ""
+    return f"the loss is {seen.loss.loss:.4f}, {seen.loss.expected:.4f} was expected {where}{chance}; the inputs look as in training"
 
 
 def _excess(states: list[DayState]) -> float | None:
