@@ -67,10 +67,8 @@ def _endpoint(endpoint: dict[str, Any]) -> list[str]:
     if endpoint["shadows"]:
         lines.append(f"  shadows  {', '.join(endpoint['shadows'])}")
     lines.append(f"  live     {_live(endpoint['live'])}")
-    for alert in endpoint["alerts"]:
-        lines.append(f"  {click.style('alert', fg='red', bold=True)}    {alert['label']}: {alert['cause']}")
-    if not endpoint["alerts"]:
-        lines.append("  alerts   none")
+    mark = click.style("alert", fg="red", bold=True)
+    lines += [f"  {mark}    {alert['label']}: {alert['cause']}" for alert in endpoint["alerts"]] or ["  alerts   none"]
     lines.append(f"  loop     {_loop(endpoint['loop'])}")
     return lines
 

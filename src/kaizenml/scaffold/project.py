@@ -161,7 +161,9 @@ def _write(place: Path, facts: texts.Facts, contract: Contract, data: Path) -> t
             file.write_text(text, encoding="utf-8")
         (aside / "data").mkdir()
         shutil.copyfile(data, aside / "data" / facts.file)
-        contract_file.write(contract_file.path_of(aside, facts.dataset), contract, facts.dataset)
+        promise = contract_file.path_of(aside, facts.dataset)
+        promise.parent.mkdir()
+        promise.write_text(contract_file.render(contract, facts.dataset), encoding="utf-8")
         settings.load(aside, environ={})  # what was written can be read
         written = sorted(str(file.relative_to(aside)) for file in aside.rglob("*") if file.is_file())
         around = _repository_around(place.parent)
