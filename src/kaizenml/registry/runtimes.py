@@ -7,6 +7,7 @@ the parity gate of every release proves it on real rows.
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -169,7 +170,7 @@ class _Linear:
         return shares
 
     def one(self, vector: list[float]) -> list[float]:
-        scores = self._linear.one(vector)
+        scores = self._linear.one(array("f", vector))  # the float32 values that were trained on, not the float64 ones they came from
         if self._task == "regression":
             return scores
         if self._task == "binary":

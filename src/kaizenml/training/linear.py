@@ -18,6 +18,7 @@ Raw scores go through the task's own link: sigmoid, softmax or none.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -73,8 +74,8 @@ class Linear:
         return total
 
 
-    def one(self, vector: list[float]) -> list[float]:
-        """Return the raw scores of one row: the same sums in the same order, so the same bits, without an array."""
+    def one(self, vector: Sequence[float]) -> list[float]:
+        """Return the raw scores of one row of float32 values: the same sums in the same order, so the same bits, without an array."""
         total: list[float] = self.intercept.tolist()
         outputs = range(len(total))
         for place, fill, mean, scale, low, high, weights in self._plain:
