@@ -12,6 +12,7 @@ from kaizenml.context import Context
 from kaizenml.features import buffer
 from kaizenml.project import open_project
 
+
 @pytest.fixture
 def clock(tmp_path: Path) -> SimulatedClock:
     return SimulatedClock(tmp_path / "clock", dt.datetime(2013, 1, 1, 12, tzinfo=dt.UTC))

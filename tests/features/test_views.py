@@ -324,49 +324,58 @@ def test_a_batch_that_was_sealed_before_a_crash_is_added_once(filled: Context) -
 
 
 STORM = """
-    import datetime as dt, os, random, signal, sys, time
+    import datetime as dt, os, random, signal, sys, time, traceback
     import deltalake, pyarrow.dataset
     from kaizenml.features import operations
     from kaizenml.project import open_project
 
-    def push(first):
+    def push(told, first):
         ctx = open_project(sys.argv[1], actor="pusher")
+        os.write(told, b"ready ")
         for i in range(first, 10**9):
             at = dt.datetime(2014, 1, 1, tzinfo=dt.UTC) + dt.timedelta(seconds=i)
             operations.push(ctx, "weather", [{"origin": "JFK", "at": at, "temp": float(i), "sky": None, "gusts": None, "seen": i}])
-            os.write(1, b"%d\\n" % i)
+            os.write(told, b"%d " % i)
 
-    def flush(_):
+    def flush(told, first):
         ctx = open_project(sys.argv[1], actor="flusher")
+        os.write(told, b"ready ")
         while True:
             operations.flush(ctx, "weather")
 
-    def start(work):  # forked from a parent that has imported everything and opened nothing
+    def start(work, first):  # forked from a parent that has imported everything and opened nothing
+        hear, told = os.pipe()
         child = os.fork()
         if child == 0:
             try:
-                work(int(sys.argv[2]))
+                work(told, first)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(1)
-        return child
+        os.close(told)
+        assert os.read(hear, 6) == b"ready "
+        return child, hear
 
-    rng = random.Random(int(sys.argv[2]))
-    children = [start(push), start(flush)]
-    rng.shuffle(children)
-    for child in children:
-        time.sleep(rng.uniform(0.05, 0.4))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
+    rng, answered = random.Random(3), -1
+    for _ in range(int(sys.argv[2])):
+        children = [start(push, answered + 1), start(flush, 0)]
+        for place in rng.sample([0, 1], 2):
+            time.sleep(rng.uniform(0.02, 0.3))
+            os.kill(children[place][0], signal.SIGKILL)
+            os.waitpid(children[place][0], 0)
+        for _, hear in children:
+            with os.fdopen(hear, "rb") as file:
+                answered = int((file.read().split() or [answered])[-1]) if hear == children[0][1] else answered
+    print(answered)
 """
 
 
 @pytest.mark.slow
 def test_kill_9_of_pusher_and_flusher_neither_loses_nor_doubles_a_row(filled: Context) -> None:
-    answered, rounds = -1, 4
-    for _ in range(rounds):
-        command = [sys.executable, "-c", textwrap.dedent(STORM), str(filled.root), str(answered + 1)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout.split()
-        answered = int(done[-1]) if done else answered
+    rounds = 6
+    command = [sys.executable, "-c", textwrap.dedent(STORM), str(filled.root), str(rounds)]
+    answered = int(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
     operations.flush(filled, "weather")
     assert answered > 10
     assert operations.show(filled, "weather").waiting == 0
