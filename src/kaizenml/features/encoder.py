@@ -41,6 +41,7 @@ _UNIX_DAY = 719_163  # date(1970, 1, 1).toordinal()
 _FIRST_US = -62_135_596_800_000_000  # 0001-01-01
 _END_US = 253_402_300_800_000_000  # 10000-01-01
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EXACT = 2**63  # whole numbers up to here need no clamping
 _NAN = math.nan
 _EXPECTED = {
     "number": "a number",
@@ -235,16 +236,20 @@ def _number(value: Any) -> float:
             raise _WrongValue
         return FLOAT32_MAX if value > 0 else -FLOAT32_MAX
     if kind is int:
-        return min(max(float(value), -FLOAT32_MAX), FLOAT32_MAX)
+        return float(value) if -_EXACT <= value <= _EXACT else _whole(value)
     if value is None:
         return _NAN
     raise _WrongValue
 
 
+def _whole(value: int) -> float:
+    return min(max(float(value), -FLOAT32_MAX), FLOAT32_MAX)
+
+
 def _integer(value: Any) -> float:
     kind = type(value)
     if kind is int:
-        return min(max(float(value), -FLOAT32_MAX), FLOAT32_MAX)
+        return float(value) if -_EXACT <= value <= _EXACT else _whole(value)
     if value is None:
         return _NAN
     if kind is float:  # 3.0 is what data frames make of 3 in a column with gaps
