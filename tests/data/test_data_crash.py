@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,22 +20,33 @@ from kaizenml.data import operations, store, tables
 from kaizenml.data.kinds import VERSION
 from kaizenml.errors import StorageFull
 
-ADDER = """
-import sys
+ADDERS = """
+import os, sys
 from pathlib import Path
 import pyarrow as pa
 from kaizenml.data import operations
 from kaizenml.project import open_project
 
-ctx = open_project(Path(sys.argv[1]), actor="adder")
-who, times = sys.argv[2], int(sys.argv[3])
-print("ready", flush=True)
-sys.stdin.readline()
-for turn in range(times):
-    batch = f"{who}-{turn}"
-    rows = [{"batch": batch, "row": row, "x": "bad" if row == 7 else str(row / 2)} for row in range(50)]
-    operations.add(ctx, "b", table=pa.Table.from_pylist(rows), once=batch)
-    print(batch, flush=True)
+def add_all(who, times):
+    ctx = open_project(Path(sys.argv[1]), actor="adder")
+    for turn in range(times):
+        batch = f"{who}-{turn}"
+        rows = [{"batch": batch, "row": row, "x": "bad" if row == 7 else str(row / 2)} for row in range(50)]
+        operations.add(ctx, "b", table=pa.Table.from_pylist(rows), once=batch)
+        os.write(1, f"{batch}\\n".encode())
+
+# one slow start for many processes: each line asks for a new one, forked before anything is opened
+for line in sys.stdin:
+    who, times = line.split()
+    child = os.fork()
+    if child == 0:
+        try:
+            add_all(who, int(times))
+            os._exit(0)
+        except BaseException as error:
+            os.write(1, f"failed {error!r}\\n".encode())
+            os._exit(1)
+    os.write(1, f"pid {child}\\n".encode())
 """
 
 FULL = """
@@ -54,16 +68,44 @@ except StorageFull as error:
 """
 
 
-def start(code: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", code, *map(str, arguments)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+class Adders:
+    """Processes that add batches to dataset b of one project."""
+
+    def __init__(self, root: Path) -> None:
+        self._process = subprocess.Popen([sys.executable, "-c", ADDERS, str(root)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._orders, self._news = self._process.stdin, self._process.stdout
+        self.confirmed: set[str] = set()
+
+    def start(self, who: str, times: int) -> int:
+        self._orders.write(f"{who} {times}\n")
+        self._orders.flush()
+        while True:
+            word = self._news.readline().split()
+            if word[0] == "pid":
+                return int(word[1])
+            self.confirmed.add(word[0])
+
+    def wait_for(self, batch: str) -> None:
+        while batch not in self.confirmed:
+            line = self._news.readline().strip()
+            assert line, "the adders died"
+            assert not line.startswith("failed"), line
+            self.confirmed.add(line)
+
+    def close(self) -> None:
+        self._orders.close()
+        self._news.close()
+        self._process.kill()
+        self._process.wait()
 
 
-def release(process: subprocess.Popen[str]) -> None:
-    assert process.stdout is not None
-    assert process.stdin is not None
-    assert process.stdout.readline() == "ready\n"
-    process.stdin.write("go\n")
-    process.stdin.flush()
+@pytest.fixture
+def adders(ctx: Context) -> Iterator[Adders]:
+    found = Adders(ctx.root)
+    yield found
+    found.close()
 
 
 def first_rows(ctx: Context) -> None:
@@ -89,22 +131,21 @@ def batches_of(ctx: Context) -> set[str]:
 
 
 @pytest.mark.slow
-def test_kill_9_at_any_moment_leaves_whole_versions_and_the_next_addition_works(ctx: Context):
+def test_kill_9_at_any_moment_leaves_whole_versions_and_the_next_addition_works(ctx: Context, adders: Adders):
     first_rows(ctx)
     chance = random.Random(7)
-    confirmed: set[str] = set()
-    for round_ in range(8):
-        process = start(ADDER, ctx.root, f"r{round_}", 1000)
-        release(process)
-        time.sleep(chance.uniform(0.02, 0.5))
-        process.kill()
-        assert process.stdout is not None
-        confirmed |= set(process.stdout.read().split())
-        process.wait()
+    for round_ in range(6):
+        child = adders.start(f"r{round_}", 1000)
+        adders.wait_for(f"r{round_}-0")
+        time.sleep(chance.uniform(0.0, 0.3))
+        os.kill(child, signal.SIGKILL)
+        while Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            time.sleep(0.001)
         there = batches_of(ctx)
-        assert confirmed <= there, "what was confirmed is there"
+        assert adders.confirmed <= there, "what was confirmed is there"
         # the one that was under way is told from its token
-        operations.add(ctx, "b", table=pa.table({"batch": [f"after-{round_}"] * 50, "row": range(50), "x": ["1"] * 49 + ["bad"]}))
+        rows = {"batch": [f"after-{round_}"] * 50, "row": range(50), "x": ["1"] * 49 + ["bad"]}
+        operations.add(ctx, "b", table=pa.table(rows))
         assert batches_of(ctx) == there | {f"after-{round_}"}
 
 
@@ -124,14 +165,12 @@ def test_what_a_writer_left_between_table_and_catalog_is_invisible_and_its_numbe
 
 
 @pytest.mark.slow
-def test_two_processes_that_add_at_once_both_land_one_after_the_other(ctx: Context):
+def test_two_processes_that_add_at_once_both_land_one_after_the_other(ctx: Context, adders: Adders):
     first_rows(ctx)
-    rivals = [start(ADDER, ctx.root, who, 6) for who in ("p", "q")]
-    for process in rivals:
-        release(process)
-    for process in rivals:
-        process.communicate(timeout=60)
-        assert process.returncode == 0
+    for who in "pq":
+        adders.start(who, 6)
+    for who in "pq":
+        adders.wait_for(f"{who}-5")
     assert batches_of(ctx) == {f"{who}-{turn}" for who in "pq" for turn in range(6)}
 
 
@@ -143,9 +182,9 @@ def files_in(folder: Path) -> set[str]:
 def test_a_full_disk_is_told_and_leaves_nothing(ctx: Context, name: str):
     operations.add(ctx, "b", table=pa.table({"x": [0.5, 1.5]}))
     before = files_in(ctx.state / "data")
-    process = start(FULL, ctx.root, name)
-    said, _ = process.communicate(timeout=60)
-    assert process.returncode == 9, said
+    done = subprocess.run([sys.executable, "-c", FULL, str(ctx.root), name], capture_output=True, text=True, timeout=100, check=False)
+    said = done.stdout
+    assert done.returncode == 9, done
     assert "nothing was added" in said
     assert "try: free some space" in said
     assert files_in(ctx.state / "data") == before

@@ -32,7 +32,16 @@ def test_a_profile_tells_what_is_there():
     assert found["x"] | {"quantiles": len(QUANTILES)} == {
         "kind": "number", "count": 2, "missing": 1, "distinct": 2, "mean": 2.0, "std": 0.5, "min": 1.5, "max": 2.5, "quantiles": 11,
     }  # fmt: skip
-    assert found["c"] == {"kind": "category", "count": 3, "missing": 0, "distinct": 2, "top": [["b", 2], ["a", 1]], "shortest": 1, "longest": 1, "note": "as read"}
+    assert found["c"] == {
+        "kind": "category",
+        "count": 3,
+        "missing": 0,
+        "distinct": 2,
+        "top": [["b", 2], ["a", 1]],
+        "shortest": 1,
+        "longest": 1,
+        "note": "as read",
+    }
     assert found["b"] == {"kind": "boolean", "count": 2, "missing": 1, "distinct": 1, "true": 2}
     assert found["t"]["max"] == "2020-01-03T00:00:00+00:00"
     assert found["n"]["max"] == 2

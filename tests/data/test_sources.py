@@ -153,7 +153,13 @@ def test_an_unknown_ending_is_refused_with_the_known_ones(tmp_path):
 
 @pytest.mark.parametrize(
     ("header", "said"),
-    [("a,b,a", "columns 1 and 3 are both named 'a'"), ("a,A", "differ only in case"), ("a,,c", "column 2 has no name"), ("a,_part", "kept for kaizenml"), ("1,2.5,3", "holds numbers")],
+    [
+        ("a,b,a", "columns 1 and 3 are both named 'a'"),
+        ("a,A", "differ only in case"),
+        ("a,,c", "column 2 has no name"),
+        ("a,_part", "kept for kaizenml"),
+        ("1,2.5,3", "holds numbers"),
+    ],
 )  # fmt: skip
 def test_a_header_that_cannot_name_columns_is_refused(tmp_path, header, said):
     assert said in refused(put(tmp_path, "a.csv", f"{header}\n" + ",".join("1" * len(header.split(","))) + "\n")).what
@@ -202,8 +208,8 @@ def test_parquet_is_read_in_storage_types(tmp_path):
     found = load(tmp_path / "a.parquet")
     first, second = found.to_pylist()
     assert first == {
-        "i8": 1, "u64": str(2**63), "f": 1.5, "d": 1.25, "day": dt.datetime(2020, 1, 2, tzinfo=dt.UTC), "local": dt.datetime(2020, 1, 2, 3, tzinfo=dt.UTC),
-        "naive": dt.datetime(2020, 1, 2, 3, tzinfo=dt.UTC), "word": "x", "large": "x", "nested": '{"a":[1]}', "void": None,
+        "i8": 1, "u64": str(2**63), "f": 1.5, "d": 1.25, "day": dt.datetime(2020, 1, 2, tzinfo=dt.UTC),
+        "local": dt.datetime(2020, 1, 2, 3, tzinfo=dt.UTC), "naive": dt.datetime(2020, 1, 2, 3, tzinfo=dt.UTC), "word": "x", "large": "x", "nested": '{"a":[1]}', "void": None,
     }  # fmt: skip
     assert second == dict.fromkeys(first) | {"u64": "1"}
     assert set(types(found).values()) == {"int64", "string", "double", "timestamp[us, tz=UTC]", "null"}

@@ -94,6 +94,12 @@ def written(path: Path, contract: Contract, dataset: str) -> Iterator[None]:
         fresh.unlink(missing_ok=True)
 
 
+def write(path: Path, contract: Contract, dataset: str) -> None:
+    """Bring the file to ``contract``, as ``written`` does."""
+    with written(path, contract, dataset):
+        pass
+
+
 def _unwritable(path: Path, error: OSError) -> KaizenError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return StorageFull(f"no room left on the disk for {path}; nothing was added", remedy="free some space and repeat", values={"file": str(path)})
