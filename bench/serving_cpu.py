@@ -61,7 +61,13 @@ def main() -> None:
         finally:
             process.terminate()
             process.wait()
-    row = {"rows": given.rows, "requests": answered, "cpu_us": round(cpu / answered * 1e6, 1), "per_second": round(answered / took), "rss_mb": round(memory)}
+    row = {
+        "rows": given.rows,
+        "requests": answered,
+        "cpu_us": round(cpu / answered * 1e6, 1),
+        "per_second": round(answered / took),
+        "rss_mb": round(memory),
+    }
     print(json.dumps(row) if given.json else "  ".join(f"{name} {value}" for name, value in row.items()))
 
 

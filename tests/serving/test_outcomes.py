@@ -37,7 +37,14 @@ def test_what_arrives_is_kept_and_told_apart(tmp_path, store, ids):
     first, second, third, old = *ids.make(NOW, 3), ids.make(NOW - 10 * 86400, 1)[0]
     taken = store.take(
         "shop",
-        [Outcome(first, True), Outcome(second, False, NOW - 5), Outcome("elsewhere-7", True), Outcome(old, True), Outcome(first, True), Outcome(second, True)],
+        [
+            Outcome(first, True),
+            Outcome(second, False, NOW - 5),
+            Outcome("elsewhere-7", True),
+            Outcome(old, True),
+            Outcome(first, True),
+            Outcome(second, True),
+        ],
         [BINARY],
         NOW + 60,
     )
@@ -63,7 +70,15 @@ def test_nothing_yet_is_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("signature", "value", "kept"),
-    [(BINARY, True, True), (BINARY, 0, False), (BINARY, 1.0, True), (WORDS, "large", "large"), (NUMBERS, 2, 2), (NUMBERS, 3.0, 3), (REGRESSION, 3, 3.0)],
+    [
+        (BINARY, True, True),
+        (BINARY, 0, False),
+        (BINARY, 1.0, True),
+        (WORDS, "large", "large"),
+        (NUMBERS, 2, 2),
+        (NUMBERS, 3.0, 3),
+        (REGRESSION, 3, 3.0),
+    ],
 )
 def test_a_value_is_kept_as_the_signature_writes_it(tmp_path, store, ids, signature, value, kept):
     (identity,) = ids.make(NOW, 1)

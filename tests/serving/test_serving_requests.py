@@ -169,7 +169,11 @@ def test_a_chunked_body_is_limited_while_it_streams(server):
 
 def test_a_client_that_leaves_in_the_middle_harms_nobody(server, client):
     parts = urlsplit(server[0])
-    for piece in (b"POST /predict/shop HTTP/1.1\r\n", b"POST /predict/shop HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\n{", b"\x00\x01garbage\r\n\r\n"):
+    for piece in (
+        b"POST /predict/shop HTTP/1.1\r\n",
+        b"POST /predict/shop HTTP/1.1\r\nhost: x\r\ncontent-length: 500\r\n\r\n{",
+        b"\x00\x01garbage\r\n\r\n",
+    ):
         with socket.create_connection((parts.hostname, parts.port)) as connection:
             connection.sendall(piece)
     assert client.predict("shop", [GOOD])["predictions"]
@@ -183,12 +187,18 @@ def test_a_batch_gives_what_single_rows_give(client):
 
 def test_outcomes_are_taken_and_wrong_ones_refused(server, client):
     made = [said["id"] for said in client.predict("shop", [GOOD] * 3)["predictions"]]
-    taken = client.outcomes("shop", [{"id": made[0], "value": True}, {"id": made[1], "value": False, "at": "2100-01-01T00:00:00Z"}, {"id": "x", "value": True}])
+    taken = client.outcomes(
+        "shop", [{"id": made[0], "value": True}, {"id": made[1], "value": False, "at": "2100-01-01T00:00:00Z"}, {"id": "x", "value": True}]
+    )
     assert {name: taken[name] for name in ("accepted", "late", "early", "duplicate", "conflicting", "unknown")} == {
         "accepted": 3, "late": 1, "early": 0, "duplicate": 0, "conflicting": 0, "unknown": 1,
     }  # fmt: skip
     assert client.outcomes("shop", [{"id": made[0], "value": True}])["duplicate"] == 1
-    for wrong, says in (({"id": made[2], "value": "maybe"}, "none of the classes"), ({"id": made[2]}, "absent"), ({"id": 3, "value": True}, "a number")):
+    for wrong, says in (
+        ({"id": made[2], "value": "maybe"}, "none of the classes"),
+        ({"id": made[2]}, "absent"),
+        ({"id": 3, "value": True}, "a number"),
+    ):
         with pytest.raises(InvalidInput, match=says):
             client.outcomes("shop", [wrong])
     with pytest.raises(NotFound):

@@ -167,7 +167,11 @@ def test_a_challenger_that_is_gone_leaves_the_champion_alone_and_a_gone_champion
     with bundles.served("--state", str(state), log=state / "log") as (_, url), Client(url) as client:
         assert client.predict("shop", [GOOD])["predictions"][0]["decided_by"] == "fallback"  # what it would say without a model is known
     shutil.rmtree(state / champion.bundle)
-    with bundles.served("--state", str(state), log=state / "log") as (_, url), Client(url) as client, pytest.raises(Unavailable, match="cannot answer"):
+    with (
+        bundles.served("--state", str(state), log=state / "log") as (_, url),
+        Client(url) as client,
+        pytest.raises(Unavailable, match="cannot answer"),
+    ):
         client.predict("shop", [GOOD])
 
 
@@ -189,7 +193,9 @@ def test_a_single_bundle_is_served_without_a_project(tmp_path, task):
 def test_a_full_disk_is_told_and_nothing_is_answered_without_its_record(ctx):
     state = ctx.state
     bundles.route(state, bundles.write_bundle(state))
-    command = "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n"
+    command = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))\n"
+    )
     command += "from kaizenml.serving.__main__ import main; sys.exit(main(sys.argv[1:]))"
     with (state / "log").open("ab") as log:
         arguments = [sys.executable, "-c", command, "--bundle", str(state / "releases/shop/1"), "--state", str(state), "--port", "0"]

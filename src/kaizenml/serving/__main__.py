@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import socket
@@ -59,7 +60,8 @@ def _settings(given: argparse.Namespace) -> ServeSettings:
 def _serve_project(given: argparse.Namespace) -> int:
     serve = _settings(given)
     if not given.state.is_dir():
-        raise NotFound(f"there is no state folder {given.state}", remedy="kaizen init NAME --data FILE --target COLUMN", values={"folder": str(given.state)})
+        remedy = "kaizen init NAME --data FILE --target COLUMN"
+        raise NotFound(f"there is no state folder {given.state}", remedy=remedy, values={"folder": str(given.state)})
     port = serve.port if given.port is None else given.port
     listening = supervisor.bind(given.host or serve.host, port)
     _forget_counters(given.state)
@@ -76,10 +78,8 @@ def _work(given: argparse.Namespace) -> int:
     app = worker.build(given.state, _settings(given), worker=given.worker)
 
     def ready() -> None:
-        try:
+        with contextlib.suppress(BrokenPipeError):  # the supervisor is gone; the other pipe tells
             os.write(given.ready, b"1")
-        except BrokenPipeError:
-            pass  # the supervisor is gone; the other pipe tells
         os.close(given.ready)
 
     return worker.run(app, listening, ready=ready, parent=given.parent)

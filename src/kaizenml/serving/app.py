@@ -16,7 +16,7 @@ from kaizenml.errors import KaizenError, NotFound, TooLarge, Unavailable, neares
 from kaizenml.serving.engine import Engine
 from kaizenml.serving.metrics import Counters
 from kaizenml.serving.openapi import document as openapi_document
-from kaizenml.serving.outcomes import OutcomeStore
+from kaizenml.serving.outcomes import OutcomeStore, Taken
 from kaizenml.serving.protocol import Limits, MethodNotAllowed, UnsupportedMedia, read_outcomes
 from kaizenml.serving.watcher import Watcher
 
@@ -63,7 +63,8 @@ class App:
     async def _http(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         start = time.perf_counter()
-        status, kind, headers, body = 200, _JSON, (), b""
+        status, kind, body = 200, _JSON, b""
+        headers: tuple[tuple[bytes, bytes], ...] = ()
         place, endpoint = "other", ""
         try:
             if path.startswith("/predict/"):
@@ -87,8 +88,8 @@ class App:
             headers = _error_headers(error)
         except Exception:
             log.exception("unexpected error at %s", path[:200])
-            error = KaizenError("the server made a mistake; the request may be fine", remedy="look at the server's log")
-            status, body = 500, self._encode({"error": error.document()})
+            mistake = KaizenError("the server made a mistake; the request may be fine", remedy="look at the server's log")
+            status, body = 500, self._encode({"error": mistake.document()})
         await send({"type": "http.response.start", "status": status, "headers": [kind, (b"content-length", b"%d" % len(body)), *headers]})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
         self._count(place, endpoint, status, start)
@@ -132,25 +133,23 @@ class App:
         endpoint = self.engine.endpoint(name)
         now = self._clock.timestamp()
 
-        def take() -> bytes:
-            taken = self._outcomes.take(name, read_outcomes(body, self._limits), endpoint.signatures, now)
-            for state in ("accepted", "late", "early", "duplicate", "conflicting", "unknown"):
-                if getattr(taken, state):
-                    counted.append((state, getattr(taken, state)))
-            return msgspec.json.encode(taken)
+        def take() -> Taken:
+            return self._outcomes.take(name, read_outcomes(body, self._limits), endpoint.signatures, now)
 
-        counted: list[tuple[str, int]] = []
-        answer = await asyncio.get_running_loop().run_in_executor(self._beside, take)
-        for state, number in counted:
-            self._counters.add(f'kaizen_outcomes_total{{endpoint="{name}",state="{state}"}}', number)
-        return answer
+        taken = await asyncio.get_running_loop().run_in_executor(self._beside, take)
+        for state in ("accepted", "late", "early", "duplicate", "conflicting", "unknown"):
+            if number := getattr(taken, state):
+                self._counters.add(f'kaizen_outcomes_total{{endpoint="{name}",state="{state}"}}', number)
+        return self._encode(taken)
 
     def _other(self, scope: MutableMapping[str, Any], path: str) -> tuple[int, tuple[bytes, bytes], bytes]:
         if path not in _METHODS:
             close = nearest(path, _PATHS)
-            raise NotFound(f"there is no {path[:100]!r} here", remedy=f"POST {close or _PATHS[0]}", values={"path": path[:200], "nearest": close, "known": _PATHS})
+            values = {"path": path[:200], "nearest": close, "known": _PATHS}
+            raise NotFound(f"there is no {path[:100]!r} here", remedy=f"POST {close or _PATHS[0]}", values=values)
         if scope["method"] not in ("GET", "HEAD"):
-            raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"GET {path}", values={"method": scope["method"], "expected": "GET"})
+            values = {"method": scope["method"], "expected": "GET"}
+            raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"GET {path}", values=values)
         if path == "/health/live":
             return 200, _JSON, b'{"live":true}'
         if path == "/health/ready":
@@ -203,8 +202,8 @@ class App:
 def _check_post(scope: MutableMapping[str, Any], limits: Limits) -> str | None:
     """Refuse what cannot be read from its headers alone; return the caller's trace id."""
     if scope["method"] != "POST":
-        path = scope["path"][:100]
-        raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"POST {path}", values={"method": scope["method"], "expected": "POST"})
+        path, values = scope["path"][:100], {"method": scope["method"], "expected": "POST"}
+        raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"POST {path}", values=values)
     trace = None
     for name, value in scope["headers"]:
         if name == b"content-type":

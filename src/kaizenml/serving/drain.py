@@ -28,7 +28,7 @@ from kaizenml.serving.records import Record
 from kaizenml.serving.rows import InputKinds, tabulate
 
 log = logging.getLogger("kaizenml.serving")
-DONE = "drained.json"  # in the journal folder: how far each segment is in all tables; a hint that saves reading, not the truth
+DONE = "drained.json"  # in the journal folder; a hint that saves reading, never the truth
 CHUNK_ROWS = 50_000  # rows held in memory, and in one commit
 TIDY_EVERY = 50  # batches of a table
 COMPACT_FILES = 8  # in a day that is over
@@ -44,6 +44,16 @@ class Drained(msgspec.Struct, frozen=True, kw_only=True):
     damaged: int  # records whose checksum is wrong; their segment is kept as ``*.damaged``
     removed: int  # segments that were finished
     seconds: float
+
+
+class _Hint(msgspec.Struct):
+    """How far each segment is in all tables, and the batch of each table when that was noted.
+
+    A table that is at another batch was written to by a drain that died before its hint; its own notes then tell.
+    """
+
+    segments: dict[str, int] = {}
+    batches: dict[str, int] = {}
 
 
 class _Located(NamedTuple):
@@ -74,7 +84,12 @@ def drain(ctx: Context) -> Drained:
                 raise StorageFull("no room for the drained predictions; the journal keeps them", remedy="free some space and repeat") from error
             raise
     return Drained(
-        records=work.records, rows=work.rows, skipped=work.skipped, damaged=len(work.damaged), removed=work.removed, seconds=time.perf_counter() - begun
+        records=work.records,
+        rows=work.rows,
+        skipped=work.skipped,
+        damaged=len(work.damaged),
+        removed=work.removed,
+        seconds=time.perf_counter() - begun,
     )
 
 
@@ -85,7 +100,7 @@ class _Drain:
         self.state = state
         self.folder = folder
         self.kinds = InputKinds(state)
-        self.done = _read_done(folder)
+        self.hint = _read_hint(folder)
         self.records = self.rows = self.skipped = self.removed = 0
         self.damaged: set[str] = set()
         self._waiting: dict[str, list[_Located]] = {}
@@ -96,7 +111,7 @@ class _Drain:
         found = journal.segments(self.folder)
         for segment in found:
             name = segment.name
-            for end, payload in journal.read(segment.path, self.done.get(name, 0)):
+            for end, payload in journal.read(segment.path, self.hint.segments.get(name, 0)):
                 self._reached[name] = end
                 if payload is None:
                     self.damaged.add(name)
@@ -115,17 +130,20 @@ class _Drain:
             self._commit_endpoint(endpoint, located)
         self._waiting, self._waiting_rows = {}, 0
         if self._reached:
-            self.done |= self._reached
+            self.hint.segments |= self._reached
             self._reached = {}
-            _write_done(self.folder, self.done)
+            _write_hint(self.folder, self.hint)
 
     def _commit_endpoint(self, endpoint: str, located: list[_Located]) -> None:
         table = predictions.open_table(self.state, endpoint)
-        fresh = _not_yet(table, located)
-        self.skipped += len(located) - len(fresh)
+        newest = (table.transaction_version(predictions.BATCHES) or 0) if table is not None else 0
+        fresh = located
+        if table is not None and newest != self.hint.batches.get(endpoint, 0):
+            fresh = _not_yet(table, located)
+            self.skipped += len(located) - len(fresh)
+        self.hint.batches[endpoint] = batch = newest + bool(fresh)
         if not fresh:
             return
-        batch = ((table.transaction_version(predictions.BATCHES) or 0) if table is not None else 0) + 1
         rows = tabulate([item.record for item in fresh], self.kinds, batch, _known_inputs(table))
         ends = {item.segment: item.end for item in fresh}  # records of a segment come in order: the last end stays
         notes = [Transaction(segment, end) for segment, end in ends.items()] + [Transaction(predictions.BATCHES, batch)]
@@ -143,9 +161,9 @@ class _Drain:
                 segment.path.unlink()
                 self.removed += 1
         left = {segment.name for segment in journal.segments(self.folder)}
-        if finished or self.done.keys() - left:
-            self.done = {name: end for name, end in self.done.items() if name in left}
-            _write_done(self.folder, self.done)
+        if self.hint.segments.keys() - left:
+            self.hint.segments = {name: end for name, end in self.hint.segments.items() if name in left}
+            _write_hint(self.folder, self.hint)
 
 
 def tidy(state: Path, endpoint: str) -> None:
@@ -181,10 +199,8 @@ def _create(state: Path, endpoint: str) -> DeltaTable:
     return table
 
 
-def _not_yet(table: DeltaTable | None, located: list[_Located]) -> list[_Located]:
-    """Leave out what the table's notes say is in it: a drain may have died between its commit and its hint."""
-    if table is None:
-        return located
+def _not_yet(table: DeltaTable, located: list[_Located]) -> list[_Located]:
+    """Leave out what the table's notes say is in it."""
     noted = {segment: table.transaction_version(segment) or 0 for segment in {item.segment for item in located}}
     return [item for item in located if item.end > noted[item.segment]]
 
@@ -200,22 +216,22 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _read_done(folder: Path) -> dict[str, int]:
+def _read_hint(folder: Path) -> _Hint:
     try:
-        return msgspec.json.decode((folder / DONE).read_bytes(), type=dict[str, int])
+        return msgspec.json.decode((folder / DONE).read_bytes(), type=_Hint)
     except (FileNotFoundError, msgspec.DecodeError):
-        return {}
+        return _Hint()
 
 
-def _write_done(folder: Path, done: dict[str, int]) -> None:
-    fresh = folder / f".{DONE}.{os.getpid()}"
-    fresh.write_bytes(msgspec.json.encode(done))
+def _write_hint(folder: Path, hint: _Hint) -> None:
+    fresh = folder / f".{DONE}.new"  # under the drain's lock: one writer
+    fresh.write_bytes(msgspec.json.encode(hint))
     os.replace(fresh, folder / DONE)
 
 
 def waiting_bytes(state: Path) -> int:
     """Return how many bytes of the journal are not drained yet."""
     folder = state / journal.FOLDER
-    done = _read_done(folder)
+    done = _read_hint(folder).segments
     sizes: dict[str, Any] = {segment.name: segment.path.stat().st_size for segment in journal.segments(folder)}
     return sum(max(size - done.get(name, len(journal.MAGIC)), 0) for name, size in sizes.items())

@@ -49,13 +49,12 @@ class _Decision(NamedTuple):
     features: list[dict[str, Any]] | None
 
 
-class _ShadowWork(NamedTuple):
+class _Answered(NamedTuple):
     at: float
     endpoint: LoadedEndpoint
-    runs: list[LoadedRoute]
+    arm: LoadedRoute
     ids: list[str]
     rows: list[dict[str, Any]]
-    answered: LoadedRoute
     decision: _Decision
 
 
@@ -72,7 +71,7 @@ class Engine:
         self._limits = limits
         self._encode_json = msgspec.json.Encoder().encode
         self._encode_record = msgspec.msgpack.Encoder().encode
-        self._shadows: deque[_ShadowWork] = deque()
+        self._shadows: deque[tuple[_Answered, list[LoadedRoute]]] = deque()
         self._shadow_rows = 0
 
     def endpoint(self, name: str) -> LoadedEndpoint:
@@ -82,7 +81,8 @@ class Engine:
         if found is not None:
             return found
         if name in routing.unavailable:
-            raise Unavailable(f"endpoint {name!r} cannot answer: {routing.unavailable[name]}", remedy=f"kaizen rollback {name}", values={"endpoint": name})
+            why = routing.unavailable[name]
+            raise Unavailable(f"endpoint {name!r} cannot answer: {why}", remedy=f"kaizen rollback {name}", values={"endpoint": name})
         raise not_found("endpoint", name[:100], routing.endpoints, remedy="kaizen status" if routing.endpoints else "kaizen deploy")
 
     def predict(self, name: str, body: bytes, trace: str | None = None) -> bytes:
@@ -123,7 +123,7 @@ class Engine:
         said = self._encode_json([_Said(i, p.value, p.probabilities, by, reason, label) for i, p in zip(ids, decision.predictions, strict=True)])
         self._counters.add(f'kaizen_predictions_total{{endpoint="{name}",arm="{label}",decided_by="{by}"}}', len(rows))
         if len(endpoint.arms) > 1 or endpoint.shadows:
-            self._queue_shadows(at, endpoint, arm, ids, rows, decision)
+            self._queue_shadows(_Answered(at, endpoint, arm, ids, rows, decision))
         return b'{"predictions":' + said + arm.tail
 
     def _decide(self, arm: LoadedRoute, rows: list[dict[str, Any]], at: float, killed: str | None) -> _Decision:
@@ -153,9 +153,8 @@ class Engine:
             log.warning("release %s fell back: %s", arm.route.release, reason, exc_info=not isinstance(error, KaizenError))
             return _Decision([arm.naive] * len(rows), "fallback", reason, features)
 
-    def _queue_shadows(
-        self, at: float, endpoint: LoadedEndpoint, arm: LoadedRoute, ids: list[str], rows: list[dict[str, Any]], decision: _Decision
-    ) -> None:
+    def _queue_shadows(self, answered: _Answered) -> None:
+        endpoint, arm, rows = answered.endpoint, answered.arm, answered.rows
         runs = list(endpoint.shadows)
         if endpoint.route.paired and endpoint.route.killed is None:  # a killed endpoint's arms are not to be trusted with anything
             runs += [other for other in endpoint.arms if other is not arm]
@@ -166,7 +165,7 @@ class Engine:
             self._counters.add(f'kaizen_shadow_rows_total{{endpoint="{endpoint.route.endpoint}",outcome="shed"}}', wanted)
             return
         self._shadow_rows += wanted
-        self._shadows.append(_ShadowWork(at, endpoint, runs, ids, rows, arm, decision))
+        self._shadows.append((answered, runs))
 
     @property
     def has_shadows(self) -> bool:
@@ -175,10 +174,10 @@ class Engine:
 
     def run_shadow(self) -> None:
         """Run the shadows of one answered request."""
-        work = self._shadows.popleft()
-        self._shadow_rows -= len(work.rows) * len(work.runs)
+        work, runs = self._shadows.popleft()
+        self._shadow_rows -= len(work.rows) * len(runs)
         name = work.endpoint.route.endpoint
-        for loaded in work.runs:
+        for loaded in runs:
             outcome = "run"
             try:
                 self._run_shadow(work, loaded)
@@ -187,10 +186,10 @@ class Engine:
                 log.warning("shadow %s of %s failed: %s", loaded.route.release, name, error)
             self._counters.add(f'kaizen_shadow_rows_total{{endpoint="{name}",outcome="{outcome}"}}', len(work.rows))
 
-    def _run_shadow(self, work: _ShadowWork, loaded: LoadedRoute) -> None:
+    def _run_shadow(self, work: _Answered, loaded: LoadedRoute) -> None:
         decision = work.decision
-        if loaded.model is not work.answered.model or decision.decided_by != "model":  # else it has just said it
-            decision = self._decide(loaded, _without_strangers(work.rows, loaded, work.answered), work.at, None)
+        if loaded.model is not work.arm.model or decision.decided_by != "model":  # else it has just said it
+            decision = self._decide(loaded, _without_strangers(work.rows, loaded, work.arm), work.at, None)
         answers = [
             Answer(i, p.value, p.probabilities, decision.decided_by, decision.reason) for i, p in zip(work.ids, decision.predictions, strict=True)
         ]

@@ -188,5 +188,7 @@ def _unlocked(path: Path) -> bool:
 def _translated(error: OSError, folder: Path) -> KaizenError:
     values = {"folder": str(folder), "errno": error.errno}
     if error.errno in _FULL:
-        return StorageFull("the disk that holds the prediction journal is full; the request was not answered", remedy="free some space and repeat", values=values)
-    return Unavailable(f"the prediction journal cannot be written: {error.strerror}; the request was not answered", remedy=f"look at {folder}", values=values)
+        what = "the disk that holds the prediction journal is full; the request was not answered"
+        return StorageFull(what, remedy="free some space and repeat", values=values)
+    what = f"the prediction journal cannot be written: {error.strerror}; the request was not answered"
+    return Unavailable(what, remedy=f"look at {folder}", values=values)

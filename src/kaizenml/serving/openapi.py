@@ -22,7 +22,8 @@ def document(routing: Routing) -> dict[str, Any]:
     for name, endpoint in sorted(routing.endpoints.items()):
         paths[f"/predict/{name}"] = {"post": _predict(name, endpoint)}
         paths[f"/outcomes/{name}"] = {"post": _outcomes(name, endpoint)}
-    for path, summary in (("/health/live", "The process runs."), ("/health/ready", "Every endpoint can answer."), ("/metrics", "Counters for Prometheus.")):
+    told = {"/health/live": "The process runs.", "/health/ready": "Every endpoint can answer.", "/metrics": "Counters for Prometheus."}
+    for path, summary in told.items():
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary}}}}
     return {"openapi": "3.1.0", "info": {"title": "kaizenml data plane", "version": str(routing.revision)}, "paths": paths}
 

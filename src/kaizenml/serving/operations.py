@@ -87,7 +87,8 @@ def trace(ctx: Context, prediction: str) -> dict[str, Any]:
     'shop@3'
     """
     if not ids.is_id(prediction):
-        raise InvalidInput(f"{prediction[:100]!r} is not a prediction's id", remedy="give the 32 hex digits of an answer's id", values={"found": prediction[:100]})
+        shown, remedy = prediction[:100], "give the 32 hex digits of an answer's id"
+        raise InvalidInput(f"{shown!r} is not a prediction's id", remedy=remedy, values={"found": shown})
     journal.drain(ctx)
     endpoint, table = predictions.find(ctx, prediction)
     rows = table.to_pylist()

@@ -155,16 +155,16 @@ class OutcomeStore:
     def _row(self, endpoint: str, outcome: Outcome, signatures: Sequence[Signature], now: float, position: int) -> tuple[Any, ...]:
         value = msgspec.json.encode(checked_value(outcome.value, signatures, position)).decode()
         if not 0 < len(outcome.id) <= 200:
-            raise InvalidInput(f"outcomes[{position}].id is empty or longer than 200", remedy="send the prediction's id", values={"row": position, "field": "id"})
+            values = {"row": position, "field": "id"}
+            raise InvalidInput(f"outcomes[{position}].id is empty or longer than 200", remedy="send the prediction's id", values=values)
         at = now
         if outcome.at is not None:
             try:
                 at = (parse_time_us(outcome.at) or 0) / 1e6
             except (ValueError, OverflowError, TypeError):
-                raise InvalidInput(
-                    f"outcomes[{position}].at: {str(outcome.at)[:100]!r} is not a time", remedy="send ISO 8601 or seconds since 1970, or leave it out",
-                    values={"row": position, "field": "at", "found": str(outcome.at)[:100], "expected": "a time"},
-                ) from None  # fmt: skip
+                shown, remedy = str(outcome.at)[:100], "send ISO 8601 or seconds since 1970, or leave it out"
+                values = {"row": position, "field": "at", "found": shown, "expected": "a time"}
+                raise InvalidInput(f"outcomes[{position}].at: {shown!r} is not a time", remedy=remedy, values=values) from None
         known = self._ids.known(outcome.id)
         timing = "in time"
         if known:
@@ -223,7 +223,8 @@ def find(state: Path, identity: str) -> Kept | None:
 
 def states(state: Path, endpoint: str) -> Mapping[str, int]:
     """Return how many outcomes an endpoint has: kept, early, late, unknown, conflicting."""
-    query = "SELECT COUNT(*), COALESCE(SUM(timing = 'early'), 0), COALESCE(SUM(timing = 'late'), 0), COALESCE(SUM(known = 0), 0) FROM outcomes WHERE endpoint = ?"
+    sums = "COALESCE(SUM(timing = 'early'), 0), COALESCE(SUM(timing = 'late'), 0), COALESCE(SUM(known = 0), 0)"
+    query = f"SELECT COUNT(*), {sums} FROM outcomes WHERE endpoint = ?"  # noqa: S608  only constants
     conflicts = next(iter(_query(state, "SELECT COUNT(*) FROM conflicts WHERE endpoint = ?", (endpoint,))), (0,))[0]
     kept = next(iter(_query(state, query, (endpoint,))), (0, 0, 0, 0))
     return {**dict(zip(("kept", "early", "late", "unknown"), kept, strict=True)), "conflicting": conflicts}
@@ -286,7 +287,8 @@ def _query(state: Path, query: str, values: tuple[Any, ...]) -> Iterable[tuple[A
 def _translated(error: sqlite3.Error, path: Path) -> KaizenError:
     text, values = str(error), {"file": str(path)}
     if "disk is full" in text or "disk I/O error" in text:
-        return StorageFull("the disk that holds the outcomes is full; none of this request's were taken", remedy="free some space and repeat", values=values)
+        what = "the disk that holds the outcomes is full; none of this request's were taken"
+        return StorageFull(what, remedy="free some space and repeat", values=values)
     if "not a database" in text or "malformed" in text:
         return Corrupt(f"{path} is damaged: {text}", remedy=f"move {path} away; clients may send the outcomes again", values=values)
     return Unavailable(f"the outcomes cannot be kept now: {text}", remedy="repeat; outcomes may be sent again safely", values=values)

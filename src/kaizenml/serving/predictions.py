@@ -78,7 +78,8 @@ def open_table(state: Path, endpoint: str) -> DeltaTable | None:
         except TableNotFoundError:
             return None
         except DeltaError as error:
-            raise Corrupt(f"the predictions of {endpoint!r} cannot be read: {error}", remedy=f"look at {path}", values={"folder": str(path)}) from error
+            values = {"folder": str(path)}
+            raise Corrupt(f"the predictions of {endpoint!r} cannot be read: {error}", remedy=f"look at {path}", values=values) from error
         _tables[path] = (mark, table)
         return table
 

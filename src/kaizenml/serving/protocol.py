@@ -66,7 +66,8 @@ def read_predict(body: bytes, limits: Limits) -> PredictRequest:
     if not 0 < rows <= limits.rows:
         raise _count(rows, limits, "inputs")
     if request.unit is not None and not 0 < len(str(request.unit)) <= _UNIT_LONGEST:
-        raise InvalidInput(f"unit is empty or longer than {_UNIT_LONGEST}", remedy="leave it out, or send a customer's or session's key", values={"field": "unit"})
+        remedy = "leave it out, or send a customer's or session's key"
+        raise InvalidInput(f"unit is empty or longer than {_UNIT_LONGEST}", remedy=remedy, values={"field": "unit"})
     return request
 
 
@@ -98,37 +99,44 @@ def _explained(body: bytes, limits: Limits, error: Exception, field: str) -> Kai
         return InvalidInput("the body is empty", remedy=remedy, values={"field": None})
     depth = _depth(body)
     if depth > limits.depth:
-        return TooLarge(f"the body is nested {depth} deep; the limit is {limits.depth}", remedy=remedy, values={"depth": depth, "limit": limits.depth})
+        values = {"depth": depth, "limit": limits.depth}
+        return TooLarge(f"the body is nested {depth} deep; the limit is {limits.depth}", remedy=remedy, values=values)
     try:
         document = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, ValueError) as wrong:
         return _not_json(body, str(wrong), remedy)
     if not isinstance(document, dict):
-        return InvalidInput(f"the body is {_kind(document)}, not an object", remedy=remedy, values={"found": _kind(document), "expected": "an object"})
+        seen = {"found": _kind(document), "expected": "an object"}
+        return InvalidInput(f"the body is {_kind(document)}, not an object", remedy=remedy, values=seen)
     return _misfit(document, field, remedy) or InvalidInput(f"the body does not fit: {error}", remedy=remedy, values={"field": field})
 
 
 def _not_json(body: bytes, text: str, remedy: str) -> InvalidInput:
     for word in (b"NaN", b"Infinity"):
         if word in body and "invalid character" in text:
-            return InvalidInput(f"the body holds {word.decode()}, which is not JSON", remedy="send null where a value is not known", values={"found": word.decode()})
+            values = {"found": word.decode()}
+            return InvalidInput(f"the body holds {word.decode()}, which is not JSON", remedy="send null where a value is not known", values=values)
     if "out of range" in text:
-        return InvalidInput("the body holds a number beyond what a double can hold", remedy="send null where a value is not known", values={"problem": text})
+        values = {"problem": text}
+        return InvalidInput("the body holds a number beyond what a double can hold", remedy="send null where a value is not known", values=values)
     return InvalidInput(f"the body is not JSON: {text[:1].lower()}{text[1:200]}", remedy=remedy, values={"problem": text[:200]})
 
 
 def _misfit(document: dict[str, Any], field: str, remedy: str) -> InvalidInput | None:
+    values: dict[str, Any]
     known = ["inputs", "unit"] if field == "inputs" else ["outcomes"]
     for name in document:
         if name not in known:
             close = nearest(name, known)
             hint = f"; did you mean {close!r}?" if close else ""
-            return InvalidInput(f"{name[:_SHOWN]!r} is not known here{hint}", remedy=remedy, values={"field": name[:_SHOWN], "nearest": close, "known": known})
+            values = {"field": name[:_SHOWN], "nearest": close, "known": known}
+            return InvalidInput(f"{name[:_SHOWN]!r} is not known here{hint}", remedy=remedy, values=values)
     if field not in document:
         return InvalidInput(f"{field!r} is missing", remedy=remedy, values={"field": field, "found": None})
     rows = document[field]
     if not isinstance(rows, list):
-        return InvalidInput(f"{field} is {_kind(rows)}, not a list", remedy=remedy, values={"field": field, "found": _kind(rows), "expected": "a list"})
+        values = {"field": field, "found": _kind(rows), "expected": "a list"}
+        return InvalidInput(f"{field} is {_kind(rows)}, not a list", remedy=remedy, values=values)
     for position, row in enumerate(rows):
         if not isinstance(row, dict):
             values = {"row": position, "found": _kind(row), "expected": "an object"}
@@ -138,7 +146,8 @@ def _misfit(document: dict[str, Any], field: str, remedy: str) -> InvalidInput |
             return wrong
     unit = document.get("unit")
     if unit is not None and not isinstance(unit, str | int):
-        return InvalidInput(f"unit is {_kind(unit)}, not text", remedy='send "unit": "customer-7" or leave it out', values={"field": "unit", "found": _kind(unit)})
+        values = {"field": "unit", "found": _kind(unit)}
+        return InvalidInput(f"unit is {_kind(unit)}, not text", remedy='send "unit": "customer-7" or leave it out', values=values)
     return None
 
 
@@ -158,7 +167,8 @@ def _wrong_outcome(row: dict[str, Any], position: int) -> InvalidInput | None:
         if name not in expected:
             close = nearest(name, expected)
             values = {"row": position, "field": name[:_SHOWN], "nearest": close}
-            return InvalidInput(f"outcomes[{position}].{name[:_SHOWN]} is not known" + (f"; did you mean {close!r}?" if close else ""), remedy=remedy, values=values)
+            hint = f"; did you mean {close!r}?" if close else ""
+            return InvalidInput(f"outcomes[{position}].{name[:_SHOWN]} is not known{hint}", remedy=remedy, values=values)
     for name in ("id", "value"):
         if name not in row:
             return InvalidInput(f"outcomes[{position}].{name} is absent", remedy=remedy, values={"row": position, "field": name, "found": None})
@@ -172,7 +182,7 @@ def _wrong_outcome(row: dict[str, Any], position: int) -> InvalidInput | None:
 def _kind(value: Any) -> str:
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
-    return {dict: "an object", list: "a list", str: "text"}.get(type(value), "a number")
+    return "an object" if isinstance(value, dict) else "a list" if isinstance(value, list) else "text" if isinstance(value, str) else "a number"
 
 
 def _depth(body: bytes) -> int:

@@ -153,7 +153,8 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
     try:
         return pa.array(values, kind, from_pandas=True)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        reader = {pa.float64(): float, pa.bool_(): _boolean, pa.string(): _string}[kind]
+        readers: dict[pa.DataType, Callable[[Any], Any]] = {pa.float64(): float, pa.bool_(): _boolean, pa.string(): _string}
+        reader = readers[kind]
         return pa.array([_read(reader, value) for value in values], kind, from_pandas=True)
 
 

@@ -51,11 +51,13 @@ def bind(host: str, port: int, *, patience_s: float = 1.0) -> socket.socket:
                     continue
                 holder = _holder(port)
                 by = f" by {holder[1]} (process {holder[0]})" if holder else ""
-                values = {"host": host, "port": port, "pid": holder[0] if holder else None, "program": holder[1] if holder else None}
+                pid, program = holder or (None, None)
+                values = {"host": host, "port": port, "pid": pid, "program": program}
                 raise Unavailable(f"port {port} of {host} is taken{by}", remedy=f"--port {port + 1}, or end that process", values=values) from None
             if error.errno == errno.EACCES:
                 raise UsageError(f"port {port} needs more rights than this user has", remedy="--port 8080", values={"port": port}) from None
-            raise UsageError(f"{host}:{port} cannot be listened on: {error}", remedy="--host 127.0.0.1", values={"host": host, "port": port}) from None
+            values = {"host": host, "port": port}
+            raise UsageError(f"{host}:{port} cannot be listened on: {error}", remedy="--host 127.0.0.1", values=values) from None
         except OverflowError:
             raise UsageError(f"{port} is not a port", remedy="--port 8080; from 0 (any free one) to 65535", values={"port": port}) from None
 
@@ -113,9 +115,11 @@ class Supervisor:
     def _start(self, number: int) -> None:
         reading, writing = os.pipe()
         command = [
-            *self._command, "--worker", str(number), "--socket", str(self._listening.fileno()), "--ready", str(writing), "--parent", str(self._alive_read),
+            *self._command, "--worker", str(number), "--socket", str(self._listening.fileno()),
+            "--ready", str(writing), "--parent", str(self._alive_read),
         ]  # fmt: skip
-        process = subprocess.Popen(command, pass_fds=(self._listening.fileno(), writing, self._alive_read), stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        handles = (self._listening.fileno(), writing, self._alive_read)
+        process = subprocess.Popen(command, pass_fds=handles, stdin=subprocess.DEVNULL, stdout=sys.stderr)
         os.close(writing)
         self._workers[number] = _Worker(number, process, time.monotonic(), reading)
 

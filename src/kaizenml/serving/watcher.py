@@ -105,7 +105,8 @@ class Watcher:
         try:
             wanted = snapshots.read(self._path)
         except FileNotFoundError:
-            self._problem = "nothing is deployed yet" if self._engine.routing.revision < 0 else "the routing snapshot is gone; the last one stays in force"
+            fresh = self._engine.routing.revision < 0
+            self._problem = "nothing is deployed yet" if fresh else "the routing snapshot is gone; the last one stays in force"
             return None
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
             self._tell(f"the routing snapshot cannot be read ({error}); the last one stays in force")
@@ -128,4 +129,5 @@ class Watcher:
             if problem not in before.problems:
                 log.error(problem)
         if routing.revision != before.revision:
-            log.info("serving revision %d: %s", routing.revision, ", ".join(f"{n} by {e.arms[0].route.release}" for n, e in routing.endpoints.items()))
+            told = ", ".join(f"{name} by {endpoint.arms[0].route.release}" for name, endpoint in routing.endpoints.items())
+            log.info("serving revision %d: %s", routing.revision, told)
