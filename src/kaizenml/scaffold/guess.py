@@ -12,7 +12,7 @@ from kaizenml.data.dataset import Contract
 
 NOT_THE_EVENT = re.compile(r"birth|born|\bdob\b|^dob|expir|deadline|due|until|valid_to|updat|modif|delet", re.IGNORECASE)
 """Dates that belong to a thing or to the future: they do not say when the row happened."""
-IDENTIFIES = re.compile(r"^(id|key|uuid|guid)$|[_ -](id|key|uuid|guid|no|nr|number)$|^(id|key)[_ -]|[a-z0-9](Id|ID|Key|Uuid|UUID)$", re.IGNORECASE)
+IDENTIFIES = re.compile(r"(?i:^(id|key|uuid|guid)$|[_ -](id|key|uuid|guid|no|nr|number)$|^(id|key)[_ -])|[a-z0-9](Id|ID|Key|Uuid|UUID)$")
 _FEWEST_TIMES = 3
 
 

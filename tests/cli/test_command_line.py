@@ -1,0 +1,181 @@
+"""The command line: derived commands, one JSON document, errors with their remedy and exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import msgspec
+import pytest
+
+from kaizenml import operations
+from kaizenml.cli.application import NOUNS, run
+from kaizenml.errors import KaizenError, NotFound, UsageError
+
+SMALL = '[project]\nname = "shop"\n'
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    folder = tmp_path / "shop"
+    folder.mkdir()
+    (folder / "kaizen.toml").write_text(SMALL, encoding="utf-8")
+    monkeypatch.chdir(folder)
+    return folder
+
+
+def test_every_operation_is_a_command_with_its_parameters(capsys):
+    for noun in {*NOUNS, "loop"}:
+        for verb, operation in operations.of(noun).items():
+            assert run([noun, verb.replace("_", "-"), "--help"]) == 0
+            out = capsys.readouterr().out
+            for parameter in operation.parameters:
+                shown = parameter.name.upper() if parameter.positional else f"--{parameter.name.replace('_', '-')}"
+                assert shown in out, (noun, verb)
+
+
+def test_every_noun_of_the_registry_has_a_group():
+    assert set(operations.MODULES) == {*NOUNS, "loop"}
+
+
+def test_help_lists_every_command_and_each_opens(capsys):
+    from kaizenml.cli.application import DAILY, PARTS
+
+    assert run(["--help"]) == 0
+    listed = capsys.readouterr().out
+    for name in (*DAILY, *PARTS, *NOUNS):
+        assert f"\n  {name} " in listed
+        assert run([name, "--help"]) == 0
+        assert "--json" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says", "remedy"),
+    [
+        (["audt"], "did you mean 'audit'?", "kaizen audit"),
+        (["audit", "lst"], "did you mean 'list'?", "kaizen audit list"),
+        (["audit", "list", "--lmit", "3"], "--lmit", "kaizen audit list --help"),
+        (["audit", "list", "--limit", "many"], "many", "kaizen audit list --help"),
+        (["rollouts", "show"], "ENDPOINT", "kaizen rollouts show --help"),
+        (["predict", "shop", "{not json"], "not JSON", "quote it"),
+        (["predict"], "missing", "kaizen predict"),
+        (["init", "shop"], "--data", "kaizen init --help"),
+    ],
+)
+def test_a_wrong_call_is_met_with_exit_code_2_and_a_remedy(project, capsys, arguments, says, remedy):
+    assert run(arguments) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert says in err
+    assert f"try: {remedy}" in err
+    assert run([*arguments, "--json"]) == 2
+    out, err = capsys.readouterr()
+    document = json.loads(out)["error"]
+    assert says in document["message"] or says in str(document)
+    assert err == ""
+
+
+def test_json_and_project_may_stand_anywhere(project, capsys, monkeypatch):
+    monkeypatch.chdir("/")
+    expected = None
+    for arguments in (
+        ["--json", "--project", str(project), "audit", "verify"],
+        ["audit", "--json", "verify", "--project", str(project)],
+        ["audit", "--project", str(project), "verify", "--json"],
+    ):
+        assert run(arguments) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found == (expected or found)
+        expected = found
+    assert expected["events"] == 0
+
+
+def test_the_project_is_found_from_a_folder_inside_it(project, capsys, monkeypatch):
+    (project / "deep" / "er").mkdir(parents=True)
+    monkeypatch.chdir(project / "deep" / "er")
+    assert run(["audit", "settings", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)[0] == {"name": "project.name", "value": "shop", "source": "kaizen.toml"}
+
+
+def test_status_of_a_project_without_endpoints_says_how_to_begin(project, capsys):
+    assert run(["status"]) == 0
+    assert "kaizen up" in capsys.readouterr().out
+    assert run(["status", "--json", "--check"]) == 0
+    assert json.loads(capsys.readouterr().out)["endpoints"] == []
+
+
+@pytest.mark.parametrize("verb", ["promote", "rollback", "kill", "revive", "improve"])
+def test_a_daily_verb_without_an_endpoint_says_how_to_get_one(project, capsys, verb):
+    assert run([verb]) == 1
+    err = capsys.readouterr().err
+    assert "there is no endpoint yet" in err
+    assert "try: kaizen up" in err
+
+
+def test_a_folder_without_a_project_is_told(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run(["status"]) == 2
+    assert "kaizen init" in capsys.readouterr().err
+    assert not (tmp_path / ".kaizen").exists()
+
+
+def test_an_unexpected_error_is_one_line_and_its_trace_is_kept(project, capsys, monkeypatch):
+    monkeypatch.setenv("KAIZEN_PROJECT_CATALOG", "mysql+nothing://x")  # SQLAlchemy does not know it
+    assert run(["audit", "verify"]) == 1
+    err = capsys.readouterr().err
+    assert "Traceback" not in err
+    assert len(err.splitlines()) == 2
+    path = err.rpartition(" ")[2].strip()
+    with open(path, encoding="utf-8") as trace:
+        assert "Traceback" in trace.read()
+
+
+def test_output_without_a_terminal_or_with_no_color_has_no_escapes(project, kaizen):
+    for environ in ({}, {"NO_COLOR": "1"}, {"TERM": "dumb"}):
+        for arguments in (["--help"], ["audit", "settings"], ["nothing"]):
+            done = kaizen(*arguments, cwd=project, **environ)
+            assert "\x1b" not in done.out + done.err
+
+
+def test_a_closed_pipe_is_no_traceback(project):
+    command = f"{sys.executable} -m kaizenml.cli audit settings --json | true"
+    done = subprocess.run(command, shell=True, cwd=project, capture_output=True, text=True, env={**os.environ}, check=False)
+    assert "Traceback" not in done.stderr
+
+
+def test_arguments_are_bound_by_the_registry():
+    listing = operations.find("audit", "list")
+    assert listing.bind({"limit": 3, "kind": None}) == {"limit": 3}
+    assert listing.bind({"limit": "3", "newest_first": "false"}, strict=False) == {"limit": 3, "newest_first": False}
+    with pytest.raises(UsageError, match="limit is '3'"):
+        listing.bind({"limit": "3"})
+    with pytest.raises(UsageError, match="did you mean 'limit'"):
+        listing.bind({"limt": 3})
+    with pytest.raises(UsageError, match="needs 'endpoint'"):
+        operations.find("rollouts", "show").bind({})
+    with pytest.raises(NotFound, match="did you mean 'rollouts'"):
+        operations.find("rollout", "show")
+    with pytest.raises(NotFound, match="did you mean 'promote'"):
+        operations.find("rollouts", "promot")
+
+
+def test_results_become_plain_values():
+    import numpy as np
+
+    class Thing(msgspec.Struct):
+        share: float
+        names: list[str]
+
+    assert operations.to_builtins([Thing(0.5, ["a"]), np.float64(1.5), np.arange(2)]) == [{"share": 0.5, "names": ["a"]}, 1.5, [0, 1]]
+
+
+def test_every_error_of_the_tree_prints_and_leaves_by_its_code(capsys):
+    from kaizenml import errors
+    from kaizenml.cli.face import print_error
+
+    for kind in errors._all(KaizenError):
+        print_error(kind("what", remedy="do"), json=False)
+        assert capsys.readouterr().err == "error: what\n  try: do\n"

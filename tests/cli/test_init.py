@@ -1,0 +1,164 @@
+"""``kaizen init``: everything is checked first, a whole project stands at the end, and nothing after an error."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+
+import pytest
+
+from kaizenml import settings
+from kaizenml.cli.application import run
+from kaizenml.data import contract as contracts
+from kaizenml.data import contract_file, sources
+from kaizenml.scaffold import guess
+
+
+@pytest.fixture(autouse=True)
+def in_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    return tmp_path
+
+
+def left(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_project_stands_under_git_and_its_own_checks_pass(kaizen, orders, tmp_path):
+    done = kaizen("init", "shop", "--data", "orders.csv", "--target", "returned", "--json")
+    assert done.code == 0, done.err
+    made = done.document
+    assert (made["task"], made["dataset"], made["time"]["column"], made["key"]["column"]) == ("binary", "orders", "ordered_at", "order_id")
+    shop = tmp_path / "shop"
+    found, sources_of = settings.load(shop, {})
+    assert found.task.source == "data/orders.csv"
+    assert sources_of["task.time"] == "kaizen.toml"
+    assert contract_file.read(contract_file.path_of(shop, "orders")).key == "order_id"
+    listed = subprocess.run(["git", "ls-files"], cwd=shop, capture_output=True, text=True, check=True).stdout.split()
+    assert set(listed) == set(made["files"]) - {"data/orders.csv"}
+    assert subprocess.run(["git", "status", "--porcelain"], cwd=shop, capture_output=True, text=True, check=True).stdout == ""
+    checked = subprocess.run([sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"], cwd=shop, capture_output=True, text=True, check=False)
+    assert "2 passed" in checked.stdout
+    assert left(tmp_path) >= {"shop", "orders.csv"}
+    assert not [name for name in left(tmp_path) if name.startswith(".shop")]
+
+
+@pytest.mark.parametrize("ending", ["parquet", "jsonl", "csv.gz"])
+def test_any_kind_of_file_is_taken(orders, tmp_path, ending):
+    table = sources.load(orders).to_pandas()
+    path = tmp_path / f"rows.{ending}"
+    if ending == "parquet":
+        table.to_parquet(path)
+    elif ending == "jsonl":
+        table.to_json(path, orient="records", lines=True, date_format="iso")
+    else:
+        table.to_csv(path, index=False)
+    assert run(["init", "shop", "--data", str(path), "--target", "returned"]) == 0
+    assert (tmp_path / "shop" / "data" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_names_that_need_quoting_survive(tmp_path):
+    rows = "\n".join(f"{i},{i * 3 % 7},{i % 2}" for i in range(60))
+    (tmp_path / "odd.csv").write_text('row,"a ""quoted"" \\ name","tärget # = [x]"\n' + rows + "\n", encoding="utf-8")
+    assert run(["init", "odd", "--data", "odd.csv", "--target", "tärget # = [x]"]) == 0
+    document = tomllib.loads((tmp_path / "odd" / "kaizen.toml").read_text(encoding="utf-8"))
+    assert document["task"]["target"] == "tärget # = [x]"
+
+
+def csv_of(header: str, row: str, count: int = 60) -> str:
+    return header + "\n" + "\n".join(row.replace("#", str(i)).replace("%", str(i % 2)) for i in range(count)) + "\n"
+
+
+BAD = {
+    "missing file": (None, [], "there is no file", ""),
+    "empty file": (b"", [], "empty", ""),
+    "header only": (b"a,returned\n", [], "no rows", ""),
+    "ragged line": (b"a,returned\n1,2\n1,2,3\n", [], "line 3", ""),
+    "wrong encoding": ("a,returned\nkäse,1\n".encode("cp1252"), [], "line 2", "iconv"),
+    "unknown target": (csv_of("a,retuned", "#,%").encode(), [], "did you mean 'retuned'?", "--target retuned"),
+    "constant target": (csv_of("a,returned", "#,1").encode(), [], "one value only", "another target"),
+    "three rows": (csv_of("a,returned", "#,%", 3).encode(), [], "3 rows", "add rows to rows.csv"),
+    "doubled column": (b"a,a,returned\n1,2,3\n", [], "'a'", ""),
+    "a time that is none": (csv_of("a,when,returned", "#,blue,%").encode(), ["--time", "when"], "'when' is no date", ""),
+    "a key that is none": (csv_of("a,id,returned", "#,%,%").encode(), ["--key", "id"], "does not identify", ""),
+    "unknown time": (csv_of("a,when,returned", "#,blue,%").encode(), ["--time", "wen"], "did you mean 'when'?", ""),
+    "time is the target": (csv_of("a,returned", "#,%").encode(), ["--time", "returned"], "is the target", "--time none"),
+    "nothing to predict from": (csv_of("returned", "%").encode(), [], "nothing to predict", ""),
+    "regression of texts": (csv_of("a,returned", "#,x%").encode(), ["--kind", "regression"], "no numbers", "--kind auto"),
+    "a bad name": (csv_of("a,returned", "#,%").encode(), [], "not a name", ""),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_met_with_what_happened_and_nothing_is_left(tmp_path, capsys, case):
+    content, more, says, remedy = BAD[case]
+    if content is not None:
+        (tmp_path / "rows.csv").write_bytes(content)
+    before = left(tmp_path)
+    assert run(["init", "../shop" if case == "a bad name" else "shop", "--data", "rows.csv", "--target", "returned", *more]) in (1, 2)
+    err = capsys.readouterr().err
+    assert err.startswith("error: "), err
+    assert says in err, err
+    assert "  try: " in err, err
+    assert remedy in err.partition("  try: ")[2], err
+    assert left(tmp_path) == before
+
+
+def test_a_folder_with_anything_in_it_is_refused_and_an_empty_one_is_taken(orders, tmp_path, capsys):
+    (tmp_path / "shop").mkdir()
+    assert run(["init", "shop", "--data", "orders.csv", "--target", "returned"]) == 0
+    kept = (tmp_path / "shop" / "kaizen.toml").read_bytes()
+    assert run(["init", "shop", "--data", "orders.csv", "--target", "returned"]) == 1
+    assert "not empty" in capsys.readouterr().err
+    assert (tmp_path / "shop" / "kaizen.toml").read_bytes() == kept
+
+
+def test_inside_a_repository_no_second_one_is_made(orders, tmp_path, capsys):
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    assert run(["init", "shop", "--data", "orders.csv", "--target", "returned"]) == 0
+    assert "inside the repository" in capsys.readouterr().out
+    assert not (tmp_path / "shop" / ".git").exists()
+
+
+def test_without_git_the_project_stands_all_the_same(orders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run(["init", "shop", "--data", "orders.csv", "--target", "returned"]) == 0
+    assert "not under version control" in capsys.readouterr().out
+
+
+def table(**columns):
+    import pyarrow as pa
+
+    return pa.table(columns)
+
+
+def guessed(rule, **columns):
+    made = table(**columns)
+    return rule(made, contracts.infer(made), "target").column
+
+
+def test_the_time_is_the_earliest_date_that_belongs_to_the_row():
+    from datetime import datetime, timedelta
+
+    day = [datetime(2025, 1, 1) + timedelta(days=i) for i in range(50)]
+    later = [d + timedelta(days=3) for d in day]
+    old = [d - timedelta(days=9000) for d in day]
+    x = [float(i) for i in range(50)]
+    assert guessed(guess.time, x=x, shipped=later, ordered=day, target=x) == "ordered"
+    assert guessed(guess.time, x=x, date_of_birth=old, ordered=day, target=x) == "ordered"
+    assert guessed(guess.time, x=x, ordered=[None, *day[1:]], target=x) is None
+    assert guessed(guess.time, x=x, ordered=[day[0]] * 50, target=x) is None
+    assert guessed(guess.time, x=x, target=day) is None
+
+
+def test_the_key_is_named_like_one_and_differs_in_every_row():
+    ids = [f"o{i}" for i in range(50)]
+    x = [float(i) for i in range(50)]
+    assert guessed(guess.key, x=x, order_id=ids, target=x) == "order_id"
+    assert guessed(guess.key, x=x, orderId=ids, target=x) == "orderId"
+    assert guessed(guess.key, x=x, paid=ids, target=x) is None
+    assert guessed(guess.key, x=x, order_id=["o1", *ids[1:]], target=x) is None
+    assert guessed(guess.key, id=x, target=x) is None  # fractions identify nothing

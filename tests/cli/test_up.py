@@ -1,0 +1,129 @@
+"""``kaizen up``: from a table to answers, found again by the other commands, stopped whole."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def project(kaizen, cancer, tmp_path) -> Path:
+    """A new project whose gates forgive a busy machine."""
+    done = kaizen("init", "ward", "--data", str(cancer), "--target", "target")
+    assert done.code == 0, done.err
+    path = tmp_path / "ward" / "kaizen.toml"
+    path.write_text(path.read_text().replace("rate = 200.0", "rate = 20.0").replace("p99_ms = 50.0", "p99_ms = 5000.0"), encoding="utf-8")
+    return path.parent
+
+
+@contextmanager
+def up(project: Path, *more: str):
+    """Run ``kaizen up --json`` and yield (process, its document)."""
+    command = [sys.executable, "-m", "kaizenml.cli", "up", "--json", "--port", "0", "--console-port", "0", "--budget", "2s", *more]
+    with (project / "up.err").open("w") as errors, subprocess.Popen(command, cwd=project, stdout=subprocess.PIPE, stderr=errors, text=True) as process:
+        try:
+            yield process, json.loads(process.stdout.readline())
+        finally:
+            process.send_signal(signal.SIGINT)
+            try:
+                process.wait(30)
+            finally:
+                process.kill()
+
+
+def children(pid: int) -> list[int]:
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                found.append(int(folder.name))
+        except (OSError, IndexError):
+            continue
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_three_commands_lead_from_a_table_to_answers(kaizen, project):
+    header, first = (project / "data" / "cancer.csv").read_text().splitlines()[:2]
+    row = {name: float(value) for name, value in zip(header.split(","), first.split(","), strict=True) if name != "target"}
+    with up(project) as (process, document):
+        assert "error" not in document, document
+        assert document["release"] == "ward@1"
+        done = kaizen("predict", "ward", json.dumps(row), "--json", cwd=project)
+        assert done.code == 0, done.out + done.err
+        answer = done.document
+        assert answer["predictions"][0]["decided_by"] == "model"
+        assert answer["release"] == "ward@1"
+        missing = kaizen("predict", "ward", json.dumps({**row, "mean radius": "wide"}), cwd=project)
+        assert missing.code == 1
+        assert "mean radius" in missing.err
+        status = kaizen("status", "--json", cwd=project).document
+        assert status["served"]["ready"]
+        assert [(e["endpoint"], e["champion"]) for e in status["endpoints"]] == [("ward", "ward@1")]
+        assert kaizen("kill", "--why", "drill", cwd=project).code == 0
+        time.sleep(1)
+        killed = kaizen("predict", "ward", json.dumps(row), "--json", cwd=project).document
+        assert killed["predictions"][0]["decided_by"] == "kill"
+        assert kaizen("status", "--check", cwd=project).code == 4
+        assert kaizen("revive", "ward", cwd=project).code == 0
+        parts = children(process.pid)
+        assert len(parts) == 3
+        os.kill(next(p for p in parts if b"kaizenml.serving" in Path(f"/proc/{p}/cmdline").read_bytes()), signal.SIGKILL)
+        deadline = time.perf_counter() + 60
+        while len(children(process.pid)) < 3 or not kaizen("status", "--json", cwd=project).document["served"]["ready"]:
+            assert time.perf_counter() < deadline, "a killed server was not started again"
+        parts = children(process.pid)
+    assert process.returncode == 0, (project / "up.err").read_text()
+    assert not [pid for pid in parts if alive(pid)]
+    assert kaizen("status", "--json", cwd=project).document["served"] is None
+    started = time.perf_counter()
+    with up(project, "--no-loop") as (_process, document):  # the release is there: nothing is trained again
+        assert (document["release"], document["loop"]) == ("ward@1", None)
+        print(f"second start: {time.perf_counter() - started:.1f} s")
+    verified = kaizen("audit", "verify", "--json", cwd=project)
+    assert verified.document["events"] > 5
+
+
+def test_a_taken_port_is_told_before_any_training(kaizen, project):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for option in ("--port", "--console-port"):
+            arguments = {"--port": "0", "--console-port": "0"} | {option: port}
+            done = kaizen("up", *[word for pair in arguments.items() for word in pair], cwd=project)
+            assert done.code == 1
+            assert f"port {port}" in done.err
+            assert f"(pid {os.getpid()})" in done.err
+            assert f"try: {option} " in done.err
+    assert kaizen("training", "list", "--json", cwd=project).document == []
+
+
+def test_a_killed_up_leaves_no_server_behind(kaizen, project):
+    with up(project) as (process, document):
+        assert "error" not in document, document
+        parts = children(process.pid)
+        process.kill()
+        process.wait()
+        deadline = time.perf_counter() + 20
+        while any(alive(pid) for pid in parts):
+            assert time.perf_counter() < deadline
+            time.sleep(0.1)
+    assert kaizen("status", "--json", cwd=project).document["served"] is None
