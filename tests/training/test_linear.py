@@ -5,7 +5,7 @@ import sys
 
 import msgspec
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaizenml.training.learners import Plan, Rows, fit, link
@@ -34,6 +34,7 @@ TASKS = [
 FITTED = [(task, fit(Plan(name="linear", kind="linear", parameters={"strength": 1.0}), rows_of(task), task, seed=0, threads=1)) for task in TASKS]
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.lists(st.lists(FLOATS, min_size=5, max_size=5), min_size=1, max_size=8))
 def test_a_row_alone_and_in_a_batch_gives_the_same_bits(values):
     vectors = np.array(values, dtype=np.float32)

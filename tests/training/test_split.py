@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaizenml.training.split import folds, holdout
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.lists(st.integers(0, 50), min_size=30, max_size=300), st.integers(0, 5))
 def test_by_time_no_training_row_is_newer_than_a_judging_one(seconds, seed):
     times = np.array(seconds, dtype=np.float64)
@@ -28,6 +29,7 @@ def test_rows_without_a_time_count_as_oldest():
     assert {3, 98} <= set(holdout(np.zeros(100), times, stratify=False, seed=0).train.tolist())
 
 
+@settings(max_examples=30, deadline=None)
 @given(st.integers(30, 400), st.integers(0, 9))
 def test_without_time_every_class_keeps_its_share(rows, seed):
     y = (np.arange(rows) % 3).astype(np.float64)

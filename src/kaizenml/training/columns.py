@@ -48,8 +48,8 @@ def unfit(table: pa.Table, fields: list[Field], *, times: Floats | None, key: st
     reasons: dict[str, str] = {}
     for field in fields:
         column = table.column(field.name)
-        distinct = pc.count_distinct(column, mode="only_valid").as_py()
         filled = len(column) - column.null_count
+        distinct = pc.count_distinct(column, mode="only_valid").as_py() if filled else 0
         if field.name == key:
             reasons[field.name] = "it is the key"
         elif filled == 0:

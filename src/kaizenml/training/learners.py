@@ -83,7 +83,7 @@ def portfolio(rows: int, task: Task) -> list[Plan]:
     }
     extra = {**boosted, "extra_trees": True, "num_leaves": 16 if small else 63, "learning_rate": 0.08 if small else 0.15, "feature_fraction": 0.8}
     return [
-        Plan(name="linear", kind="linear", parameters={"strength": 1.0}),
+        Plan(name="linear", kind="linear", parameters={"strength": float(np.clip(200 / rows, 0.005, 1.0))}),
         Plan(name="boosted", kind="lightgbm", parameters=boosted),
         Plan(name="extra", kind="lightgbm", parameters=extra),
     ]
