@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from kaizenml.clock import format_duration
-from kaizenml.features.signature import Signature
+from kaizenml.features.signature import Field, Signature
 from kaizenml.releases.release import Manifest
 from kaizenml.training.run import Estimate, Run
 
@@ -70,15 +70,18 @@ def _inputs(signature: Signature) -> str:
             field.kind,
             f"view {field.view}" if field.view else "the request",
             "yes" if field.nullable else "no",
-            _range(field.minimum, field.maximum),
+            _range(field),
         )
         for field in signature.fields
     ]
     return _table(("input", "kind", "comes from", "may be missing", "seen in training"), rows)
 
 
-def _range(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f"{low:g} to {high:g}"
+def _range(field: Field) -> str:
+    if field.minimum is None or field.maximum is None:
+        return ", ".join(str(value) for value in field.examples[:5]) if field.kind == "category" else ""
+    write = _day if field.kind == "timestamp" else "{:g}".format
+    return f"{write(field.minimum)} to {write(field.maximum)}"
 
 
 def _leaks(run: Run) -> str:
