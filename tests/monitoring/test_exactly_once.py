@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import START, Air, inputs
+from monitored_airline import START, Air, inputs
 
 from kaizenml.monitoring import operations as monitoring
 from kaizenml.monitoring import store
@@ -124,6 +124,7 @@ def test_any_order_of_predictions_shadows_and_outcomes_counts_every_pair_once(pa
     check(paired)
 
 
+@pytest.mark.slow
 def test_an_observer_killed_at_random_moments_counts_every_row_once(paired: Air) -> None:
     rng, chance = np.random.default_rng(5), random.Random(5)
     paired.clock.set(START + timedelta(days=70))
@@ -155,6 +156,7 @@ def test_an_observer_killed_at_random_moments_counts_every_row_once(paired: Air)
     check(paired)
 
 
+@pytest.mark.slow
 def test_two_observers_at_once_count_every_row_once(paired: Air) -> None:
     rng = np.random.default_rng(6)
     paired.clock.set(START + timedelta(days=70))

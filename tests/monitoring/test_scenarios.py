@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
-from conftest import Air
+from monitored_airline import Air
 
 from kaizenml import events
 from kaizenml.monitoring import operations as monitoring
+from kaizenml.releases import operations as releases
+from kaizenml.releases import store as released
+from kaizenml.releases.release import Manifest
+from kaizenml.rollouts import store as rollout_store
+from kaizenml.rollouts.rollout import Change
 
 
 def calm(air: Air, days: int) -> None:
@@ -17,6 +23,7 @@ def calm(air: Air, days: int) -> None:
         assert found.label in ("healthy", "waiting"), found
 
 
+@pytest.mark.slow
 def test_a_healthy_stream_of_sixty_days_gives_no_alert(air: Air) -> None:
     labels = []
     for _ in range(60):
@@ -175,3 +182,37 @@ def test_outcomes_that_stop_coming_are_told(air: Air) -> None:
     assert (found.label, found.action) == ("labels", "hold"), found
     assert "stopped" not in found.cause
     assert "no outcomes have come" in found.cause
+
+
+def crown(air: Air, number: int) -> str:
+    """Make the champion's bundle a second release, and deploy it."""
+    document = msgspec.to_builtins(releases.show(air.ctx, air.champion)) | {"number": number, "files": {}}
+    with air.ctx.catalog.write() as connection:
+        released.insert(connection, msgspec.convert(document, Manifest), None)
+        before = rollout_store.current(connection, "air")
+        assert before
+        after = msgspec.structs.replace(before, champion=f"air@{number}", revision=before.revision + 1, previous=[air.champion])
+        change = Change(
+            endpoint="air", revision=after.revision, verb="promoted", release=after.champion, at=0.0, actor="tester", why="", rollout=after
+        )
+        rollout_store.insert(connection, change)
+    return f"air@{number}"
+
+
+def test_a_release_that_is_worse_from_its_first_day_is_skew_and_asks_to_roll_back(air: Air) -> None:
+    calm(air, 8)
+    former, air.champion = air.champion, crown(air, 9)
+
+    def swapped(rows: dict[str, np.ndarray], rng: np.random.Generator) -> None:
+        # serving reads the inputs of another row: each column looks as ever, together they mean nothing
+        order = rng.permutation(len(rows["distance"]))
+        for name in ("distance", "carrier"):
+            rows[name] = rows[name][order]
+
+    found = []
+    for _ in range(7):
+        air.live_day(change=swapped)
+        found.append(air.watch())
+    assert (found[-1].label, found[-1].action) == ("skew", "rollback"), found
+    assert former not in found[-1].cause
+    assert "air@9" in found[-1].cause

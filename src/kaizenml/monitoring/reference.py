@@ -25,7 +25,7 @@ from kaizenml.monitoring.drift import Limits
 from kaizenml.monitoring.profile import Bins, Profile
 from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
-from kaizenml.training import model_file, scoring
+from kaizenml.training import model_file
 from kaizenml.training import store as runs
 
 FORMAT = 1
@@ -215,6 +215,8 @@ def _expected(ctx: Context, model: str) -> float | None:
 
 def _own(spec: model_file.ModelSpec, folder: Path, table: pa.Table) -> float | None:
     """Loss that the model expects of itself on a spread of the newest fifth of the rows."""
+    from kaizenml.training import scoring  # loads the learners' libraries, which only the making of a reference needs
+
     if spec.signature.task == "regression" or table.num_rows == 0:
         return None
     newest = table.slice(table.num_rows - max(1, table.num_rows // 5))
