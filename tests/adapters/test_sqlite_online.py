@@ -93,7 +93,9 @@ def test_kill_9_in_a_storm_of_writes_leaves_whole_rows_and_loses_none_that_was_a
     path, answered = tmp_path / "online.db", 0
     for round_ in range(5):
         writer = storm(path, answered + 1)
-        time.sleep(0.03 + 0.02 * round_)
+        assert writer.stdout is not None
+        answered = int(writer.stdout.readline())
+        time.sleep(0.02 * round_)
         os.kill(writer.pid, signal.SIGKILL)
         text, _ = writer.communicate()
         whole = [line for line in text.split("\n")[:-1] if line]

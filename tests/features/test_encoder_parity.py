@@ -69,7 +69,7 @@ def bits(compiled: RowEncoder, rows: list[dict[str, Any]]) -> bytes:
 
 
 @given(trained=TABLES, served=TABLES)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @example(trained=[], served=[])
 @example(trained=[{**dict.fromkeys(SCHEMA.names), "many": str(i)} for i in range(60)], served=[{**dict.fromkeys(SCHEMA.names), "many": "7"}])
 def test_a_row_and_a_table_give_the_same_bits(trained: list[dict[str, Any]], served: list[dict[str, Any]]) -> None:

@@ -53,7 +53,7 @@ def joined(rows: list[tuple[Any, int | None]], view: list[tuple[Any, int | None,
     view=st.lists(st.tuples(ENTITIES, st.none() | MOMENTS), max_size=30),
     ttl=st.none() | st.integers(0, 15),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_every_row_gets_the_newest_known_value_whatever_the_order_of_arrival(
     rows: list[tuple[Any, int | None]], view: list[tuple[Any, int | None]], ttl: int | None
 ) -> None:
@@ -66,7 +66,7 @@ def test_every_row_gets_the_newest_known_value_whatever_the_order_of_arrival(
     view=st.lists(st.tuples(ENTITIES, FAR), max_size=12),
     ttl=st.none() | st.integers(0, 2**63 - 1),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 def test_times_at_the_ends_of_the_world_do_not_overflow(rows: list[tuple[Any, int]], view: list[tuple[Any, int]], ttl: int | None) -> None:
     numbered = [(key, at, place) for place, (key, at) in enumerate(view)]
     assert joined(rows, numbered, ttl) == naive(rows, numbered, ttl)
