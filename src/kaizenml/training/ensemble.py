@@ -38,7 +38,9 @@ def choose(predictions: dict[str, Floats], y: Floats) -> dict[str, float]:
         if losses[name] < best[0] - 1e-9:
             best = (losses[name], dict(counts))
     chosen = best[1] if any(best[1].values()) else {names[0]: 1}
-    return {name: count / sum(chosen.values()) for name, count in chosen.items() if count}
+    # a member with less than a tenth of the say costs time at every refit and every answer, and changes nothing
+    kept = {name: count for name, count in chosen.items() if count >= 0.1 * sum(chosen.values())}
+    return {name: count / sum(kept.values()) for name, count in kept.items()}
 
 
 def _seen(prediction: Floats, y: Floats) -> Floats:

@@ -18,7 +18,7 @@ from kaizenml.training.task import Task
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 SHARES = {"linear": 0.3, "boosted": 0.85}  # of the time that is left when it is a learner's turn
-LINEAR_CELLS = 4_000_000  # numbers in the linear model's matrix; beyond this more rows teach it nothing
+LINEAR_CELLS = 2_500_000  # numbers in the linear model's matrix; beyond this more rows teach it nothing
 
 
 class Effort(NamedTuple):
