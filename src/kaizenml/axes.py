@@ -26,11 +26,11 @@ def nice(low: float, high: float, count: int) -> list[float]:
     return [round(i * step, 12) for i in range(first, max(last, first + 1) + 1)]
 
 
-def time_ticks(x0: float, x1: float, most: int) -> list[tuple[float, str]]:
-    """Return times and their labels on round hours, days, months or years."""
+def time_ticks(x0: float, x1: float, most: int, *, finest: int = 300) -> list[tuple[float, str]]:
+    """Return at most about ``most`` times and their labels on round hours, days, months or years, no finer than ``finest`` seconds."""
     start, span = datetime.fromtimestamp(x0, UTC), max(x1 - x0, 1.0)
     for step in (300, 900, 3600, 10800, 21600, 43200, 86400, 2 * 86400, 7 * 86400, 14 * 86400):
-        if span / step <= most:
+        if step >= finest and span / step <= most:
             base = float(math.ceil(x0 / step) * step)
             times = [base + i * step for i in range(int((x1 - base) // step) + 1)] or [x0]
             return [(t, _tick(t, step)) for t in times]

@@ -156,7 +156,7 @@ def line(
         *_heading(title, y_label, standalone=standalone),
         *_spans(spans, plot),
         *_grid(ticks, texts, plot),
-        *_time_axis(plot),
+        *_time_axis(plot, by_day=all(p[0] % 86400 == 0 for one in lines for p in one.points)),
         *_limit(limit, limit_label, plot),
         *(_band(one, plot) for one in lines),
         *(_path(one, plot) for one in lines),
@@ -178,9 +178,10 @@ def traffic(parts: Sequence[tuple[str, float, str]], *, title: str = "Traffic") 
     shown = [(label, share, max(share, 0.01), colour) for label, share, colour in parts if share > 0]
     total = sum(size for _, _, size, _ in shown) or 1.0
     body, at = [], 0.0
-    for label, share, size, colour in shown:
+    for i, (label, share, size, colour) in enumerate(shown):
         wide = size / total * 1000
-        body.append(_rect(f"fill {colour}", at, 0, max(wide - 4, 2), 8, f"{label} {percent(share)}"))
+        gap = 4 if i < len(shown) - 1 else 0
+        body.append(_rect(f"fill {colour}", at, 0, max(wide - gap, 2), 8, f"{label} {percent(share)}"))
         at += wide
     words = ", ".join(f"{label} {percent(share)}" for label, share, _, _ in shown) or "none"
     name = quoteattr(f"{title}: {words}")
@@ -366,9 +367,9 @@ def _grid(ticks: Sequence[float], texts: Sequence[str], plot: _Plot) -> Iterable
         yield f'<text x="{plot.left - 6:.1f}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
 
 
-def _time_axis(plot: _Plot) -> Iterable[str]:
+def _time_axis(plot: _Plot, *, by_day: bool) -> Iterable[str]:
     last = -1e9
-    for seconds, text in axes.time_ticks(plot.x0, plot.x1, max(int((plot.right - plot.left) / 64), 2)):
+    for seconds, text in axes.time_ticks(plot.x0, plot.x1, max(int((plot.right - plot.left) / 64), 2), finest=86400 if by_day else 300):
         x, half = plot.x(seconds), _text_width(text) / 2
         if x - half < last + 8:
             continue

@@ -33,8 +33,9 @@ class Pages:
             trim_blocks=True, lstrip_blocks=True,
         )  # fmt: skip
         self.environment.filters.update(
-            moment=self.moment, commas=commas, percent=charts.percent, number=number, duration=format_duration, tone=tone, sentence=sentence
-        )
+            moment=self.moment, commas=commas, percent=charts.percent, number=number, duration=format_duration, tone=tone,
+            sentence=sentence, stop=stop,
+        )  # fmt: skip
         self.environment.globals["svg"] = Markup
 
     def render(self, request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
@@ -99,6 +100,12 @@ def number(value: float | None, digits: int = 3) -> str:
     return f"{value:.{digits if abs(value) < 10 else 1 if abs(value) < 1000 else 0}f}".replace("-", "−")
 
 
+def stop(text: str) -> str:
+    """End with a full stop, and keep the first word as it is: it is somebody's name."""
+    text = text.strip()
+    return text if not text or text[-1] in ".!?…" else text + "."
+
+
 def sentence(text: str) -> str:
     """Begin with a capital and end with a full stop."""
     text = text.strip()
@@ -106,8 +113,7 @@ def sentence(text: str) -> str:
         return ""
     # a reference such as shop@2 keeps its spelling
     first = text.split()[0]
-    head = text if "@" in first or "_" in first else text[0].upper() + text[1:]
-    return head if head[-1] in ".!?…" else head + "."
+    return stop(text if "@" in first or "_" in first else text[0].upper() + text[1:])
 
 
 def tone(word: str) -> str:

@@ -13,6 +13,7 @@ from kaizenml.errors import KaizenError
 from kaizenml.loop import operations as loop
 from kaizenml.monitoring import operations as monitoring
 from kaizenml.monitoring import profile, reference, store
+from kaizenml.monitoring.alert import Alert
 from kaizenml.releases import operations as releases
 from kaizenml.rollouts import operations as rollouts
 from kaizenml.rollouts.rollout import WHOLE, Rollout
@@ -42,7 +43,7 @@ def values(ctx: Context, name: str, *, done: str = "") -> dict[str, Any]:
         "name": name,
         "state": vital.state,
         "tone": vital.tone,
-        "words": vital.words.removeprefix(f"{name}: "),
+        "words": "" if vital.rank == 0 else vital.words,
         "advice": vital.advice,
         "done": next((words.told(event) for event in seen if str(event.seq) == done), None),
         "offers": [*actions.offers(rollout), *actions.more_offers(rollout)],
@@ -51,15 +52,21 @@ def values(ctx: Context, name: str, *, done: str = "") -> dict[str, Any]:
         "naive_answers": vitals.answers(states, now, decided_by=("fallback", "kill")),
         "window": f"{vitals.WINDOW_DAYS} d",
         "arms": _arms(ctx, rollout, states, task),
+        "trials": bool(rollout.challengers),
         "charts": vitals.accuracy_charts(rollout, states, task, rollouts.history(ctx, name, limit=200)) if task else [],
         "drift": moved,
         "drift_note": note,
-        "alerts": [{"opened_at": alert.opened_at, "open": alert.open, "text": alert.cause} for alert in alerts],
+        "alerts": [_alert(alert) for alert in alerts],
         "improvements": loop.history(ctx, name, limit=8),
         "held": status.held if status else None,
         "events": [words.told(event) for event in seen],
         "example": _example(ctx, rollout),
     }
+
+
+def _alert(alert: Alert) -> dict[str, Any]:
+    quiet = alert.severity == "note" or not alert.open
+    return {"opened_at": alert.opened_at, "open": alert.open, "text": alert.cause, "tone": "quiet" if quiet else "warn"}
 
 
 def _arms(ctx: Context, rollout: Rollout, states: vitals.States, task: Any) -> list[dict[str, Any]]:
@@ -87,12 +94,7 @@ def _trial(ctx: Context, rollout: Rollout, release: str) -> str:
         verdict = monitoring.evidence(ctx, rollout.endpoint, release, against=rollout.champion)
     except KaizenError as error:
         return error.what
-    if verdict.rows == 0:
-        return "no row labelled for both yet"
-    return (
-        f"{verdict.decision}: loss {verdict.difference:+.4f} a row lower than the champion's ({verdict.low:+.4f} to {verdict.high:+.4f}, "
-        f"valid at any look) on {verdict.rows} rows"
-    )
+    return f"{verdict.decision}: {verdict.why}" if verdict.rows else "no row labelled for both yet"
 
 
 def _drift(ctx: Context, rollout: Rollout) -> tuple[list[dict[str, Any]], str]:

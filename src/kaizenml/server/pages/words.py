@@ -18,21 +18,21 @@ _SAID = {
     "rollouts.revived": ("{subject} revived", "good"),
     "rollouts.shadowed": ("{release} sees the traffic of {subject} as a shadow", "quiet"),
     "rollouts.unshadowed": ("{release} no longer shadows {subject}", "quiet"),
-    "loop.asked": ("improvement of {subject} asked for", "quiet"),
-    "loop.started": ("improvement {subject} started", "warn"),
-    "loop.held": ("retraining of {subject} held", "warn"),
-    "loop.resumed": ("retraining of {subject} no longer held", "good"),
-    "loop.refused": ("improvement {subject} refused", "bad"),
-    "loop.failed": ("improvement {subject} failed", "bad"),
-    "loop.promoted": ("improvement {subject} ended well", "good"),
-    "loop.withdrawn": ("improvement {subject} came to nothing", "quiet"),
-    "data.added": ("rows added: {subject}", "quiet"),
-    "training.trained": ("run {subject} trained", "quiet"),
-    "registry.registered": ("model {subject} registered", "quiet"),
-    "releases.passed": ("release {subject} passed its gates", "good"),
-    "releases.refused": ("release {subject} refused by a gate", "bad"),
-    "monitoring.opened": ("alert on {subject}", "warn"),
-    "monitoring.closed": ("alert on {subject} over", "good"),
+    "loop.asked": ("Improvement of {subject} asked for", "quiet"),
+    "loop.started": ("Improvement {subject} started", "warn"),
+    "loop.held": ("Retraining of {subject} held", "warn"),
+    "loop.resumed": ("Retraining of {subject} no longer held", "good"),
+    "loop.refused": ("Improvement {subject} refused", "bad"),
+    "loop.failed": ("Improvement {subject} failed", "bad"),
+    "loop.promoted": ("Improvement {subject} ended well", "good"),
+    "loop.withdrawn": ("Improvement {subject} came to nothing", "quiet"),
+    "data.added": ("Rows added: {subject}", "quiet"),
+    "training.trained": ("Run {subject} trained", "quiet"),
+    "registry.registered": ("Model {subject} registered", "quiet"),
+    "releases.passed": ("Release {subject} passed its gates", "good"),
+    "releases.refused": ("Release {subject} refused by a gate", "bad"),
+    "monitoring.opened": ("Alert on {subject}", "warn"),
+    "monitoring.closed": ("Alert on {subject} over", "good"),
 }
 # work in between, and what the rollout's own event says better: for the audit page
 _QUIET = ("loop.stepped", "loop.promoted", "loop.withdrawn", "features.", "registry.", "training.", "data.")
@@ -52,6 +52,8 @@ class Told(NamedTuple):
 def told(event: Event) -> Told:
     """Say what happened."""
     pattern, tone = _SAID.get(event.kind, ("", "quiet"))
+    if event.data.get("severity") == "note":  # worth knowing, nothing to do
+        pattern, tone = pattern.replace("Alert", "Note"), "quiet"
     release = str(event.data.get("release") or "")
     weight = event.data.get("weight")
     share = percent(weight) if isinstance(weight, float | int) else "a share"
