@@ -57,7 +57,7 @@ def losses(run) -> dict[str, float]:
 
 @pytest.mark.parametrize(("name", "kind"), [("breast_cancer", "binary"), ("wine", "multiclass"), ("diabetes", "regression")])
 def test_each_kind_of_task_beats_the_naive_answer_without_refusing_a_column(project, name, kind):
-    ctx = project("target")
+    ctx = project("target", budget="2s")
     data.add(ctx, "rows", table=table_of(name))
     run = operations.train(ctx)
     found = losses(run)
@@ -190,8 +190,9 @@ def test_a_refused_training_leaves_nothing(project, target, more, error, says):
         operations.train(ctx, run_id="../up")
 
 
+@pytest.mark.slow
 def test_a_killed_training_leaves_no_half_run_and_can_be_repeated(project):
-    ctx = project("returned", TIMED)
+    ctx = project("returned", TIMED, budget="1s")
     data.add(ctx, "rows", table=orders(300))
     program = (
         "import sys\n"

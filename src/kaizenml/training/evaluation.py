@@ -126,7 +126,8 @@ def _auc(prediction: Floats, y: Floats) -> _Measured | None:
     if prediction.shape[1] == 2:
         return _roc(prediction[:, 1], y == 1)
     parts = [_roc(prediction[:, place], y == place) for place in seen]
-    return _Measured(float(np.mean([part.value for part in parts])), np.asarray(np.mean([part.influences for part in parts], axis=0), dtype=np.float64))
+    influences = np.asarray(np.mean([part.influences for part in parts], axis=0), dtype=np.float64)
+    return _Measured(float(np.mean([part.value for part in parts])), influences)
 
 
 def _regression(prediction: Floats, y: Floats, blocks: Indices | None) -> dict[str, Estimate]:
