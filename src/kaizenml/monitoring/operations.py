@@ -18,7 +18,8 @@ from kaizenml.monitoring import alert as episodes
 from kaizenml.monitoring import diagnosis as rules
 from kaizenml.monitoring import feedback, joining, live, pairs, profile, reference, store
 from kaizenml.monitoring.alert import Alert
-from kaizenml.monitoring.diagnosis import Diagnosis, Facts
+from kaizenml.monitoring.diagnosis import Diagnosis as Diagnosis  # noqa: PLC0414  the loop names the type through this module
+from kaizenml.monitoring.diagnosis import Facts
 from kaizenml.monitoring.drift import ColumnDrift
 from kaizenml.monitoring.live import DayState
 from kaizenml.monitoring.pairs import Verdict
