@@ -41,7 +41,7 @@ _LAUNCH = """
 import os, runpy, sys
 try:
     import ctypes
-    ctypes.CDLL(None).prctl(1, 15, 0, 0, 0)
+    ctypes.CDLL(None).prctl(1, 2, 0, 0, 0)
 except (AttributeError, OSError):
     pass
 if os.getppid() != int(os.environ.pop("KAIZEN_PARENT")):
@@ -134,8 +134,8 @@ def serving(bundle: Path) -> Iterator[int]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server: it gets a moment to remove its scratch files, and no second one."""
-    process.terminate()
+    """End the server: it gets a moment to remove its scratch files (which uvicorn leaves time for on SIGINT only), and no second one."""
+    process.send_signal(signal.SIGINT)
     try:
         process.wait(END_S)
     except subprocess.TimeoutExpired:
