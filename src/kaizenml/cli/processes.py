@@ -20,8 +20,8 @@ import msgspec
 
 from kaizenml.errors import KaizenError, Unavailable, from_document
 
-RESTARTS = 5
-"""So many restarts of one part within a minute are tried; then it is not going to get better by itself."""
+RESTARTS = 8
+"""So many starts of one part within a minute are tried, with growing pauses; then it is not going to get better by itself."""
 
 
 class Part:
@@ -58,6 +58,7 @@ class Part:
             if "port" not in self.document:
                 self.stop()
                 raise _not_started(self, before)
+            self._pin(int(self.document["port"]))
         # what it says later is not for anybody, but a full pipe would stop it
         threading.Thread(target=_swallow, args=(self.process.stdout,), daemon=True).start()
         return self.document
@@ -66,11 +67,22 @@ class Part:
         """Start it again if it died; return whether it had. Raises Unavailable when that happens again and again."""
         if self.process is None or self.process.poll() is None:
             return False
-        code = self.process.returncode
-        if len(self._started) == RESTARTS and time.perf_counter() - self._started[0] < 60:
-            raise Unavailable(f"{self.name} ended {RESTARTS} times within a minute (exit code {code})", remedy=f"read {self.log}")
-        self.start()
+        now = time.perf_counter()
+        recent = sum(started > now - 60 for started in self._started)
+        if recent >= RESTARTS:
+            raise Unavailable(f"{self.name} ended {recent} times within a minute (exit code {self.process.returncode})", remedy=f"read {self.log}")
+        if recent > 1 and now < self._started[-1] + 0.25 * 2**recent:
+            return False
+        try:
+            self.start()
+        except KaizenError:
+            return False  # what a killed process held (its port) may take a moment to come free: the next try tells
         return True
+
+    def _pin(self, port: int) -> None:
+        """Keep the port that was found for 0: clients know it, so a restart must come back to it."""
+        if "--port" in self.command:
+            self.command[self.command.index("--port") + 1] = str(port)
 
     def stop(self, patience_s: float = 10.0) -> None:
         """Ask it to end, and make it end."""
