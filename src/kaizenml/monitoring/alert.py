@@ -65,7 +65,7 @@ def after(
     if fresh and fresh.label != alert.label and {fresh.label, alert.label} <= WORSE:  # one episode, seen more clearly
         return msgspec.structs.replace(alert, label=fresh.label, cause=fresh.cause, seen_at=at), None
     if fresh and fresh.label == alert.label:
-        return (msgspec.structs.replace(alert, seen_at=at) if at > alert.seen_at else None), None
+        return (msgspec.structs.replace(alert, seen_at=at) if at - alert.seen_at >= quiet_s / 4 else None), None
     if fresh and _LOUDNESS[fresh.severity] >= _LOUDNESS[alert.severity]:
         return msgspec.structs.replace(alert, closed_at=at), fresh
     if at - alert.seen_at >= quiet_s:

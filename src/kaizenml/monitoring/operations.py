@@ -125,7 +125,7 @@ def diagnose(ctx: Context, endpoint: str) -> Diagnosis:
     """
     facts, alert = _facts(ctx, endpoint)
     found = rules.judge(facts)
-    quiet_s = parse_duration(ctx.settings.monitor.window)
+    quiet_s = 2 * parse_duration(ctx.settings.monitor.window)  # one quiet window inside an episode does not end it
     change = episodes.after(alert, endpoint=endpoint, label=found.label, cause=found.cause, since=found.since, at=facts.at, number=0, quiet_s=quiet_s)
     if change != (None, None):
         _record(ctx, endpoint, found, quiet_s)
