@@ -57,7 +57,7 @@ def losses(run) -> dict[str, float]:
 
 @pytest.mark.parametrize(("name", "kind"), [("breast_cancer", "binary"), ("wine", "multiclass"), ("diabetes", "regression")])
 def test_each_kind_of_task_beats_the_naive_answer_without_refusing_a_column(project, name, kind):
-    ctx = project("target", budget="2s")
+    ctx = project("target", budget="6s")
     data.add(ctx, "rows", table=table_of(name))
     run = operations.train(ctx)
     found = losses(run)

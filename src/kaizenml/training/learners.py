@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn, without types
 
 from kaizenml.training.linear import Linear
 from kaizenml.training.task import Task
@@ -187,7 +188,9 @@ def _boosted(plan: Plan, booster: lightgbm.Booster, rounds: int, task: Task, *, 
 
 
 def _linear(plan: Plan, rows: Rows, task: Task, started: float) -> Fitted:
-    document = _fit_linear(plan, rows, task)
+    # one thread: matrices are small, and sums in the same order give the same model on every machine
+    with threadpool_limits(limits=1):
+        document = _fit_linear(plan, rows, task)
     ready = Linear(document)
     text = msgspec.json.encode(document).decode()
     return Fitted(plan, 0, time.perf_counter() - started, text, lambda vectors: link(task, ready.scores(vectors)))
