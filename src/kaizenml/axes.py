@@ -16,8 +16,9 @@ def nice(low: float, high: float, count: int) -> list[float]:
     [0.4, 0.45, 0.5, 0.55, 0.6]
     """
     span = high - low
-    if not span > 0 or not math.isfinite(span):
-        span = abs(high) * 0.2 or 1.0
+    size = max(abs(low), abs(high))
+    if not span > max(1e-9, size * 1e-9) or not math.isfinite(span):  # as good as one value: nothing finer could be written on an axis
+        span = size * 0.2 if size > 1e-6 else 1.0
         low, high = low - span / 2, high + span / 2
     raw = span / max(count - 1, 1)
     power = 10.0 ** math.floor(math.log10(raw))

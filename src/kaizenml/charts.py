@@ -337,7 +337,10 @@ def percent(share: float) -> str:
     """
     number = share * 100
     digits = 0 if number >= 99.95 or number == round(number) else 1 if number >= 1 else 2
-    return f"{number:.{digits}f} %"
+    text = f"{number:.{digits}f}"
+    if digits == 2:
+        text = text.rstrip("0") if float(text) else "below 0.01"
+    return f"{text} %"
 
 
 def _lines(series: Sequence[Series]) -> list[_Line]:

@@ -109,7 +109,8 @@ def vital(rollout: Rollout, alerts: list[Alert], states: States) -> Vital:
 
 def colours(rollout: Rollout) -> dict[str, int]:
     """Return the colour of each release of an endpoint, the same in every picture of a page."""
-    others = [*(arm.release for arm in rollout.challengers), *rollout.shadows]
+    others = dict.fromkeys([*(arm.release for arm in rollout.challengers), *rollout.shadows])  # a shadow may also be champion or challenger
+    others.pop(rollout.champion, None)
     return {rollout.champion: 1, **{release: COLOURS[i % len(COLOURS)] for i, release in enumerate(others)}}
 
 
@@ -202,13 +203,17 @@ def _series(
         is_live = who == "live"
         series.append(
             Series(
-                "live" if is_live else who, x, [value.value for _, value, _ in kept], colour=1 if is_live else colour[who],
+                "live" if is_live else who, x, [value.value for _, value, _ in kept], colour=1 if is_live else _apart(colour[who]),
                 low=[value.low for _, value, _ in kept] if is_live else None, high=[value.high for _, value, _ in kept] if is_live else None,
             )
         )  # fmt: skip
         if is_live and name == _LOSS[task] and all(naive for _, _, naive in kept):
             series.append(Series("naive", x, [naive.value if naive else None for _, _, naive in kept], colour=0, dashed=True))
     return series
+
+
+def _apart(colour: int) -> int:
+    return 2 if colour == 1 else colour  # the champion's own shadow runs beside "live"
 
 
 def _buckets(by_day: dict[str, list[DayState]], *, weekly: bool) -> list[tuple[datetime, list[DayState]]]:
