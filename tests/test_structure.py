@@ -48,6 +48,8 @@ def test_no_file_is_longer_than_its_ceiling():
 def test_no_function_is_longer_than_its_ceiling():
     long = {}
     for path, tree in trees():
+        if path.parent.name == "versions":  # a revision is written by Alembic, and never changed again
+            continue
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 text = ast.get_docstring(node, clean=False)

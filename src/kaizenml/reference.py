@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -33,8 +34,9 @@ def _operations() -> str:
 
 
 def _settings() -> str:
-    lines = ["# Settings", "", "In `kaizen.toml`; `KAIZEN_SECTION_KEY` from the environment goes before it. `kaizen audit settings` shows them all.", ""]
-    sections = {"project": settings.ProjectSettings, "task": settings.TaskSettings, "features.NAME": settings.ViewSettings}
+    about = "In `kaizen.toml`; `KAIZEN_SECTION_KEY` from the environment goes before it. `kaizen audit settings` shows them all."
+    lines = ["# Settings", "", about, ""]
+    sections: dict[str, Any] = {"project": settings.ProjectSettings, "task": settings.TaskSettings, "features.NAME": settings.ViewSettings}
     sections |= {f.name: f.type for f in msgspec.structs.fields(settings.Settings) if inspect.isclass(f.type) and f.name != "project"}
     for section, kind in sections.items():
         lines += [f"## [{section}]", "", "| key | type | default |", "|---|---|---|"]
