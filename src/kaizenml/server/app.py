@@ -18,8 +18,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from kaizenml.context import Context
-from kaizenml.errors import KaizenError, NotFound, Unavailable
-from kaizenml.server import api, console
+from kaizenml.errors import KaizenError, NotFound, Unavailable, UsageError
+from kaizenml.server import api
 from kaizenml.server.rendering import HERE, Pages, chart_css
 from kaizenml.server.security import COOKIE, Guard, Protect, guard_for
 
@@ -35,6 +35,8 @@ def create(ctx: Context, guard: Guard | None = None) -> Starlette:
     ctx : the open project; what is done here is recorded under its actor.
     guard : who may ask; default: this machine only, or with ``KAIZEN_TOKEN`` whoever shows that token.
     """
+    from kaizenml.server import console  # loads every room, so not before the port and the guard are known to be right
+
     guard = guard or guard_for("127.0.0.1", token=os.environ.get(TOKEN))
     pages = Pages(ctx, guard.form_token())
     routes = [
@@ -126,20 +128,20 @@ async def _chart_css(_request: Request) -> Response:
 
 
 def _failed(pages: Pages, request: Request, error: Exception) -> Response:
-    known = error
+    known, status = error, getattr(error, "status_code", 500)
     if not isinstance(error, KaizenError):
-        status = getattr(error, "status_code", 500)
         if status == 404:
             known = NotFound(f"there is no page {request.url.path!r}", remedy="start from the overview")
         elif status == 405:
-            known = KaizenError(f"{request.method} is not for {request.url.path!r}")
+            known = UsageError(f"{request.method} is not for {request.url.path!r}", remedy="GET to read, POST to change")
         else:
             log.error("the page failed", exc_info=error)
             known = api.unexpected(error)
     assert isinstance(known, KaizenError)
+    status = 405 if status == 405 else known.status
     if request.url.path.removeprefix(request.scope.get("root_path", "")).startswith("/api"):
-        return api.failure(known)
-    return pages.render(request, "error.html", status=known.status, error=known)
+        return api.reply({"error": known.document()}, status)
+    return pages.render(request, "error.html", status=status, error=known)
 
 
 def _listen(host: str, port: int) -> socket.socket:

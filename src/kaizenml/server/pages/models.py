@@ -62,7 +62,7 @@ def release_values(ctx: Context, ref: str) -> dict[str, Any]:
     return {
         "release": release,
         "places": _places(ctx).get(release.ref, []),
-        "endpoints": [rollout.endpoint for rollout in rollouts.list(ctx)],
+        "endpoints": [one.endpoint for one in rollouts.list(ctx) if one.champion != release.ref and not one.arm(release.ref)],
         "run": run,
         "measure": run and measure(run),
         "lines": board(run) if run else [],
