@@ -37,6 +37,7 @@ class Pages:
             sentence=sentence, stop=stop,
         )  # fmt: skip
         self.environment.globals["svg"] = Markup
+        self.environment.tests["skips"] = lambda summary: summary.startswith("skipped")  # a gate that was left out says so
 
     def render(self, request: Request, template: str, *, status: int = 200, **values: Any) -> Response:
         """Fill a page. The answer carries an ETag, so that a page that looks again costs nothing when nothing changed."""

@@ -40,7 +40,7 @@ def values(ctx: Context) -> dict[str, Any]:
     by_model = {model.ref: model.run for model in registry.list(ctx)}
     by_id = {run.id: run for run in runs}
     rows = []
-    for release in sorted(found, key=lambda one: one.created_at, reverse=True)[:MANY]:
+    for release in sorted(found, key=lambda one: (one.created_at, one.number), reverse=True)[:MANY]:
         run = by_id.get(by_model.get(release.pins.model, ""))
         rows.append({"release": release, "places": places.get(release.ref, []), "run": run, "measure": run and measure(run)})
     passed = [release for release in found if release.state == "passed"]
