@@ -72,9 +72,13 @@ columns = ["built", "manufacturer", "seats", "engine"]
 [train]
 budget = "12s"
 
+[gates]
+load_seconds = 1.5
+
 [loop]
 retrain_after = "28d"
-cooldown = "2d"
+cooldown = "14d"
+canary_max = "28d"
 canary_weight = 0.05
 """
 

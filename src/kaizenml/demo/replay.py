@@ -104,8 +104,6 @@ class Replay:
             if hour.astype("datetime64[D]") == hour:
                 self.clock.set(hour.astype(datetime).replace(tzinfo=UTC))
                 self._report_outcomes(hour)
-                for view in ("weather", "departures"):
-                    features.flush(self.ctx, view)
                 loop.tick(self.ctx)
                 yield now
 

@@ -21,7 +21,7 @@ from kaizenml.training import model_file
 CLIP = 1e-6
 SUBJECTS = ("loop", "frozen", "naive")
 TOLD = (
-    "loop.started", "loop.held", "loop.resumed", "loop.promoted", "loop.withdrawn", "loop.refused", "loop.failed",
+    "loop.started", "loop.held", "loop.resumed", "loop.refused", "loop.failed",
     "rollouts.killed", "rollouts.revived", "rollouts.challenged", "rollouts.withdrawn", "rollouts.promoted", "rollouts.rolled_back",
 )  # fmt: skip
 
@@ -37,10 +37,11 @@ class Labelled(msgspec.Struct, frozen=True):
 def labelled(ctx: Context, frozen: str) -> Labelled:
     """Join what was answered, what the frozen model said in the shadow, and what came of it."""
     truth = {identity: value for _, identity, value, *_ in outcomes.since(ctx.state, ENDPOINT, 0, 10_000_000)}
-    table = predictions.read(ctx, ENDPOINT, columns=["id", "day", "role", "release", "score"])
+    table = predictions.read(ctx, ENDPOINT, columns=["id", "day", "role", "release", "decided_by", "score"])
     live = table.filter(pc.equal(table["role"], "live"))
-    shadow = table.filter(pc.and_(pc.equal(table["role"], "shadow"), pc.equal(table["release"], frozen)))
-    frozen_score = dict(zip(shadow["id"].to_pylist(), shadow["score"].to_pylist(), strict=True))
+    # while the frozen release is champion its live answers are its answers: the engine does not run it twice
+    said = table.filter(pc.and_(pc.equal(table["release"], frozen), pc.equal(table["decided_by"], "model")))
+    frozen_score = dict(zip(said["id"].to_pylist(), said["score"].to_pylist(), strict=True))
     ids = live["id"].to_pylist()
     kept = np.array([identity in truth and identity in frozen_score for identity in ids])
     chosen = [identity for identity, keep in zip(ids, kept, strict=True) if keep]

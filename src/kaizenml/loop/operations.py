@@ -73,8 +73,7 @@ def tick(ctx: Context, *, progress: Callable[[str, float], None] | None = None) 
         looked = []
         for rollout in rollouts.list(ctx):
             monitoring.observe(ctx, rollout.endpoint)
-            improvement = reconcile(ctx, rollout, progress)
-            diagnosis = monitoring.diagnose(ctx, rollout.endpoint)
+            improvement, diagnosis = reconcile(ctx, rollout, progress)
             looked.append(EndpointTick(endpoint=rollout.endpoint, diagnosis=diagnosis.label, cause=diagnosis.cause, improvement=improvement))
     return Tick(at=ctx.clock.timestamp(), drained=report.rows, endpoints=looked)
 
@@ -101,6 +100,7 @@ def history(ctx: Context, endpoint: str, *, limit: int = 50) -> list[Improvement
 
     Parameters
     ----------
+    endpoint : its name.
     limit : how many at most, from 1.
     """
     with ctx.catalog.read() as connection:

@@ -17,6 +17,7 @@ from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.errors import Conflict, KaizenError, Refused, StorageFull, Unavailable
+from kaizenml.features import operations as features
 from kaizenml.loop import store
 from kaizenml.loop.improvement import Facts, Hold, Improvement, Start, judge, should_start
 from kaizenml.monitoring import operations as monitoring
@@ -44,8 +45,8 @@ def lease(ctx: Context) -> Iterator[None]:
         yield
 
 
-def reconcile(ctx: Context, rollout: Rollout, progress: Progress | None = None) -> Improvement | None:
-    """Do what one endpoint needs next; return its current improvement, if any."""
+def reconcile(ctx: Context, rollout: Rollout, progress: Progress | None = None) -> tuple[Improvement | None, monitoring.Diagnosis]:
+    """Do what one endpoint needs next; return its current improvement, if any, and the diagnosis it was based on."""
     endpoint = rollout.endpoint
     with ctx.catalog.read() as connection:
         found = store.latest(connection, endpoint)
@@ -53,7 +54,7 @@ def reconcile(ctx: Context, rollout: Rollout, progress: Progress | None = None) 
     diagnosis = monitoring.diagnose(ctx, endpoint)
     if diagnosis.action == "rollback" and rollout.previous and not rollout.killed:
         rollouts.rollback(ctx, endpoint, why=diagnosis.cause)
-        return current
+        return current, diagnosis
     judge_challengers(ctx, rollout)
     if current is None or current.step == "done":
         current = consider(ctx, rollout, current, diagnosis)
@@ -61,7 +62,7 @@ def reconcile(ctx: Context, rollout: Rollout, progress: Progress | None = None) 
         before, current = current, advance(ctx, current, progress)
         if current.step == before.step:  # waiting for evidence
             break
-    return current
+    return current, diagnosis
 
 
 def consider(ctx: Context, rollout: Rollout, last: Improvement | None, diagnosis: monitoring.Diagnosis) -> Improvement | None:
@@ -179,7 +180,9 @@ def _save(ctx: Context, before: Improvement, after: Improvement) -> None:
 
 
 def _collect(ctx: Context, it: Improvement, progress: Progress | None) -> Improvement:
-    """Bring the labelled answers of production into the training dataset, as its next version."""
+    """Bring the labelled answers of production into the training dataset, and pushed feature values into theirs."""
+    for view in ctx.settings.features:
+        features.flush(ctx, view)
     task = ctx.settings.task
     assert task is not None  # an endpoint exists, so the project has a task
     rows, _ = monitoring.labelled(ctx, it.endpoint, after=it.after, upto=it.upto)
@@ -267,7 +270,8 @@ def _watched(ctx: Context, it: Improvement) -> Improvement:
     won = rollout.champion == it.release or it.release in rollout.previous
     with ctx.catalog.read() as connection:
         kind = "rollouts.promoted" if won else "rollouts.withdrawn"
-        said = [e.why for e in events.read(connection, kind=kind, subject=it.endpoint, newest_first=True, limit=20) if e.data.get("release") == it.release]
+        newest = events.read(connection, kind=kind, subject=it.endpoint, newest_first=True, limit=20)
+    said = [event.why for event in newest if event.data.get("release") == it.release]
     moved = it.ended("promoted" if won else "withdrawn", said[0] if said else "", ctx.clock.timestamp())
     _save(ctx, it, moved)
     return moved
