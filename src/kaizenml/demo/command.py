@@ -107,8 +107,8 @@ def run(*, folder: Path, keep: bool = False, quiet: bool = False) -> dict[str, A
         port = stack.enter_context(_served(ctx, clock, tell))
         console = stack.enter_context(_console(ctx, clock))
         tell.say(f"console: {console}")
-        replay = _replay(ctx, clock, year, port, plan, tell)
-        document = _document(ctx, tell, plan, frozen, replay, folder)
+        replay = _replay(ctx, clock, year, port=port, plan=plan, tell=tell)
+        document: dict[str, Any] = msgspec.to_builtins(_document(ctx, tell, plan, frozen=frozen, replay=replay, folder=folder), enc_hook=_plain)
         document["seconds"] = round(time.perf_counter() - started, 1)
         document["console"] = console
         (folder / "demo.json").write_text(json.dumps(document, indent=1), encoding="utf-8")
@@ -120,10 +120,15 @@ def run(*, folder: Path, keep: bool = False, quiet: bool = False) -> dict[str, A
     return document
 
 
+def _plain(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else str(value)
+
+
 def _make_project(folder: Path, plan: Plan) -> tuple[Context, SimulatedClock]:
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARKER).exists():
-            raise Conflict(f"{folder} is not empty and not an earlier demo", remedy="kaizen demo --dir ANOTHER_FOLDER", values={"folder": str(folder)})
+            happened = f"{folder} is not empty and not an earlier demo"
+            raise Conflict(happened, remedy="kaizen demo --dir ANOTHER_FOLDER", values={"folder": str(folder)})
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
@@ -222,12 +227,12 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _replay(ctx: Context, clock: SimulatedClock, year: flights_data.Flights, port: int, plan: Plan, tell: Narrator) -> Replay:
+def _replay(ctx: Context, clock: SimulatedClock, year: flights_data.Flights, *, port: int, plan: Plan, tell: Narrator) -> Replay:
     tell.say("April to December as requests, outcomes late and out of order. Three things will go wrong on purpose:")
     for line in plan.announce():
         tell.detail(line)
     client = Client(f"http://127.0.0.1:{port}")
-    replay = Replay(ctx, clock, year, client, plan, tell.say)
+    replay = Replay(ctx, clock, year, client, plan=plan, say=tell.say)
     days = (plan.last - plan.first).days
     seen = 0
     with tell.step("replaying the year") as progress:
@@ -246,7 +251,7 @@ def _tell_news(ctx: Context, tell: Narrator, seen: int) -> int:
     return len(done)
 
 
-def _document(ctx: Context, tell: Narrator, plan: Plan, frozen: str, replay: Replay, folder: Path) -> dict[str, Any]:
+def _document(ctx: Context, tell: Narrator, plan: Plan, *, frozen: str, replay: Replay, folder: Path) -> dict[str, Any]:
     with tell.step("the year's balance"):
         year = report.labelled(ctx, frozen)
         done = report.actions(ctx)

@@ -113,7 +113,8 @@ def _departures(raw: pa.Table, departs: np.ndarray) -> pa.Table:
 
 
 def _minutes(column: pa.ChunkedArray) -> np.ndarray:
-    return pc.fill_null(column, 0).to_numpy().astype("timedelta64[m]")
+    minutes: np.ndarray = pc.fill_null(column, 0).to_numpy().astype("timedelta64[m]")
+    return minutes
 
 
 def _weather(raw: pa.Table) -> pa.Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -64,7 +65,7 @@ class Tally:
 class Replay:
     """Plays the year against a running server."""
 
-    def __init__(self, ctx: Context, clock: SimulatedClock, flights: Flights, client: Client, plan: Plan, say: Callable[[str], None]) -> None:
+    def __init__(self, ctx: Context, clock: SimulatedClock, flights: Flights, client: Client, *, plan: Plan, say: Callable[[str], None]) -> None:
         self.ctx, self.clock, self.client, self.plan, self.say = ctx, clock, client, plan, say
         self.flights = flights
         self.tally = Tally()
@@ -79,14 +80,14 @@ class Replay:
         self.table = flights.table.slice(lo, hi - lo)
         self.departs, self.lands = flights.departs[lo:hi], flights.lands[lo:hi]
         self.late = self.table["late"].to_pylist()
-        self.hours = self.departs.astype("datetime64[h]") - ASKED_BEFORE  # when each batch is asked
+        self.hours: np.ndarray = self.departs.astype("datetime64[h]") - ASKED_BEFORE  # when each batch is asked
 
     def days(self) -> Iterator[datetime]:
         """Play one simulated day after the other; yield each day when it is over and the loop has looked."""
         rows = self._rows()
         weather, departures = _by_hour(self.flights.weather), _by_hour(self.flights.departures)
         starts = np.flatnonzero(np.r_[True, self.hours[1:] != self.hours[:-1]])
-        batches = {self.hours[a]: (a, b) for a, b in zip(starts, [*starts[1:], len(self.hours)], strict=True)}
+        batches = {self.hours[a]: (a, b) for a, b in itertools.pairwise([*starts.tolist(), len(self.hours)])}
         hour, end = np.datetime64(self.plan.first.replace(tzinfo=None), "h") - HOUR, np.datetime64(self.plan.last.replace(tzinfo=None), "h")
         tried_bad = False
         while hour < end:
@@ -110,7 +111,8 @@ class Replay:
     def _rows(self) -> list[dict[str, Any]]:
         known = self.table.drop_columns([*AFTERWARDS, "late", "departs"])
         stamps = pc.strftime(self.table["departs"], format="%Y-%m-%dT%H:%M:%SZ")
-        return known.append_column("departs", stamps).to_pylist()
+        rows: list[dict[str, Any]] = known.append_column("departs", stamps).to_pylist()
+        return rows
 
     def _operator(self, now: datetime) -> None:
         operator = self.ctx.acting_as("operator")

@@ -61,7 +61,8 @@ def labelled(ctx: Context, frozen: str) -> Labelled:
 def log_losses(score: np.ndarray, truth: np.ndarray) -> np.ndarray:
     """Return the log loss of each row."""
     score = np.clip(score, CLIP, 1 - CLIP)
-    return -np.where(truth, np.log(score), np.log1p(-score))
+    losses: np.ndarray = -np.where(truth, np.log(score), np.log1p(-score))
+    return losses
 
 
 def auc(score: np.ndarray, truth: np.ndarray) -> float:
