@@ -15,7 +15,7 @@ from kaizenml.monitoring import operations as monitoring
 from kaizenml.rollouts import operations as rollouts
 from kaizenml.serving import drain as journal
 
-__all__ = ["history", "improve", "status", "tick"]
+__all__ = ["ask", "history", "improve", "status", "tick"]
 
 
 class EndpointTick(msgspec.Struct, frozen=True, kw_only=True):
@@ -107,6 +107,33 @@ def history(ctx: Context, endpoint: str, *, limit: int = 50) -> list[Improvement
         return store.latest(connection, endpoint, limit)
 
 
+def ask(ctx: Context, endpoint: str | None = None, *, why: str = "asked for") -> LoopStatus:
+    """Ask for an improvement; the loop takes it up at its next look.
+
+    An improvement on its way is not asked for again, and an upstream failure holds this one too.
+
+    Parameters
+    ----------
+    endpoint : default the project's only one.
+    why : the reason, for the audit trail.
+
+    Returns
+    -------
+    Where the loop stands with the endpoint.
+
+    Raises
+    ------
+    NotFound : there is no such endpoint.
+    """
+    name = rollouts.show(ctx, endpoint).endpoint if endpoint else _only_endpoint(ctx)
+    with ctx.catalog.write() as connection:
+        newest = store.latest(connection, name)
+        if not newest or newest[0].step == "done":
+            store.put_wish(connection, name, why=why, actor=ctx.actor, at=ctx.clock.timestamp())
+            ctx.record(connection, "loop.asked", name, why)
+    return next(item for item in status(ctx) if item.endpoint == name)
+
+
 def improve(
     ctx: Context, endpoint: str | None = None, *, until: str = "watch", why: str = "asked for", progress: Callable[[str, float], None] | None = None
 ) -> Improvement:
@@ -134,15 +161,9 @@ def improve(
     if until not in STEPS:
         close = nearest(until, STEPS)
         raise UsageError(f"there is no step {until!r}" + (f"; did you mean {close!r}?" if close else ""), remedy=f"one of {', '.join(STEPS)}")
-    name = endpoint or _only_endpoint(ctx)
-    with ctx.catalog.write() as connection:
-        newest = store.latest(connection, name)
-        if not newest or newest[0].step == "done":
-            store.put_wish(connection, name, why=why, actor=ctx.actor, at=ctx.clock.timestamp())
-            ctx.record(connection, "loop.asked", name, why)
-            before = newest[0].number if newest else 0
-        else:
-            before = newest[0].number - 1
+    asked = ask(ctx, endpoint, why=why)
+    name, current = asked.endpoint, asked.improvement
+    before = 0 if current is None else current.number if current.step == "done" else current.number - 1
     while True:
         looked = {item.endpoint: item for item in tick(ctx, progress=progress).endpoints}[name]
         it = looked.improvement

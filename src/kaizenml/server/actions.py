@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from kaizenml.charts import percent
 from kaizenml.context import Context
 from kaizenml.errors import NotFound, UsageError
-from kaizenml.loop import store as loop_store
+from kaizenml.loop import operations as loop
 from kaizenml.releases import operations as releases
 from kaizenml.rollouts import operations as rollouts
 from kaizenml.rollouts.rollout import WHOLE, Rollout
@@ -95,17 +95,9 @@ def act(ctx: Context, endpoint: str, verb: str, given: Mapping[str, str]) -> Non
     elif verb == "challenge":
         rollouts.challenge(ctx, endpoint, release or "", weight=_share(given.get("weight", "")), why=why, revision=revision)
     elif verb == "improve":
-        _wish(ctx, endpoint, why or "asked for in the console")
+        loop.ask(ctx, endpoint, why=why or "asked for in the console")
     else:
         raise NotFound(f"{verb!r} is nothing the console can do to an endpoint", remedy=f"one of {', '.join(sorted(_QUESTIONS))}")
-
-
-def _wish(ctx: Context, endpoint: str, why: str) -> None:
-    """Leave the wish for the loop; ``loop.improve`` would do the work here and now, for minutes."""
-    rollouts.show(ctx, endpoint)
-    with ctx.catalog.write() as connection:
-        loop_store.put_wish(connection, endpoint, why=why, actor=ctx.actor, at=ctx.clock.timestamp())
-        ctx.record(connection, "loop.asked", endpoint, why)
 
 
 def _promote(_ctx: Context, rollout: Rollout, given: Mapping[str, str]) -> Question:
