@@ -155,7 +155,8 @@ def evidence(ctx: Context, endpoint: str, challenger: str, *, against: str | Non
     """Judge a challenger on the labelled rows that both it and another release answered.
 
     The verdict may be asked for as often as one likes: the chance of ever calling a release better or worse that is not is
-    ``loop.error_level``. It takes at least 100 rows, 12 hours with rows, and 5 days.
+    ``loop.error_level``. It takes at least 100 rows, 12 hours with rows, and 5 days; a gross harm
+    is called worse without waiting for the days.
 
     Parameters
     ----------

@@ -52,6 +52,11 @@ def judge(challenger: str, against: str, days: Mapping[str, PairState], *, sign:
     groups = np.repeat(np.arange(len(ordered)), HOURS)
     seen = sequential.interval(sign * hours[:, 1], hours[:, 0], level=level, groups=groups)
     decision: Literal["better", "worse", "undecided"] = "better" if seen.low > 0 else "worse" if seen.high < 0 else "undecided"
+    if decision == "undecided" and not np.isfinite(seen.low):
+        # a gross harm is not watched for days: hours alone, at twice the radius, since they may move together
+        early = sequential.interval(sign * hours[:, 1], hours[:, 0], level=level)
+        if early.mean + 2.0 * (early.high - early.mean) < 0:
+            decision, seen = "worse", early
     open_ended = not np.isfinite(seen.low)
     needed = sequential.needed_rows(seen) if decision == "undecided" else None
     return Verdict(

@@ -21,7 +21,7 @@ FLOOD = 0.10  # jump of the missing share of half of a view's solid columns
 ALONE = 0.20  # jump of the missing share of a single column
 STILL = 0.25  # distinct values per key, against the fewest of usual days
 STEP = 0.3
-UNIT = math.log(1.25)
+UNIT = 0.4  # of the log: values less than half as large again come from busier or quieter days as well
 KNOWN = ((1.8, 32.0), (1 / 1.8, -32 / 1.8), (1.0, 273.15), (1.0, -273.15))  # between Fahrenheit, Celsius and Kelvin
 
 
