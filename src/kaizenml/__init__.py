@@ -12,9 +12,14 @@ never loads the data stack. What one can do with a project is in each room's ``o
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+# OpenMP's waiting threads must sleep: spinning ones made training thirty times slower beside a busy process on the same
+# cores. The library reads this once, when it is loaded, so it is said before any room can load it.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _WHERE = {
     "open_project": "kaizenml.project",

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
-
-# Threads that wait must sleep: spinning ones made training thirty times slower beside a busy process on the same cores.
-# Read once, when the OpenMP library is loaded, so it is said before the import.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import lightgbm
 import msgspec
@@ -19,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # comes with scikit-learn, without types
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
 from kaizenml.training.linear import Linear
 from kaizenml.training.task import Task
