@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
-from conftest import Shop, start, stop
+from console_shop import Shop, start, stop
 
 from kaizenml import events, operations
 from kaizenml.context import Context

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from conftest import Shop
+from console_shop import Shop
 
 from kaizenml.rollouts import operations as rollouts
 
