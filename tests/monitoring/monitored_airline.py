@@ -188,7 +188,7 @@ class Air:
             parts.append(self.table(seen, ids, other, release=shadow, role="shadow", arm="shadow"))
         self.write(*parts)
         self.day += 1
-        self.clock.set(START + timedelta(days=self.day, minutes=5))
+        self.clock.set(START + timedelta(days=self.day, hours=1, minutes=5))  # the day has settled
         told = labels(late) if labels else late
         if told is not None:
             self.tell({identity: bool(value) for identity, value in zip(ids, told, strict=True)})

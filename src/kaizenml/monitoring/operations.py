@@ -29,6 +29,7 @@ from kaizenml.training.run import Estimate
 
 __all__ = ["accuracy", "alerts", "diagnose", "drift", "evidence", "labelled", "observe"]
 
+SETTLING_H = 1.0  # hours until a day that ended has surely been drained
 LOOK_BACK_DAYS = 28
 ATTEMPTS = 5
 FORGOTTEN_S = 7 * 86_400.0  # an outcome whose prediction has not turned up for so long was never ours
@@ -362,7 +363,8 @@ def _facts(ctx: Context, endpoint: str) -> tuple[Facts, Alert | None]:
     facts = Facts(
         endpoint=endpoint,
         at=now.timestamp(),
-        today=now.astimezone(UTC).date().isoformat(),
+        # the newest answers may still be on their way from the journal: just past midnight, yesterday is not over yet
+        today=(now - timedelta(hours=SETTLING_H)).astimezone(UTC).date().isoformat(),
         release=champion,
         reference=known,
         windows={day: window for day, window in windows.items() if day >= since},
