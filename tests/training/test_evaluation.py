@@ -98,3 +98,11 @@ def test_few_days_become_stretches_of_time():
     assert len(set(blocks)) == 20
     assert (np.diff(blocks) >= 0).all()
     assert blocks_of(None) is None
+
+
+def test_a_loss_has_no_interval_below_zero():
+    y = np.array([0.0, 1.0, 0.0, 1.0, 1.0])
+    p = np.array([0.01, 0.99, 0.02, 0.98, 0.05])  # one row lost nearly everything
+    found = metrics("binary", two(p), y)
+    assert (found["log_loss"].low, found["brier"].low) == (0.0, 0.0)
+    assert metrics("regression", p, y)["mae"].low == 0.0

@@ -73,13 +73,13 @@ def metrics(kind: TaskKind, prediction: Floats, y: Floats, blocks: Indices | Non
     rows = len(y)
     hit = np.zeros_like(prediction)
     hit[np.arange(rows), y.astype(np.int64)] = 1.0
-    found = {"log_loss": _estimate(_mean(losses(kind, prediction, y)), blocks)}
+    found = {"log_loss": _estimate(_mean(losses(kind, prediction, y)), blocks, lower=0.0)}
     curve = _auc(prediction, y)
     if curve is not None:
         found["auc"] = _bounded(curve, blocks, int(min(np.bincount(y.astype(np.int64))[np.unique(y.astype(np.int64))])))
     found["accuracy"] = _share(prediction.argmax(axis=1) == y, blocks)
     brier = (prediction[:, 1] - y) ** 2 if prediction.shape[1] == 2 else ((prediction - hit) ** 2).sum(axis=1)
-    found["brier"] = _estimate(_mean(brier), blocks)
+    found["brier"] = _estimate(_mean(brier), blocks, lower=0.0)
     return found
 
 
@@ -135,7 +135,7 @@ def _regression(prediction: Floats, y: Floats, blocks: Indices | None) -> dict[s
     mse = _estimate(_mean(squared), blocks)
     found = {
         "rmse": Estimate(value=_root(mse.value), low=_root(mse.low), high=_root(mse.high), rows=mse.rows),
-        "mae": _estimate(_mean(np.abs(prediction - y)), blocks),
+        "mae": _estimate(_mean(np.abs(prediction - y)), blocks, lower=0.0),
     }
     spread = (y - y.mean()) ** 2
     if spread.mean() > 0:
@@ -166,10 +166,11 @@ def _error(influences: Floats, blocks: Indices | None) -> tuple[float, float]:
     return float(np.sqrt(variance)), float(special.stdtrit(max(count - 1, 1), 0.5 + LEVEL / 2))
 
 
-def _estimate(measured: _Measured, blocks: Indices | None, upper: float = np.inf) -> Estimate:
+def _estimate(measured: _Measured, blocks: Indices | None, upper: float = np.inf, lower: float = -np.inf) -> Estimate:
+    """An interval on both sides of the value, within what the metric can be at all."""
     error, width = _error(measured.influences, blocks)
-    value = measured.value
-    return Estimate(value=value, low=value - width * error, high=float(min(value + width * error, upper)), rows=len(measured.influences))
+    value, rows = measured.value, len(measured.influences)
+    return Estimate(value=value, low=float(max(value - width * error, lower)), high=float(min(value + width * error, upper)), rows=rows)
 
 
 def _bounded(measured: _Measured, blocks: Indices | None, rarest: int) -> Estimate:

@@ -78,7 +78,7 @@ def search(rows: Rows, pairs: list[tuple[Indices, Indices]], task: Task, fields:
         effort.progress(f"training {proposed.name}", 0.1 + 0.6 * place / len(plans))
         started = time.perf_counter()
         plan = _sized(proposed, rows, allowed)
-        made, answers = learners.fit_folds(plan, parts, task, seed=effort.seed, threads=effort.threads, stop=_stop_after(allowed))
+        made, answers, plan = learners.fit_folds(plan, parts, task, seed=effort.seed, threads=effort.threads, allowed_s=allowed)
         seconds = time.perf_counter() - started
         owed += seconds * again
         fitted[plan.name] = made[-1]._replace(plan=_with_rounds(plan, made[-1].rounds), seconds=seconds)
@@ -128,10 +128,6 @@ def sum_of(predictions: dict[str, Floats], weights: dict[str, float]) -> Floats:
     for name, weight in weights.items():
         total += weight * predictions[name]
     return total
-
-
-def _stop_after(seconds: float) -> Callable[[float], bool]:
-    return lambda spent: spent > seconds
 
 
 def _sized(plan: Plan, rows: Rows, allowed: float) -> Plan:

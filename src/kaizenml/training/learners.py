@@ -23,6 +23,10 @@ Floats = npt.NDArray[np.float64]
 Vectors = npt.NDArray[np.float32]
 MAX_ROUNDS = 2000
 PATIENCE = 40
+FEW_CELLS = 200_000
+"""Numbers in a table below which threads cost more in meeting each other than they save."""
+QUICKEST = 0.3  # learning rate beyond which trees overshoot
+ENOUGH = 10.0  # learning rate times rounds by which a loss has mostly fallen
 BULK = (0.01, 0.99)  # quantiles between which the linear model follows a number
 
 
@@ -61,11 +65,12 @@ class Fitted(NamedTuple):
 def portfolio(rows: int, task: Task) -> list[Plan]:
     """Return the learners to try, cheapest first.
 
-    Large tables get wide trees with well-filled leaves and quick steps, small ones shallow trees and slow steps.
+    Large tables get wide trees with well-filled leaves and quick steps, small ones shallow trees and slow steps. Below a
+    thousand rows slow steps bring nothing that a validation of so few rows could see.
     """
-    small = rows < 5000
+    small, slow = rows < 5000, 1000 <= rows < 5000
     boosted = {
-        "learning_rate": 0.05 if small else 0.1,
+        "learning_rate": 0.05 if slow else 0.1,
         "num_leaves": 8 if small else 31,
         "min_data_in_leaf": int(np.clip(rows // 100, 3, 500)),
         "feature_fraction": 0.5,
@@ -77,7 +82,7 @@ def portfolio(rows: int, task: Task) -> list[Plan]:
         "max_cat_threshold": 16,
         "max_bin": 127,
     }
-    extra = {**boosted, "extra_trees": True, "num_leaves": 16 if small else 63, "learning_rate": 0.08 if small else 0.15, "feature_fraction": 0.8}
+    extra = {**boosted, "extra_trees": True, "num_leaves": 16 if small else 63, "learning_rate": 0.08 if slow else 0.15, "feature_fraction": 0.8}
     return [
         Plan(name="linear", kind="linear", parameters={"strength": float(np.clip(200 / rows, 0.005, 1.0))}),
         Plan(name="boosted", kind="lightgbm", parameters=boosted),
@@ -102,34 +107,85 @@ def fit(plan: Plan, rows: Rows, task: Task, *, seed: int, threads: int) -> Fitte
 
 
 def fit_folds(
-    plan: Plan, pairs: list[tuple[Rows, Rows]], task: Task, *, seed: int, threads: int, stop: Callable[[float], bool]
-) -> tuple[list[Fitted], list[Floats]]:
+    plan: Plan, pairs: list[tuple[Rows, Rows]], task: Task, *, seed: int, threads: int, allowed_s: float
+) -> tuple[list[Fitted], list[Floats], Plan]:
     """Fit one learner on each (fit, validation) pair, and answer each validation part.
 
     Boosted learners grow in lockstep, so that the number of rounds is the one that is best over all validation parts
-    together: any single stretch of time is too particular to say when to stop.
+    together: any single stretch of time is too particular to say when to stop. Where the time would end long before the
+    loss has fallen, they begin again with longer steps: rough trees that have arrived beat fine ones cut short, whose
+    answers hardly differ from the naive one.
 
     Parameters
     ----------
-    stop : asked after each round with the seconds spent so far; True ends the fitting there.
+    allowed_s : seconds after which the fitting ends where it is.
+
+    Returns
+    -------
+    The fits, their answers, and the plan as it was carried out.
     """
     started = time.perf_counter()
     if plan.kind == "linear":
         made = [_linear(plan, fit_rows, task, time.perf_counter()) for fit_rows, _ in pairs]
-        return made, [one.predict(validation.vectors) for one, (_, validation) in zip(made, pairs, strict=True)]
-    boosters = [_booster(plan, fit_rows, task, seed=seed, threads=threads, validation=validation)[0] for fit_rows, validation in pairs]
-    counts = np.array([len(validation.y) for _, validation in pairs], dtype=np.float64)
-    best, best_loss = 0, np.inf
-    for done in range(1, MAX_ROUNDS + 1):
-        ended = [booster.update() for booster in boosters]
-        loss = float(np.average([booster.eval_valid()[0][2] for booster in boosters], weights=counts))
-        if loss < best_loss - 1e-7:
-            best, best_loss = done, loss
-        if all(ended) or done - best >= PATIENCE or stop(time.perf_counter() - started):
-            break
-    best = max(best, 1)
+        return made, [one.predict(validation.vectors) for one, (_, validation) in zip(made, pairs, strict=True)], plan
+    boosters, losses = _grow(plan, pairs, task, seed=seed, threads=threads, until=started + 0.3 * allowed_s)
+    quicker = _quicker(plan, losses)
+    if quicker is not None:
+        plan = quicker
+        boosters, losses = _grow(plan, pairs, task, seed=seed, threads=threads, until=started + allowed_s)
+    elif not _ended(losses):
+        losses = _grow_on(boosters, pairs, losses, until=started + allowed_s)
+    best = _best(losses) + 1
     made = [_boosted(plan, booster, best, task, threads=threads, started=started) for booster in boosters]
-    return made, [one.predict(validation.vectors) for one, (_, validation) in zip(made, pairs, strict=True)]
+    return made, [one.predict(validation.vectors) for one, (_, validation) in zip(made, pairs, strict=True)], plan
+
+
+def _grow(
+    plan: Plan, pairs: list[tuple[Rows, Rows]], task: Task, *, seed: int, threads: int, until: float
+) -> tuple[list[lightgbm.Booster], list[float]]:
+    boosters = [_booster(plan, fit_rows, task, seed=seed, threads=threads, validation=validation)[0] for fit_rows, validation in pairs]
+    return boosters, _grow_on(boosters, pairs, [], until=until)
+
+
+def _grow_on(boosters: list[lightgbm.Booster], pairs: list[tuple[Rows, Rows]], losses: list[float], *, until: float) -> list[float]:
+    """Add a round to every booster until none gains any more or the time is over; return the losses of all rounds."""
+    counts = np.array([len(validation.y) for _, validation in pairs], dtype=np.float64)
+    losses, best = [*losses], _best(losses)
+    while len(losses) < MAX_ROUNDS and len(losses) - 1 - best < PATIENCE:
+        ended = [booster.update() for booster in boosters]
+        losses.append(float(np.average([booster.eval_valid()[0][2] for booster in boosters], weights=counts)))
+        best = len(losses) - 1 if _betters(losses[-1], losses[best]) else best
+        if all(ended) or time.perf_counter() > until:
+            break
+    return losses
+
+
+def _ended(losses: list[float]) -> bool:
+    return len(losses) >= MAX_ROUNDS or (bool(losses) and len(losses) - 1 - _best(losses) >= PATIENCE)
+
+
+def _best(losses: list[float]) -> int:
+    """Return the first round that no later one betters by anything worth a tree."""
+    best = 0
+    for place, loss in enumerate(losses):
+        if _betters(loss, losses[best]):
+            best = place
+    return best
+
+
+def _betters(loss: float, best: float) -> bool:
+    return loss < best - 1e-7
+
+
+def _quicker(plan: Plan, losses: list[float]) -> Plan | None:
+    """Return the plan with longer steps when its first third of the time shows that it would not arrive; else None."""
+    rate = float(plan.parameters["learning_rate"])
+    gains = losses[0] - losses[-1], losses[len(losses) * 2 // 3] - losses[-1]
+    steep = len(losses) < 6 or (gains[0] > 0 and gains[1] > 0.1 * gains[0])
+    needed = min(QUICKEST, ENOUGH / max(len(losses) * 0.7 / 0.3, 1.0))
+    if not steep or _ended(losses) or needed < 1.5 * rate:
+        return None
+    return msgspec.structs.replace(plan, parameters={**plan.parameters, "learning_rate": round(needed, 3)})
 
 
 def boosted_predict(booster: lightgbm.Booster, vectors: Vectors, task: Task, *, rounds: int | None = None, threads: int = 0) -> Floats:
@@ -163,6 +219,7 @@ def load(kind: str, path: Path, task: Task, threads: int = 0) -> Callable[[Vecto
 def _booster(
     plan: Plan, rows: Rows, task: Task, *, seed: int, threads: int, validation: Rows | None = None
 ) -> tuple[lightgbm.Booster, lightgbm.Dataset]:
+    threads = threads if rows.vectors.size >= FEW_CELLS else 1
     how = {"seed": seed, "num_threads": threads, "deterministic": True, "force_row_wise": True, "verbosity": -1}
     parameters = {**_objective(task), **plan.parameters, **how}
     data = lightgbm.Dataset(rows.vectors, rows.y, categorical_feature=rows.categorical, params=parameters)
