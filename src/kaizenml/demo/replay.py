@@ -5,8 +5,11 @@ from __future__ import annotations
 import heapq
 import itertools
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +24,7 @@ from kaizenml.demo.flights import AFTERWARDS, ASKED_BEFORE, HOUR, Flights
 from kaizenml.errors import KaizenError
 from kaizenml.features import operations as features
 from kaizenml.loop import operations as loop
+from kaizenml.project import open_project
 from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
 from kaizenml.rollouts import operations as rollouts
@@ -30,7 +34,7 @@ from kaizenml.training import operations as training
 ENDPOINT = "flights"
 SEED = 2013
 BATCH = 100  # rows a request at most
-DAY = timedelta(days=1)
+LOOKS_AT = np.timedelta64(9, "h")  # UTC: five in the morning in New York, when nothing departs
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Replay:
         self._rng = np.random.default_rng(SEED)
         self._waiting: list[tuple[float, int, str, bool]] = []  # outcomes on their way: due, tie-break, id, late
         self._outcome_number = 0
+        self._looks = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_open_in_loop, initargs=(ctx.root, clock.path))
+        self._looking: Future[None] | None = None
         self._select(flights)
 
     def _select(self, flights: Flights) -> None:
@@ -102,11 +108,17 @@ class Replay:
                 self._try_bad_release()
                 tried_bad = True
             hour += HOUR
-            if hour.astype("datetime64[D]") == hour:
+            if (hour - LOOKS_AT).astype("datetime64[D]") == hour - LOOKS_AT:
                 self.clock.set(hour.astype(datetime).replace(tzinfo=UTC))
                 self._report_outcomes(hour)
-                loop.tick(self.ctx)
+                self._look()
                 yield now
+
+    def _look(self) -> None:
+        """Let the loop, a process of its own, look at the day that is over while the next one begins; it lags a day at most."""
+        if self._looking:
+            self._looking.result()
+        self._looking = self._looks.submit(_tick)
 
     def _rows(self) -> list[dict[str, Any]]:
         known = self.table.drop_columns([*AFTERWARDS, "late", "departs"])
@@ -185,7 +197,26 @@ class Replay:
         end = np.datetime64(self.plan.last.replace(tzinfo=None)) + np.timedelta64(6, "D")
         self.clock.set(end.astype(datetime).replace(tzinfo=UTC))
         self._report_outcomes(end)
-        loop.tick(self.ctx)
+        self._look()
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the loop's last look and end its process."""
+        self._looks.shutdown()
+        if self._looking:
+            self._looking.result()
+            self._looking = None
+
+
+_LOOP: dict[str, Context] = {}  # the project as the loop's process has it open
+
+
+def _open_in_loop(root: Path, clock: Path) -> None:
+    _LOOP["ctx"] = open_project(root, actor="loop", clock=SimulatedClock(clock))
+
+
+def _tick() -> None:
+    loop.tick(_LOOP["ctx"])
 
 
 def _by_hour(table: pa.Table) -> dict[np.datetime64, list[dict[str, Any]]]:

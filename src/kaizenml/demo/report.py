@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from kaizenml import charts, events
 from kaizenml.context import Context
+from kaizenml.demo.flights import ASKED_BEFORE
 from kaizenml.demo.replay import ENDPOINT, Plan
 from kaizenml.releases import operations as releases
 from kaizenml.serving import outcomes, predictions
@@ -37,7 +38,7 @@ class Labelled(msgspec.Struct, frozen=True):
 def labelled(ctx: Context, frozen: str) -> Labelled:
     """Join what was answered, what the frozen model said in the shadow, and what came of it."""
     truth = {identity: value for _, identity, value, *_ in outcomes.since(ctx.state, ENDPOINT, 0, 10_000_000)}
-    table = predictions.read(ctx, ENDPOINT, columns=["id", "day", "role", "release", "decided_by", "score"])
+    table = predictions.read(ctx, ENDPOINT, columns=["id", "at", "role", "release", "decided_by", "score"])
     live = table.filter(pc.equal(table["role"], "live"))
     # while the frozen release is champion its live answers are its answers: the engine does not run it twice
     said = table.filter(pc.and_(pc.equal(table["release"], frozen), pc.equal(table["decided_by"], "model")))
@@ -48,7 +49,7 @@ def labelled(ctx: Context, frozen: str) -> Labelled:
     naive = model_file.read(ctx.state / releases.show(ctx, frozen).bundle / "model").naive.probabilities
     assert naive is not None  # a classifier has shares
     return Labelled(
-        day=np.array(live["day"].to_pylist(), dtype="datetime64[D]")[kept],
+        day=(live["at"].to_numpy() + ASKED_BEFORE).astype("datetime64[D]")[kept],  # of the departure
         truth=np.array([truth[identity] for identity in chosen], dtype=bool),
         scores={
             "loop": live["score"].to_numpy()[kept],

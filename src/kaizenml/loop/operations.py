@@ -69,10 +69,11 @@ def tick(ctx: Context, *, progress: Callable[[str, float], None] | None = None) 
     ctx = ctx.acting_as("loop")
     with lease(ctx):
         rollouts.publish(ctx)
+        drained_at = ctx.clock.timestamp()
         report = journal.drain(ctx)
         looked = []
         for rollout in rollouts.list(ctx):
-            monitoring.observe(ctx, rollout.endpoint)
+            monitoring.observe(ctx, rollout.endpoint, drained_at=drained_at)
             improvement, diagnosis = reconcile(ctx, rollout, progress)
             looked.append(EndpointTick(endpoint=rollout.endpoint, diagnosis=diagnosis.label, cause=diagnosis.cause, improvement=improvement))
     return Tick(at=ctx.clock.timestamp(), drained=report.rows, endpoints=looked)

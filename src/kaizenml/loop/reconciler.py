@@ -112,8 +112,8 @@ def _start(
             trigger=decision.trigger,
             why=decision.why,
             diagnosis=diagnosis.label,
-            # a recipe that failed twice in a row is not the recipe for today's data
-            search=len(recent) == 2 and all(item.result != "promoted" for item in recent),
+            # when the model got worse and two refits did not help, the recipe is not the one for today's data
+            search=decision.trigger != "schedule" and len(recent) == 2 and all(item.result != "promoted" for item in recent),
             after=after,
             upto=upto,
             against=rollout.champion,

@@ -47,7 +47,7 @@ class Gathered(NamedTuple):
     received: int  # new outcomes
 
 
-def gather(ctx: Context, endpoint: str, before: Cursors, pending: Mapping[str, Any], *, extra: list[str]) -> Gathered:
+def gather(ctx: Context, endpoint: str, before: Cursors, pending: Mapping[str, Any], *, extra: list[str], drained_at: float) -> Gathered:
     """Read what came since the cursors, and the older predictions that new outcomes belong to.
 
     Parameters
@@ -55,6 +55,7 @@ def gather(ctx: Context, endpoint: str, before: Cursors, pending: Mapping[str, A
     before : how far was observed.
     pending : outcomes that wait for their prediction, by id.
     extra : further columns of the predictions.
+    drained_at : when the journal was last drained.
     """
     arrived = outcomes.since(ctx.state, endpoint, before.outcomes, BATCH)
     # older predictions are read first: whatever is drained meanwhile is then among the new ones
@@ -73,7 +74,7 @@ def gather(ctx: Context, endpoint: str, before: Cursors, pending: Mapping[str, A
     old = _without(_distinct(old), fresh)
     answered = _ids(fresh, "live") | _ids(old, "live")
     return Gathered(
-        after=_advanced(before, version, arrived, ctx.clock.timestamp()),
+        after=_advanced(before, version, arrived, drained_at),
         fresh=fresh,
         old=old,
         truths=truths,
@@ -285,7 +286,7 @@ def _read(ctx: Context, endpoint: str, ids: Iterable[str], extra: list[str]) -> 
     wanted = pa.array(list(ids), pa.string())
     days = days_of(wanted.to_pylist())
     if not days:
-        return _NOTHING
+        return _NOTHING.empty_table()
     table = predictions.read(ctx, endpoint, days=days, columns=[*COLUMNS, *extra])
     return table.filter(pc.is_in(table["id"], value_set=wanted))
 
@@ -356,4 +357,4 @@ _NOTHING = pa.schema(
         ("id", pa.string()), ("at", pa.timestamp("us", tz="UTC")), ("day", pa.string()), ("role", pa.string()), ("release", pa.string()),
         ("arm", pa.string()), ("decided_by", pa.string()), ("value", pa.string()), ("probabilities", pa.list_(pa.float64())),
     ]
-).empty_table()  # fmt: skip
+)  # fmt: skip

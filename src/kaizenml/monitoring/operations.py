@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections.abc import Callable, Mapping
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 
 import msgspec
 import numpy as np
@@ -29,7 +29,6 @@ from kaizenml.training.run import Estimate
 
 __all__ = ["accuracy", "alerts", "diagnose", "drift", "evidence", "labelled", "observe"]
 
-SETTLING_H = 1.0  # hours until a day that ended has surely been drained
 LOOK_BACK_DAYS = 28
 ATTEMPTS = 5
 FORGOTTEN_S = 7 * 86_400.0  # an outcome whose prediction has not turned up for so long was never ours
@@ -63,7 +62,7 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
     without_model: int  # answers by fallback or kill switch; not in the metrics
 
 
-def observe(ctx: Context, endpoint: str) -> Observation:
+def observe(ctx: Context, endpoint: str, *, drained_at: float | None = None) -> Observation:
     """Take in the predictions and outcomes that are new since the last observation.
 
     Cheap to call often, safe to kill anywhere: what is counted and how far it was counted are written in one transaction.
@@ -71,6 +70,7 @@ def observe(ctx: Context, endpoint: str) -> Observation:
     Parameters
     ----------
     endpoint : name of the endpoint.
+    drained_at : when the journal was last drained, seconds UTC: what was answered later is not expected yet. Default now.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def observe(ctx: Context, endpoint: str) -> Observation:
     seen: Observation | None = None
     failures = 0
     while True:
-        step = _step(ctx, endpoint, known)
+        step = _step(ctx, endpoint, known, ctx.clock.timestamp() if drained_at is None else drained_at)
         if step is None:  # somebody else observed meanwhile: look again from there
             failures += 1
             if failures >= ATTEMPTS:
@@ -278,14 +278,14 @@ def _reference(ctx: Context, endpoint: str) -> tuple[str | None, Reference | Non
         return champion, None, f"the inputs are not watched: {error.what}"
 
 
-def _step(ctx: Context, endpoint: str, known: Reference | None) -> tuple[Observation, bool] | None:
+def _step(ctx: Context, endpoint: str, known: Reference | None, drained_at: float) -> tuple[Observation, bool] | None:
     """Take in one batch; None when another process was quicker."""
     with ctx.catalog.read() as connection:
         before = store.read_cursors(connection, endpoint)
         pending = store.read_pending(connection, endpoint)
     solid = np.array(known.solid, bool) if known else np.zeros(0, bool)
     columns = [f"x_{column.name}" for column, firm in zip(known.bins.columns, solid, strict=True) if firm] if known else []
-    found = joining.gather(ctx, endpoint, before, pending, extra=columns)
+    found = joining.gather(ctx, endpoint, before, pending, extra=columns, drained_at=drained_at)
     if not found.fresh.num_rows and not found.received and not found.settled:
         return _observation(endpoint, found, joining.Joined({}, {}, 0, 0), len(pending)), False
     gaps = {name: _gaps(table, known, solid) for name, table in (("fresh", found.fresh), ("old", found.old))}
@@ -363,8 +363,8 @@ def _facts(ctx: Context, endpoint: str) -> tuple[Facts, Alert | None]:
     facts = Facts(
         endpoint=endpoint,
         at=now.timestamp(),
-        # the newest answers may still be on their way from the journal: just past midnight, yesterday is not over yet
-        today=(now - timedelta(hours=SETTLING_H)).astimezone(UTC).date().isoformat(),
+        # what was answered after the last drain is not here yet, so the day of that moment is not over, whatever the clock says by now
+        today=datetime.fromtimestamp(cursors.at or now.timestamp(), UTC).date().isoformat(),
         release=champion,
         reference=known,
         windows={day: window for day, window in windows.items() if day >= since},
