@@ -16,7 +16,6 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
@@ -191,7 +190,7 @@ def read_parts(path: Path, parts: list[int], columns: Mapping[str, Kind], *, by:
     physical = {field.name: field.type for field in _schema(path)}
     schema = pa.schema([(name, physical.get(name, STORED[kind])) for name, kind in columns.items()])
     try:
-        table = pyarrow.dataset.dataset(chosen, schema=schema, format="parquet").to_table()
+        table = _parquet(chosen, schema)
     except FileNotFoundError as error:
         raise Corrupt(f"a file of {path.name!r} is gone: {error}", remedy="restore the state folder from a backup") from error
     except pa.ArrowInvalid as error:
@@ -272,12 +271,18 @@ def _fitted(path: Path, table: pa.Table) -> pa.Table:
     return table
 
 
+def _parquet(files: list[str], schema: pa.Schema) -> pa.Table:
+    from pyarrow import dataset  # loads pandas where that is installed: a second that only reading needs to spend
+
+    return dataset.dataset(files, schema=schema, format="parquet").to_table()
+
+
 def _everything(path: Path) -> pa.Table:
     """Read all parts, rows in their order, as they are stored."""
     schema = pa.schema([field for field in _schema(path) if field.name != PART])
     found = []
     for number, files in sorted(part_files(path).items()):
-        rows = pyarrow.dataset.dataset(files, schema=schema, format="parquet").to_table()
+        rows = _parquet(files, schema)
         found.append(rows.append_column(PART, pa.array(np.full(rows.num_rows, number, dtype=np.int64))))
     return pa.concat_tables(found)
 

@@ -15,7 +15,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.fs
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -177,6 +176,9 @@ def _files(table: DeltaTable, *, days: set[str] | None = None, after: int = 0) -
 def _scan(table: DeltaTable, wanted: list[str], condition: Any, files: list[str]) -> pa.Table:
     if not files:
         return _shaped(None, wanted, table)
+    from pyarrow import dataset as pads  # loads pandas where that is installed: a second that only reading needs to spend
+    from pyarrow.fs import LocalFileSystem
+
     root = Path(table.table_uri.removeprefix("file://"))
     full = schema(table)
     partitioning = pads.partitioning(pa.schema([("day", pa.string())]), flavor="hive")
@@ -184,7 +186,7 @@ def _scan(table: DeltaTable, wanted: list[str], condition: Any, files: list[str]
         [str(root / path) for path in files],
         schema=full,
         format=pads.ParquetFileFormat(),
-        filesystem=pa.fs.LocalFileSystem(),
+        filesystem=LocalFileSystem(),
         partitions=[partitioning.parse(path) for path in files],
     )
     have = [name for name in wanted if name in full.names]
