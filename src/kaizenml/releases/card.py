@@ -105,7 +105,9 @@ def _pins(release: Manifest, run: Run) -> str:
 
 
 def _verdict(passed: bool, evidence: dict[str, Any]) -> str:
-    return "skipped" if "skipped" in evidence else "passed" if passed else "refused"
+    if "skipped" in evidence:
+        return "skipped"
+    return "passed" if passed else "not run" if "not_run" in evidence else "refused"
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:

@@ -48,8 +48,8 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def failed(self) -> list[GateResult]:
-        """The gates that said no."""
-        return [gate for gate in self.gates if not gate.passed]
+        """The gates that said no (one that was not run, because another had said no, said nothing)."""
+        return [gate for gate in self.gates if not gate.passed and "not_run" not in gate.evidence]
 
 
 class Manifest(Release, frozen=True, kw_only=True):

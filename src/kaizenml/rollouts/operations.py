@@ -415,7 +415,7 @@ def _deployable(ctx: Context, release: str) -> Release:
     """Return a release that may get traffic: it passed its gates, and its files are what was released."""
     found = releases.show(ctx, release)
     if found.state != "passed":
-        failed = [gate for gate in found.gates if not gate.passed]
+        failed = found.failed
         names = ", ".join(gate.name for gate in failed)
         raise Refused(
             f"{found.ref} was refused by {names or 'a gate'}" + (f": {failed[0].summary}" if failed else ""),
