@@ -36,8 +36,9 @@ target = "returned"
 time = "ordered_at"
 key = "order_id"
 [train]
-budget = "3s"
+budget = "1s"
 threads = 1
+max_rows = 1500
 [gates]
 rate = 30
 p99_ms = 2000
@@ -91,7 +92,8 @@ def served(ctx: Context) -> Iterator[Client]:
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            yield Client(f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}")
+            with Client(f"http://127.0.0.1:{json.loads(process.stdout.readline())['port']}") as client:
+                yield client
         finally:
             process.terminate()
             process.wait(20)
