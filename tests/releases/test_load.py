@@ -124,8 +124,8 @@ def test_the_gate_serves_a_bundle_and_leaves_no_process(ctx: Context, model: Mod
     assert result.passed, result.summary
     impatient = load.gate(tmp_path, requests, msgspec.structs.replace(settings, p99_ms=0.01))
     assert not impatient.passed
-    assert "second attempt" in impatient.summary
-    assert len(impatient.evidence["attempts"]) == 2
+    assert "attempt 3 of 3" in impatient.summary
+    assert len(impatient.evidence["attempts"]) == load.ATTEMPTS
     refused = load.gate(tmp_path, [{**requests[0], "no such input": 1}], settings)
     assert not refused.passed
     assert "HTTP 422" in refused.summary

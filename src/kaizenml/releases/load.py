@@ -31,7 +31,10 @@ from kaizenml.settings import GateSettings
 START_S = 60.0  # a server that has not said its port by then is not coming
 END_S = 5.0
 GRACE_S = 5.0  # after the last request was due, answers are awaited so long
-WARM_UP = 20
+WARM_UP = 20  # requests one after another
+WARM_UP_S = 0.5  # and so long at the asked rate: connections, caches and clocks of a machine at rest come up under load only
+ATTEMPTS = 3
+PAUSE_S = 1.0
 PATH = "/predict/release"  # how a server on a bundle calls its only endpoint
 CONNECTIONS = 64
 REACHED = 0.95  # of the asked rate
@@ -84,7 +87,8 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
 def gate(bundle: Path, rows: list[dict[str, Any]], settings: GateSettings, progress: Callable[[float], None] | None = None) -> GateResult:
     """Serve the bundle in a process of its own, and ask it ``settings.rate`` times a second for ``settings.load_seconds``.
 
-    A run that is only too slow is repeated once, because neighbours on the machine slow it too; errors are not excused.
+    A run that is only too slow is repeated, twice at most, because neighbours on the machine slow it too; every attempt is
+    in the evidence, and errors are not excused.
 
     Parameters
     ----------
@@ -99,18 +103,22 @@ def gate(bundle: Path, rows: list[dict[str, Any]], settings: GateSettings, progr
     attempts: list[Measured] = []
     try:
         with serving(bundle) as port:
-            while len(attempts) < 2:
+            run(port, PATH, bodies, rate=settings.rate, seconds=min(WARM_UP_S, settings.load_seconds))  # what it meets, the first attempt meets
+            while True:
                 attempts.append(run(port, PATH, bodies, rate=settings.rate, seconds=settings.load_seconds))
                 if progress:
-                    progress(len(attempts) / 2)
-                if attempts[-1].errors or not attempts[-1].complaints(settings.p99_ms):
+                    progress(len(attempts) / ATTEMPTS)
+                if len(attempts) == ATTEMPTS or attempts[-1].errors or not attempts[-1].complaints(settings.p99_ms):
                     break
+                time.sleep(PAUSE_S)
     except Unavailable as error:
         return GateResult(name="load", passed=False, summary=error.what, evidence=error.document())
     last = attempts[-1]
     complaints = last.complaints(settings.p99_ms)
     evidence = {"limit_p99_ms": settings.p99_ms, "attempts": [msgspec.to_builtins(attempt) for attempt in attempts]}
-    again = " (second attempt)" if len(attempts) > 1 else ""
+    if complaints and last.late_p99_ms > 0.5 * settings.p99_ms:
+        complaints.append(f"the machine was busy: the asking itself was up to {last.late_p99_ms:.0f} ms late")
+    again = f" (attempt {len(attempts)} of {ATTEMPTS})" if len(attempts) > 1 else ""
     measured = f"{last.reached_rate:.0f} requests a second, p50 {last.p50_ms:.1f} ms, p99 {last.p99_ms:.1f} ms (limit {settings.p99_ms:g}), no errors"
     return GateResult(name="load", passed=not complaints, summary=("; ".join(complaints) or measured) + again, evidence=evidence)
 
