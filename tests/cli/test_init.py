@@ -152,6 +152,8 @@ def test_the_time_is_the_earliest_date_that_belongs_to_the_row():
     assert guessed(guess.time, x=x, ordered=[None, *day[1:]], target=x) is None
     assert guessed(guess.time, x=x, ordered=[day[0]] * 50, target=x) is None
     assert guessed(guess.time, x=x, target=day) is None
+    scheduled = [d + timedelta(hours=9) for d in day]
+    assert guessed(guess.time, x=x, date=day, scheduled=scheduled, target=x) == "scheduled"
 
 
 def test_the_key_is_named_like_one_and_differs_in_every_row():

@@ -23,5 +23,5 @@ def describe_release(run: Run, release: Release) -> str:
     lines = [f"{run.target} from {run.dataset} ({run.task}; {split})", table(rows)]
     lines += [f"refused as a leak: {leak.column}: {leak.reason}" for leak in run.leaks]
     lines += [f"gate {gate.name}: {'passed' if gate.passed else 'FAILED'}: {gate.summary}" for gate in release.gates]
-    lines.append(f"release {release.ref} ({release.hash[:12]})")
+    lines.append(f"release {release.ref} ({release.hash[:12]})" + (" is refused; it is kept with its evidence" if release.state == "refused" else ""))
     return "\n".join(lines)

@@ -9,11 +9,10 @@ import msgspec
 
 from kaizenml import operations
 from kaizenml.cli import derived, steps
-from kaizenml.cli.board import describe_release
 from kaizenml.cli.face import current
 from kaizenml.cli.output import cell, render
 from kaizenml.cli.shell import Command
-from kaizenml.errors import KaizenError, NotFound, UsageError, Waiting
+from kaizenml.errors import KaizenError, NotFound, Refused, Unavailable, UsageError, Waiting
 
 if TYPE_CHECKING:
     from kaizenml.context import Context
@@ -22,10 +21,15 @@ if TYPE_CHECKING:
 def _train(budget: str | None) -> None:
     face = current()
     ctx = face.open()
+    told: list[str] = []
     with face.progress() as progress:
         steps.take_data(ctx, progress)
-        run, release = steps.release_current(ctx, progress, budget=budget, fresh=True)
-    face.show({"run": run, "release": release}, describe_release(run, release) + "\n\nnext: kaizen deploy")
+        try:
+            run, release = steps.release_current(ctx, progress, told.append, budget=budget, fresh=True)
+        except Refused:
+            face.note("\n".join(told))
+            raise
+    face.show({"run": run, "release": release}, "\n".join(told) + "\n\nnext: kaizen deploy")
 
 
 def _deploy(release: str | None, endpoint: str | None, why: str) -> None:
@@ -48,6 +52,7 @@ def _deploy(release: str | None, endpoint: str | None, why: str) -> None:
 
 
 def _predict(endpoint: str | None, row: str | None, unit: str | None, url: str | None) -> None:
+    from kaizenml.cli.processes import read_address
     from kaizenml.cli.running import address
     from kaizenml.serving.client import Client
     from kaizenml.settings import load
@@ -58,11 +63,18 @@ def _predict(endpoint: str | None, row: str | None, unit: str | None, url: str |
     if row is None:
         raise UsageError("which row? it is missing", remedy="kaizen predict ENDPOINT '{\"column\": value, ...}', or @FILE, or - for stdin")
     rows = _rows(derived.read_text(row))
+    project = None if url else load(face.root())[0].project
     if endpoint is None:
-        endpoint = load(face.root())[0].project.name
+        endpoint = (project or load(face.root())[0].project).name
     client = Client(url or address(face.root()))
     try:
         answer = client.predict(endpoint, rows, unit=unit)
+    except (NotFound, Unavailable) as error:
+        if project is None or read_address(face.root() / project.state):
+            raise
+        # what answers at the port of the settings, if anything does, need not be this project
+        found = f"the server at {client.url} knows no endpoint {endpoint!r}" if isinstance(error, NotFound) else f"nothing answers at {client.url}"
+        raise type(error)(f"{project.name} is not served now: {found}", remedy="kaizen up", values=error.values) from error
     finally:
         client.close()
     face.show(answer, _answers(operations.to_builtins(answer)))
@@ -85,17 +97,23 @@ def _rows(text: str) -> list[dict[str, Any]]:
 
 def _answers(answer: dict[str, Any]) -> str:
     lines = []
+    classes = [cell("", name) for name in answer.get("classes") or []]
     for prediction in answer["predictions"]:
-        chances = prediction.get("probabilities")
-        if isinstance(chances, dict):
-            chances = ", ".join(f"{name} {share:.1%}" for name, share in sorted(chances.items(), key=lambda item: -item[1])[:5])
-        elif chances:
-            chances = ", ".join(f"{share:.1%}" for share in chances)
+        shares = sorted(zip(classes, prediction.get("probabilities") or [], strict=False), key=lambda item: -item[1])
+        chances = ", ".join(f"{name} {share:.1%}" for name, share in shares[:5]) + (", ..." if len(shares) > 5 else "")
         by = prediction["decided_by"] + (f" ({prediction['reason']})" if prediction.get("reason") else "")
-        lines.append(f"{click.style(cell('', prediction['value']), bold=True)}{f'  {chances}' if chances else ''}  by {by}  id {prediction['id']}")
+        lines.append(f"{click.style(cell('', prediction['value']), bold=True)}{f'  ({chances})' if chances else ''}  by {by}  id {prediction['id']}")
     lineage = answer.get("lineage") or {}
-    told = ", ".join(f"{name} {cell(name, value)}" for name, value in lineage.items() if value)
+    told = ", ".join(f"{name} {_short(name, value)}" for name, value in lineage.items() if value)
     return "\n".join([*lines, click.style(f"release {answer.get('release')}" + (f"; {told}" if told else ""), dim=True)])
+
+
+def _short(name: str, value: Any) -> str:
+    """Write hashes as their first twelve digits, with a mark of uncommitted changes where there is one."""
+    if name not in ("code", "hash"):
+        return cell(name, value)
+    digits, mark, rest = str(value).partition("-")
+    return digits[:12] + mark + rest
 
 
 def _status(check: bool) -> int:

@@ -57,7 +57,7 @@ def cell(name: str, value: Any) -> str:
     if isinstance(value, dict) and set(value) >= {"value", "low", "high"}:  # an estimate with its interval
         return f"{_number(value['value'])} ({_number(value['low'])} to {_number(value['high'])})"
     if isinstance(value, dict):
-        return ", ".join(f"{key}={cell(str(key), inner)}" for key, inner in value.items())
+        return ", ".join(f"{key}={cell(str(key), inner)}" for key, inner in value.items()) or "-"
     if isinstance(value, list):
         return ", ".join(cell(name, inner) for inner in value) or "-"
     return str(value)

@@ -56,8 +56,9 @@ class Part:
                 self.stop()
                 raise from_document(self.document["error"])
             if "port" not in self.document:
+                ended = _ended(self.process)
                 self.stop()
-                raise _not_started(self, before)
+                raise _not_started(self, before, ended)
             self._pin(int(self.document["port"]))
         # what it says later is not for anybody, but a full pipe would stop it
         threading.Thread(target=_swallow, args=(self.process.stdout,), daemon=True).start()
@@ -194,14 +195,25 @@ def _decoded(line: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def _not_started(part: Part, before: int) -> KaizenError:
+def _ended(process: subprocess.Popen[bytes]) -> str:
+    """Say how a process ended that has closed its stdout."""
+    try:
+        code = process.wait(2.0)
+    except subprocess.TimeoutExpired:
+        return "it said nothing"
+    if code >= 0:
+        return f"it ended with exit code {code}"
+    return f"it was ended by {signal.Signals(-code).name}" if -code in {each.value for each in signal.Signals} else f"it was ended by signal {-code}"
+
+
+def _not_started(part: Part, before: int, ended: str) -> KaizenError:
     with contextlib.suppress(OSError), part.log.open("rb") as log:
         log.seek(before)
         words = [line for line in log.read().decode("utf-8", "replace").splitlines() if line.strip()]
         told = [line for line in words if line.startswith("error:")] or words[-1:]
         if told:
             return Unavailable(f"{part.name} did not start: {told[-1].removeprefix('error: ')[:300]}", remedy=f"read {part.log}")
-    return Unavailable(f"{part.name} did not start", remedy=f"read {part.log}")
+    return Unavailable(f"{part.name} did not start: {ended}", remedy=f"kaizen up again; the log, if it said anything: {part.log}")
 
 
 def _swallow(stream: Any) -> None:

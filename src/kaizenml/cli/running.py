@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from kaizenml.cli import processes, steps
-from kaizenml.cli.board import describe_release
 from kaizenml.cli.face import Face, current
 from kaizenml.cli.processes import Part
 from kaizenml.cli.shell import Command
@@ -188,8 +187,7 @@ def _ready_release(face: Face, ctx: Context, endpoint: str, budget: str | None, 
         version = steps.take_data(ctx, progress)
         if version is not None:
             face.note(f"data: {version.dataset}@{version.number}, {version.rows} rows, {version.quarantined} in quarantine")
-        run, newest = steps.release_current(ctx, progress, budget=budget, why="first release")
-        face.note(describe_release(run, newest))
+        _run, newest = steps.release_current(ctx, progress, face.note, budget=budget, why="first release")
     rollouts.deploy(ctx, endpoint, newest.ref, why="first release")
     return newest.ref
 

@@ -16,6 +16,8 @@ from kaizenml.cli.output import cell
 if TYPE_CHECKING:
     from kaizenml.context import Context
 
+_FEWEST = 20
+"""Outcomes from which an interval is shown."""
 _COLOUR = {"steady": "green", "canary": "cyan", "killed": "red"}
 
 
@@ -77,10 +79,22 @@ def _live(live: dict[str, Any] | None) -> str:
     if not live or not live["answered"]:
         return "no predictions yet"
     if not live["rows"]:
-        return f"{live['answered']:,} predictions, no outcomes yet"
+        return f"{_predictions(live)}, no outcomes yet"
     name, value = next(iter(live["metrics"].items()), ("", None))
-    naive = f"; naive {cell('', live['naive'])}" if live["naive"] else ""
-    return f"{name} {cell('', value)} on {live['rows']:,} outcomes of {live['answered']:,} predictions{naive}"
+    naive = live["naive"]
+    few = live["rows"] < _FEWEST
+    if few:  # the spread of so few rows says nothing, and must not look as if it did
+        value, naive = (estimate and estimate["value"] for estimate in (value, naive))
+    outcomes = f"{live['rows']:,} outcome{'s' if live['rows'] != 1 else ''} of {_predictions(live)}"
+    return (
+        f"{name} {cell('', value)} on {outcomes}"
+        + (f"; naive {cell('', naive)}" if naive is not None else "")
+        + (f"; an interval needs {_FEWEST} outcomes" if few else "")
+    )
+
+
+def _predictions(live: dict[str, Any]) -> str:
+    return f"{live['answered']:,} prediction{'s' if live['answered'] != 1 else ''}"
 
 
 def _loop(status: dict[str, Any] | None) -> str:

@@ -7,9 +7,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kaizenml.cli.face import Progress
-from kaizenml.errors import NotFound, UsageError
+from kaizenml.errors import NotFound, Refused, UsageError
+
+_SENTENCES = {
+    "pin": "pinning what the release is made of",
+    "naive": "gate: better than the answer without a model?",
+    "champion": "gate: no worse than the champion?",
+    "parity": "gate: does serving answer like training?",
+    "load": "gate: does serving bear the load?",
+    "release": "writing the release",
+}
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kaizenml.context import Context
     from kaizenml.data.dataset import DatasetVersion
     from kaizenml.releases.release import Release
@@ -39,24 +50,51 @@ def take_data(ctx: Context, progress: Progress) -> DatasetVersion | None:
     return data.add(ctx, task.dataset, str(path), mode="replace", key=task.key, time=task.time, once=token, why=f"{task.source} is new or changed")
 
 
-def release_current(ctx: Context, progress: Progress, *, budget: str | None = None, fresh: bool = False, why: str = "") -> tuple[Run, Release]:
-    """Train on the newest data, register the model and gate it into a release.
+def release_current(
+    ctx: Context, progress: Progress, tell: Callable[[str], None], *, budget: str | None = None, fresh: bool = False, why: str = ""
+) -> tuple[Run, Release]:
+    """Train on the newest data, register the model and gate it into a release; tell the board and the gates.
+
+    A training that was cut off before its gates is taken up where it was. One that the gates refused is not asked about
+    again: it is trained anew, for data, settings or time may have changed; only the load is measured again on the same model.
 
     Parameters
     ----------
+    tell : told what was found, also when a gate refuses it.
     budget : time for training, such as ``60s``; default the setting.
     fresh : train even where a run on this version of the data is there.
+
+    Raises
+    ------
+    Refused : a gate refused the release; the remedy says what may help.
     """
+    from kaizenml.cli.board import describe_release
     from kaizenml.registry import operations as registry
     from kaizenml.releases import operations as releases
     from kaizenml.training import operations as training
 
     run = None if fresh else _run_on_newest(ctx)
+    before = _refusals(ctx, run) if run else []
+    if before and {gate.name for gate in before[-1].failed} != {"load"}:
+        tell(f"{before[-1].ref} was refused by {_gates(before[-1])}; training anew")
+        run, before = None, []
     if run is None:
-        run = training.train(ctx, budget=budget, progress=progress)
+        run = training.train(ctx, budget=budget, progress=lambda text, share: progress(text, share) if share < 1 else None)
+    elif before:
+        tell(f"{before[-1].ref} was refused by load; measuring again")
     model = registry.register(ctx, run.id, name=ctx.settings.project.name)
-    progress("gates: better than naive, parity of serving with training, load test", 0.0)
-    return run, releases.create(ctx, model.ref, against=champion(ctx), why=why or "trained by hand", once=f"release:{run.id}", progress=progress)
+    once = f"release:{run.id}" + (f":{len(before) + 1}" if before else "")
+    try:
+        release = releases.create(
+            ctx, model.ref, against=champion(ctx), why=why or "trained by hand", once=once,
+            progress=lambda step, share: progress(_SENTENCES.get(step, step), share),
+        )  # fmt: skip
+    except Refused as error:
+        tell(describe_release(run, releases.show(ctx, error.values["release"])))
+        error.remedy = _what_helps(ctx, error)
+        raise
+    tell(describe_release(run, release))
+    return run, release
 
 
 def champion(ctx: Context, endpoint: str | None = None) -> str | None:
@@ -97,6 +135,32 @@ def _run_on_newest(ctx: Context) -> Run | None:
     newest = tables.version(ctx, ctx.settings.task.dataset).ref
     done = [run for run in training.list(ctx) if run.state == "done" and run.dataset == newest]
     return max(done, key=lambda run: run.started_at, default=None)
+
+
+def _refusals(ctx: Context, run: Run) -> list[Release]:
+    """Return the releases of a run's model that gates refused, oldest first."""
+    from kaizenml.registry import operations as registry
+    from kaizenml.releases import operations as releases
+
+    models = {model.ref for model in registry.list(ctx) if model.run == run.id}
+    return [release for release in releases.list(ctx) if release.state == "refused" and release.pins.model in models]
+
+
+def _gates(release: Release) -> str:
+    return ", ".join(gate.name for gate in release.failed)
+
+
+def _what_helps(ctx: Context, error: Refused) -> str:
+    """Say what may make the next attempt pass, and where the evidence is."""
+    release, failed = error.values["release"], {gate["name"] for gate in error.values["gates"]}
+    evidence = f"kaizen releases show {release}"
+    if failed & {"naive", "champion"}:
+        source = ctx.settings.task.source if ctx.settings.task else None
+        more = f"more rows, or columns that tell more, in {source or 'the dataset'}, or more time (--budget 5min), and repeat: it is trained anew"
+        return f"{more}; the evidence: {evidence}"
+    if "load" in failed:
+        return f"repeat on a quieter machine (only the load is measured again), or ask for less under [gates] of kaizen.toml; evidence: {evidence}"
+    return evidence
 
 
 def _digest(path: Path) -> str:

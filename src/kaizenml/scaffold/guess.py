@@ -28,7 +28,8 @@ def time(table: pa.Table, contract: Contract, target: str) -> Guess:
     """Guess the column that says when a row happens.
 
     A candidate is a date or time without gaps, with three different values at least, whose name is not that of a birthday,
-    an expiry or an update. Of several the earliest by its median is taken: a row happens before what follows from it.
+    an expiry or an update. Of several the earliest by its median is taken: a row happens before what follows from it. Where
+    one is only the day of another, the finer one stands for both.
 
     Parameters
     ----------
@@ -47,7 +48,10 @@ def time(table: pa.Table, contract: Contract, target: str) -> Guess:
         return Guess(column=None, why="no column is a date or time without gaps; rows are split at random")
     if len(found) == 1:
         return Guess(column=found[0][1], why="the only date or time without gaps")
-    return Guess(column=min(found)[1], why=f"the earliest of {', '.join(name for _median_value, name in found)}")
+    names = [name for _median_value, name in found]
+    days = {name for name in names if any(_is_day_of(table[name], table[other]) for other in names if other != name)}
+    first = min(each for each in found if each[1] not in days)
+    return Guess(column=first[1], why=f"the earliest of {', '.join(names)}" + (f"; {', '.join(sorted(days))} is only a day" if days else ""))
 
 
 def key(table: pa.Table, contract: Contract, target: str) -> Guess:
@@ -66,6 +70,13 @@ def key(table: pa.Table, contract: Contract, target: str) -> Guess:
         if values.null_count == 0 and pc.count_distinct(values).as_py() == table.num_rows:
             return Guess(column=column.name, why="named like a key, different in every row")
     return Guess(column=None, why="no column is named like a key and different in every row")
+
+
+def _is_day_of(day: pa.ChunkedArray, moment: pa.ChunkedArray) -> bool:
+    """Tell whether a column is another one's day in every row, and coarser."""
+    days, moments = (values.cast(pa.timestamp("us")) for values in (day, moment))
+    floor = pc.floor_temporal(moments, unit="day")
+    return bool(days.equals(floor)) and not bool(moments.equals(floor))
 
 
 def _median(values: pa.ChunkedArray) -> float:
