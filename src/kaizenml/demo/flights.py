@@ -106,9 +106,9 @@ def _departures(raw: pa.Table, departs: np.ndarray) -> pa.Table:
         at, sums = left[mine][order], np.r_[0.0, np.cumsum(minutes[mine][order])]
         low, high = np.searchsorted(at, [hours - 2 * HOUR, hours], side="right")
         count = high - low
-        mean = np.divide(sums[high] - sums[low], count, out=np.full(len(hours), np.nan), where=count > 0)
+        mean = np.divide(sums[high] - sums[low], count, out=np.zeros(len(hours)), where=count > 0)  # nobody left: nobody was late
         columns = [pa.array([airport] * len(hours)), pa.array(hours.astype("datetime64[us]"), pa.timestamp("us", tz="UTC"))]
-        parts.append(pa.table([*columns, pa.array(mean, from_pandas=True), pa.array(count)], names=["origin", "time_hour", "delay", "flights"]))
+        parts.append(pa.table([*columns, pa.array(mean), pa.array(count)], names=["origin", "time_hour", "delay", "flights"]))
     return pa.concat_tables(parts).sort_by("time_hour")
 
 
