@@ -255,7 +255,7 @@ def _document(ctx: Context, tell: Narrator, plan: Plan, *, frozen: str, replay: 
     with tell.step("the year's balance"):
         year = report.labelled(ctx, frozen)
         done = report.actions(ctx)
-        picture = report.picture(year, done, plan, folder, tell.say)
+        picture = report.picture(year, done, plan, folder)
         counted = serving.counts(ctx, ENDPOINT)
         trace = serving.trace(ctx, replay.tally.sample[-1])
     kinds = [action["kind"] for action in done]
