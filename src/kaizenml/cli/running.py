@@ -92,7 +92,7 @@ def _demo(folder: str, keep: bool) -> None:
     from kaizenml.demo import command
 
     face = current()
-    document = command.run(folder=Path(folder).resolve(), keep=keep, quiet=face.json)
+    document = command.run(folder=Path(folder).resolve(), keep=keep)
     if face.json:
         face.show(document)
 

@@ -83,17 +83,16 @@ canary_weight = 0.05
 """
 
 
-def run(*, folder: Path, keep: bool = False, quiet: bool = False) -> dict[str, Any]:
+def run(*, folder: Path, keep: bool = False) -> dict[str, Any]:
     """Run the whole demo and return its document.
 
     Parameters
     ----------
     folder : where the demo's project is made; an earlier demo there is replaced, anything else is refused.
     keep : leave the servers and the console running until Ctrl-C.
-    quiet : say nothing but the document.
     """
     started = time.perf_counter()
-    tell = Narrator(quiet=quiet)
+    tell = Narrator()
     plan = Plan()
     with ExitStack() as stack:
         stack.enter_context(_terminable())

@@ -18,13 +18,13 @@ from kaizenml.training.run import Run
 class Narrator:
     """Speaks on stderr, with a moving bar on a terminal and plain lines elsewhere."""
 
-    def __init__(self, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, quiet=quiet, highlight=False)
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False)
         if not self.console.is_terminal:
-            self.console = Console(stderr=True, quiet=quiet, highlight=False, width=200)  # a log file is not 80 columns wide
+            self.console = Console(stderr=True, highlight=False, width=200)  # a log file is not 80 columns wide
         self._bar = Progress(
             TextColumn("  {task.description}"), BarColumn(24), TextColumn("{task.percentage:>3.0f} %"), TimeElapsedColumn(),
-            console=self.console, transient=True, disable=quiet or not self.console.is_terminal,
+            console=self.console, transient=True, disable=not self.console.is_terminal,
         )  # fmt: skip
 
     def __enter__(self) -> Narrator:
