@@ -29,7 +29,7 @@ def test_a_model_that_got_worse_is_retrained() -> None:
 @pytest.mark.parametrize("asked", [None, "please"])
 def test_an_upstream_failure_holds_retraining_even_when_a_person_asks(asked: str | None) -> None:
     decision = should_start(facts(diagnosis="upstream", action="hold", cause="the feed is null", asked=asked, retrain_after_s=1.0))
-    assert decision == Hold(why="the feed is null", alarming=True)
+    assert decision == Hold(why="the feed is null")
 
 
 def test_a_killed_endpoint_is_not_retrained() -> None:

@@ -71,6 +71,7 @@ columns = ["built", "manufacturer", "seats", "engine"]
 
 [train]
 budget = "12s"
+max_rows = 150_000
 
 [gates]
 load_seconds = 1.5

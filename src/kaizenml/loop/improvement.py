@@ -78,7 +78,6 @@ class Hold(msgspec.Struct, frozen=True, kw_only=True):
     """Retraining would not help, or not now; ``why`` says which."""
 
     why: str
-    alarming: bool = False  # worth an event of its own
 
 
 def should_start(facts: Facts) -> Start | Hold:
@@ -90,7 +89,7 @@ def should_start(facts: Facts) -> Start | Hold:
     if facts.killed:
         return Hold(why="the endpoint is killed; revive it first")
     if facts.action == "hold":
-        return Hold(why=facts.cause, alarming=True)
+        return Hold(why=facts.cause)
     if facts.challengers:
         return Hold(why="a challenger is on trial")
     if facts.asked:

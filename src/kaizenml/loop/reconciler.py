@@ -55,6 +55,7 @@ def reconcile(ctx: Context, rollout: Rollout, progress: Progress | None = None) 
     if diagnosis.action == "rollback" and rollout.previous and not rollout.killed:
         rollouts.rollback(ctx, endpoint, why=diagnosis.cause)
         return current, diagnosis
+    _remember_hold(ctx, endpoint, diagnosis)
     judge_challengers(ctx, rollout)
     if current is None or current.step == "done":
         current = consider(ctx, rollout, current, diagnosis)
@@ -73,7 +74,6 @@ def consider(ctx: Context, rollout: Rollout, last: Improvement | None, diagnosis
     fresh, newest = outcomes.count(ctx.state, endpoint, after=after)
     with ctx.catalog.read() as connection:
         wish = store.wish(connection, endpoint)
-        held = store.hold(connection, endpoint)
     decision = should_start(
         Facts(
             now=now,
@@ -92,7 +92,6 @@ def consider(ctx: Context, rollout: Rollout, last: Improvement | None, diagnosis
         )
     )
     if isinstance(decision, Hold):
-        _remember_hold(ctx, endpoint, held, decision, diagnosis.label)
         return last
     return _start(ctx, rollout, last, decision, diagnosis, after=after, upto=newest)
 
@@ -122,7 +121,6 @@ def _start(
         )
         store.insert(connection, improvement)
         store.drop_wish(connection, rollout.endpoint)
-        store.put_hold(connection, rollout.endpoint, None, now)
         ctx.record(
             connection, "loop.started", improvement.token, decision.why,
             endpoint=rollout.endpoint, trigger=decision.trigger, diagnosis=diagnosis.label, against=rollout.champion,
@@ -130,14 +128,17 @@ def _start(
     return improvement
 
 
-def _remember_hold(ctx: Context, endpoint: str, held: str | None, decision: Hold, label: str) -> None:
-    """Write an event when a hold begins or ends, and nothing while it lasts."""
-    if decision.alarming == (held is not None):
+def _remember_hold(ctx: Context, endpoint: str, diagnosis: monitoring.Diagnosis) -> None:
+    """Write an event when retraining begins or ceases to be held, and nothing while it lasts."""
+    holds = diagnosis.action == "hold"
+    with ctx.catalog.read() as connection:
+        held = store.hold(connection, endpoint)
+    if holds == (held is not None):
         return
     with ctx.catalog.write() as connection:
-        store.put_hold(connection, endpoint, decision.why if decision.alarming else None, ctx.clock.timestamp())
-        kind = "loop.held" if decision.alarming else "loop.resumed"
-        ctx.record(connection, kind, endpoint, decision.why if decision.alarming else "the reason is gone", diagnosis=label)
+        store.put_hold(connection, endpoint, diagnosis.cause if holds else None, ctx.clock.timestamp())
+        why = diagnosis.cause if holds else "the reason is gone"
+        ctx.record(connection, "loop.held" if holds else "loop.resumed", endpoint, why, diagnosis=diagnosis.label)
 
 
 def advance(ctx: Context, improvement: Improvement, progress: Progress | None = None) -> Improvement:
