@@ -26,6 +26,8 @@ from pathlib import Path
 import pyarrow as pa
 from kaizenml.data import operations
 from kaizenml.project import open_project
+import pyarrow.dataset
+pa.array([1])  # what it loads on first use is loaded before any fork, so that the children die in their work
 
 def add_all(who, times):
     ctx = open_project(Path(sys.argv[1]), actor="adder")

@@ -96,3 +96,14 @@ def test_numbers_too_large_to_sum_have_no_mean():
     found = profile(pa.table({"x": [1e308, 1e308, 1e308]}), {"x": "number"})["x"]
     assert found["mean"] is None
     assert found["max"] == pytest.approx(1e308)
+
+
+def test_quantiles_of_the_largest_numbers_stay_numbers_when_profiles_merge():
+    parts = [pa.table({"x": values}) for values in ([0.5, None], [None, None, 4.494232837155694e305], [1.7e308, -1.7e308])]
+    found, rows = profile(parts[0], {"x": "number"}, {}), parts[0].num_rows
+    for part in parts[1:]:
+        found = merge(found, rows, profile(part, {"x": "number"}, {}), part.num_rows)
+        rows += part.num_rows
+    quantiles = found["x"]["quantiles"]
+    assert all(math.isfinite(value) for value in quantiles)
+    assert quantiles == sorted(quantiles)

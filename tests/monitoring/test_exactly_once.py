@@ -5,10 +5,8 @@ from __future__ import annotations
 import math
 import os
 import random
-import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from datetime import timedelta
 
@@ -18,6 +16,7 @@ import pyarrow as pa
 import pytest
 from monitored_airline import START, Air, inputs
 
+from forked import forked
 from kaizenml.monitoring import operations as monitoring
 from kaizenml.monitoring import store
 from kaizenml.releases import operations as releases
@@ -128,29 +127,19 @@ def test_any_order_of_predictions_shadows_and_outcomes_counts_every_pair_once(pa
 def test_an_observer_killed_at_random_moments_counts_every_row_once(paired: Air) -> None:
     rng, chance = np.random.default_rng(5), random.Random(5)
     paired.clock.set(START + timedelta(days=70))
-    code = (
-        "import sys\n"
-        "from kaizenml.project import open_project\n"
-        "from kaizenml.monitoring import operations\n"
-        "ctx = open_project(sys.argv[1], actor='loop')\n"
-        "print('ready', flush=True)\n"
-        "while True: operations.observe(ctx, 'air')\n"
-    )
-    environment = os.environ | {"KAIZEN_CLOCK": str(paired.ctx.root / "clock"), "OMP_NUM_THREADS": "1"}
+    imports = "from kaizenml.project import open_project\nfrom kaizenml.monitoring import operations"
+    code = "ctx = open_project(sys.argv[1], actor='loop')\nwhile True: operations.observe(ctx, 'air')"
     pieces = [piece for day in range(8) for piece in day_in_pieces(paired, 60 + day, rng)]
     killed = 0
-    while pieces:
-        child = subprocess.Popen([sys.executable, "-c", code, str(paired.ctx.root)], env=environment, stdout=subprocess.PIPE)
-        assert child.stdout
-        assert child.stdout.readline()
-        for _ in range(8):
-            if pieces:
-                deliver(paired, *pieces.pop(0))
-        time.sleep(chance.random() * 0.15)
-        child.send_signal(signal.SIGKILL)
-        child.wait()
-        child.stdout.close()
-        killed += 1
+    with forked(imports, code, str(paired.ctx.root), KAIZEN_CLOCK=str(paired.ctx.root / "clock")) as observer:
+        while pieces:
+            observer.start()
+            for _ in range(8):
+                if pieces:
+                    deliver(paired, *pieces.pop(0))
+            assert observer.wait(chance.random() * 0.15) is None
+            observer.kill()
+            killed += 1
     monitoring.observe(paired.ctx, "air")
     assert killed >= 4
     check(paired)

@@ -83,6 +83,15 @@ def test_requests_go_out_at_the_asked_rate() -> None:
     assert measured.p50_ms <= measured.p99_ms <= measured.max_ms
 
 
+def test_a_notebook_whose_thread_runs_an_event_loop_can_measure_too() -> None:
+    async def cell(port: int) -> load.Measured:
+        return load.run(port, load.PATH, [b"{}"], rate=50, seconds=0.1)
+
+    with server(lambda _: GOOD) as port:
+        measured = asyncio.run(cell(port))
+    assert (measured.answered, measured.errors) == (5, {})
+
+
 def test_a_stall_counts_for_every_request_that_was_due_meanwhile() -> None:
     stall_s = 0.6
     with server(lambda number: stall_s if number == load.WARM_UP + 50 else GOOD) as port:

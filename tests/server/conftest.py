@@ -82,7 +82,7 @@ def empty_project(tmp_path_factory: pytest.TempPathFactory) -> Context:
     return open_project(root, actor="maria")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # not longer: while it is open, this thread has a running event loop
 def browser() -> Iterator[Any]:
     """Chromium of the system; skips where there is none."""
     program = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)

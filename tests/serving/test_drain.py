@@ -205,8 +205,10 @@ def test_counts_and_a_trace_say_where_an_answer_came_from(ctx):
 
 STORM = """
 import os, signal, sys, time
+import pyarrow as pa, pyarrow.dataset
 from kaizenml.project import open_project
 from kaizenml.serving.drain import drain
+pa.array([1])  # what it loads on first use is loaded here, so that the children die in their work
 ctx = open_project(sys.argv[1], actor="test")
 ctx.catalog.close()
 for number in range(12):

@@ -96,7 +96,8 @@ def _numbers(column: pa.ChunkedArray, *, whole: bool) -> dict[str, Any]:
     wide = values.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):  # sums of numbers near 1e308 overflow; they are told as None
         mean, std = float(wide.mean()), float(wide.std())
-        quantiles = np.quantile(wide, QUANTILES).tolist()
+        scale = _scale(wide)
+        quantiles = (np.quantile(wide * scale, QUANTILES) / scale).tolist()
     return {
         "distinct": distinct,
         "mean": mean if math.isfinite(mean) else None,
@@ -141,6 +142,11 @@ def _merged_text(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any
     }
 
 
+def _scale(values: np.ndarray) -> float:
+    """Return what to multiply by so that differences and slopes do not overflow; a power of two, so that no digit is lost."""
+    return 2.0**-128 if np.abs(values).max() > 1e250 else 1.0
+
+
 def _merged_numbers(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     m, n = first["count"], second["count"]
     w, v = m / (m + n), n / (m + n)
@@ -152,11 +158,13 @@ def _merged_numbers(first: dict[str, Any], second: dict[str, Any]) -> dict[str, 
     # both described distributions as 200 points each, weighted by their rows
     steps = (np.arange(200) + 0.5) / 200
     with np.errstate(over="ignore", invalid="ignore"):
-        points = np.concatenate([np.interp(steps, QUANTILES, entry["quantiles"]) for entry in (first, second)])
+        known = np.array([first["quantiles"], second["quantiles"]])
+        scale = _scale(known)
+        points = np.concatenate([np.interp(steps, QUANTILES, values) for values in known * scale])
         weights = np.repeat([w / 200, v / 200], 200)
         order = np.argsort(points, kind="stable")
         heights = np.cumsum(weights[order]) - weights[order] / 2
-        quantiles = np.interp(QUANTILES, heights, points[order])
+        quantiles = np.interp(QUANTILES, heights, points[order]) / scale
     quantiles[0] = min(first["quantiles"][0], second["quantiles"][0])
     quantiles[-1] = max(first["quantiles"][-1], second["quantiles"][-1])
     return {"mean": mean if math.isfinite(mean) else None, "std": std if math.isfinite(std) else None, "quantiles": quantiles.tolist()}

@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any
 
@@ -167,7 +168,8 @@ def run(port: int, path: str, bodies: list[bytes], *, rate: float, seconds: floa
     rate : requests a second, above 0.
     seconds : how long.
     """
-    return asyncio.run(_Generator(port, path, bodies).measure(rate, seconds))
+    with ThreadPoolExecutor(1) as thread:  # of its own, for a notebook's thread runs an event loop already
+        return thread.submit(lambda: asyncio.run(_Generator(port, path, bodies).measure(rate, seconds))).result()
 
 
 def _port(process: subprocess.Popen[bytes], log: IO[bytes]) -> int:
