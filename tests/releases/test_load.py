@@ -125,6 +125,7 @@ def test_a_server_that_only_falls_back_has_not_been_measured() -> None:
     assert measured.complaints(p99_ms=1000.0) == ["the model decided only 0 of 10 answers"]
 
 
+@pytest.mark.slow
 def test_the_gate_serves_a_bundle_and_leaves_no_process(ctx: Context, model: ModelVersion, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(folder)
     requests = rows.requests(frame.training_frame(ctx, "cells").slice(0, 20), model_file.read(folder).signature)
