@@ -71,14 +71,14 @@ columns = ["built", "manufacturer", "seats", "engine"]
 
 [train]
 budget = "12s"
-max_rows = 150_000
+max_rows = 200_000
 
 [gates]
-load_seconds = 1.5
+load_seconds = 1.0
 
 [loop]
 retrain_after = "28d"
-cooldown = "14d"
+cooldown = "21d"
 canary_max = "28d"
 canary_weight = 0.05
 """
