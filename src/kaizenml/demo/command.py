@@ -32,6 +32,7 @@ from kaizenml.project import open_project
 from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
 from kaizenml.rollouts import operations as rollouts
+from kaizenml.scaffold.project import begin_repository
 from kaizenml.serving import operations as serving
 from kaizenml.serving.client import Client
 from kaizenml.training import operations as training
@@ -70,7 +71,7 @@ entity = "tailnum"
 columns = ["built", "manufacturer", "seats", "engine"]
 
 [train]
-budget = "12s"
+budget = "9s"
 max_rows = 200_000
 
 [gates]
@@ -133,6 +134,7 @@ def _make_project(folder: Path, plan: Plan) -> tuple[Context, SimulatedClock]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
     (folder / "kaizen.toml").write_text(PROJECT, encoding="utf-8")
+    (folder / ".gitignore").write_text(f".kaizen/\n{MARKER}\ndemo.json\nyear.*\n", encoding="utf-8")
     clock = SimulatedClock(folder / ".kaizen" / "clock", plan.first - timedelta(hours=2))
     return open_project(folder, actor="demo", clock=clock), clock
 
@@ -151,6 +153,7 @@ def _first_quarter(ctx: Context, tell: Narrator, plan: Plan) -> flights_data.Fli
             known = int(np.searchsorted(feed["time_hour"].to_numpy(), first - flights_data.HOUR))
             data.add(ctx, name, table=feed.slice(0, known), trust="partner" if name == "weather" else "internal", time="time_hour")
         data.add(ctx, "planes", table=year.planes, trust="public")
+    begin_repository(ctx.root, "flights")  # so that every release says which code it was made with
     with tell.step("features to the online store"):
         for view in ("weather", "departures", "planes"):
             features.materialize(ctx, view)

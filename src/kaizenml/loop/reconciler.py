@@ -187,6 +187,7 @@ def _collect(ctx: Context, it: Improvement, progress: Progress | None) -> Improv
     task = ctx.settings.task
     assert task is not None  # an endpoint exists, so the project has a task
     rows, _ = monitoring.labelled(ctx, it.endpoint, after=it.after, upto=it.upto)
+    rows = rows.drop_columns(["id"])  # the dataset's contract knows no prediction ids; predictions and outcomes keep them
     if rows.num_rows:
         version = data.add(
             ctx, task.dataset, table=rows, mode="append", partial=True, origin="feedback", once=it.token, why=f"labelled answers for {it.token}"

@@ -167,7 +167,7 @@ def _write(place: Path, facts: texts.Facts, contract: Contract, data: Path) -> t
         settings.load(aside, environ={})  # what was written can be read
         written = sorted(str(file.relative_to(aside)) for file in aside.rglob("*") if file.is_file())
         around = _repository_around(place.parent)
-        commit = None if around else _commit(aside, facts.name)
+        commit = None if around else begin_repository(aside, facts.name)
         os.rename(aside, place)  # also onto an empty folder, and at once
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
@@ -175,7 +175,7 @@ def _write(place: Path, facts: texts.Facts, contract: Contract, data: Path) -> t
     return written, commit, around or ("own" if commit else "none")
 
 
-def _commit(folder: Path, name: str) -> str | None:
+def begin_repository(folder: Path, name: str) -> str | None:
     """Put the folder under git with a first commit; None where there is no git, or it refuses."""
     if shutil.which("git") is None or _git(folder, "init", "--quiet", "--initial-branch=main") is None:
         shutil.rmtree(folder / ".git", ignore_errors=True)
