@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import importlib
 import os
+import resource
+import shutil
 import sys
 import tempfile
 import traceback
@@ -16,6 +18,9 @@ import kaizenml
 from kaizenml.cli.face import Face, print_error
 from kaizenml.cli.shell import Group
 from kaizenml.errors import KaizenError, StorageFull, UsageError
+
+_SPACE = "free some space (df -h .) and repeat; nothing was half-written"
+_SMALL = 1 << 20
 
 DAILY = {
     "init": ("kaizenml.cli.begin", "Make a project from a table"),
@@ -114,8 +119,9 @@ def run(arguments: list[str]) -> int:
         click.echo("stopped", err=True)
         return 130
     except Exception as error:
-        print_error(_unexpected(error, face), json=face.json or "--json" in arguments)
-        return 1
+        found = _full_catalog(error, face) or _unexpected(error, face)
+        print_error(found, json=face.json or "--json" in arguments)
+        return found.exit_code
 
 
 def _usage(error: click.ClickException) -> UsageError:
@@ -127,28 +133,53 @@ def _usage(error: click.ClickException) -> UsageError:
 def _storage(error: OSError) -> BaseException:
     if isinstance(error, BrokenPipeError):
         return error
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        what = f"the disk is full: {error.filename or ''}".rstrip(": ")
-        return StorageFull(what, remedy="free some space (df -h .) and repeat; nothing was half-written")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = "a file may not grow any more (ulimit -f)" if error.errno == errno.EFBIG else "the disk is full"
+        return StorageFull(f"{what}: {error.filename or ''}".rstrip(": "), remedy=_SPACE)
     if isinstance(error, PermissionError) and error.filename:
         return KaizenError(f"{error.filename} may not be used by this user", remedy=f"check its owner and rights: ls -ld {error.filename}")
     return error
 
 
+def _full_catalog(error: Exception, face: Face) -> KaizenError | None:
+    """Tell a full disk from what SQLite says of it; None for any other error."""
+    text = str(error)
+    if not type(error).__module__.startswith(("sqlalchemy.", "sqlite3")) or "disk" not in text:
+        return None
+    if "disk is full" not in text:
+        # an I/O error is a full disk where not even a small file has room, or a file that may not grow
+        root = face.root()
+        limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
+        if "disk I/O error" not in text or not (limited or shutil.disk_usage(root if root.is_dir() else ".").free <= _SMALL):
+            return None
+        if limited:
+            return StorageFull("the catalog cannot be written: the disk is full, or a file may not grow any more (ulimit -f)", remedy=_SPACE)
+    return StorageFull("the disk is full: the catalog cannot be written", remedy=_SPACE)
+
+
 def _unexpected(error: Exception, face: Face) -> KaizenError:
     """Keep the whole trace in a file and say one line: a person can do nothing with a traceback, whoever mends it can."""
     state = face.root() / ".kaizen"
-    folder = state if state.is_dir() and os.access(state, os.W_OK) else Path(tempfile.gettempdir())
-    try:
-        handle, path = tempfile.mkstemp(prefix="error-", suffix=".txt", dir=folder)
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(f"kaizenml {kaizenml.__version__}, Python {sys.version}\narguments: {sys.argv[1:]}\n\n")
-            file.write("".join(traceback.format_exception(error)))
-    except OSError:
-        path = "(could not be written)"
+    told = f"kaizenml {kaizenml.__version__}, Python {sys.version}\narguments: {sys.argv[1:]}\n\n" + "".join(traceback.format_exception(error))
+    folders = [state] if state.is_dir() and os.access(state, os.W_OK) else []
+    path = next((written for folder in [*folders, Path(tempfile.gettempdir())] if (written := _written(folder, told))), "(could not be written)")
     text = " ".join(str(error).split())[:300]
     return KaizenError(
         f"unexpected {type(error).__name__}: {text}",
         remedy=f"report it as a bug, with the full trace in {path}",
         values={"type": type(error).__name__, "trace": path},
     )
+
+
+def _written(folder: Path, text: str) -> str | None:
+    """Write a trace into a folder; return its path, or None where there is no room for it: then nothing of it stays."""
+    path = None
+    try:
+        handle, path = tempfile.mkstemp(prefix="error-", suffix=".txt", dir=folder)
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        if path is not None:
+            Path(path).unlink(missing_ok=True)
+        return None
+    return path

@@ -25,7 +25,7 @@ def _init(*, name: str, data: str, target: str, time: str | None, key: str | Non
 
 def _told(made: Made) -> str:
     folder = os.path.relpath(made.folder)
-    under = {"own": f"under git, commit {(made.commit or '')[:8]}", "none": "not under version control: git is not there"}
+    under = {"own": f"under git, commit {(made.commit or '')[:8]}", "none": "not under version control: git is not there, or refused"}
     lines = [
         f"{made.name}: predicts {made.target} ({made.task}) from {made.rows:,} rows, {made.columns} columns",
         f"  time    {made.time.column or 'none'}: {made.time.why}" + ("; --time says otherwise" if made.time.guessed else ""),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -87,11 +88,18 @@ def _rows(text: str) -> list[dict[str, Any]]:
         lines = text.strip().splitlines()
         if len(lines) > 1:  # JSON lines
             return [row for line in lines if line.strip() for row in _rows(line)]
+        word = next((word for word in ("-Infinity", "Infinity", "NaN") if re.search(rf"[:\s,\[]{word}\b", text)), None)
+        if word or "out of range" in str(error):
+            what = f"the row holds {word}, which is not JSON" if word else "the row holds a number beyond what a double can hold"
+            raise UsageError(what, remedy="write null where a value is not known", values={"found": word or text[:200]}) from None
         remedy = "quote it for the shell: '{\"column\": 1}'; a missing value is null"
-        raise UsageError(f"the row is not JSON: {error}", remedy=remedy, values={"found": text[:200]}) from None
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        raise UsageError(f"the row is not JSON: {shown!r}: {error}", remedy=remedy, values={"found": text[:200]}) from None
     rows = found if isinstance(found, list) else [found]
     if not rows or not all(isinstance(row, dict) for row in rows):
-        raise UsageError("rows are objects: column and value", remedy="'{\"column\": 1}', or a list of such", values={"found": text[:200]})
+        shown = text if len(text) <= 60 else f"{text[:57]}..."
+        what = f"{shown!r} holds no row: a row is an object of columns and values"
+        raise UsageError(what, remedy="'{\"column\": 1}', or a list of such", values={"found": text[:200]})
     return rows
 
 

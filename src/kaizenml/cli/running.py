@@ -134,6 +134,7 @@ def _up(*, host: str | None, port: int | None, console_port: int | None, workers
     face = current()
     ctx = face.open()
     serving, console = _serving(ctx, host, port, workers), _console_part(ctx, None, console_port)
+    _check_alone(ctx)
     # before any training: nobody waits a minute to hear that a port is taken
     processes.check_port(serving.host, serving.port, option="--port", what="predictions")
     processes.check_port(console.host, console.port, option="--console-port", what="the console")
@@ -167,6 +168,16 @@ def _up(*, host: str | None, port: int | None, console_port: int | None, workers
                 if part.revive():
                     face.note(f"{part.name} had ended and was started again; its log: {part.log}")
         face.note("stopping")
+
+
+def _check_alone(ctx: Context) -> None:
+    """One `up` for a project: a second one would take its predictions and its loop apart."""
+    from kaizenml.cli.status import answers
+
+    running = processes.read_address(ctx.state)
+    if running and answers(str(running["predict"])):  # the number of a process that was killed may be another's by now
+        what = f"{ctx.settings.project.name} is served already at {running['predict']} by process {running['pid']}"
+        raise Conflict(what, remedy=f"kaizen status; kill -INT {running['pid']} stops it", values={"served": running})
 
 
 def _loop_part(ctx: Context) -> Part:

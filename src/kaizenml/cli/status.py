@@ -43,7 +43,7 @@ def document(ctx: Context, root: Path) -> dict[str, Any]:
             }
         )  # fmt: skip
     running = processes.read_address(ctx.state)
-    served = {**running, "ready": _answers(str(running["predict"]))} if running else None
+    served = {**running, "ready": answers(str(running["predict"]))} if running else None
     return {"project": ctx.settings.project.name, "folder": str(root), "endpoints": endpoints, "served": served}
 
 
@@ -109,7 +109,8 @@ def _loop(status: dict[str, Any] | None) -> str:
     return f"improvement {now['number']}: {how}" + (f" ({now['outcome']})" if now.get("outcome") else "")
 
 
-def _answers(url: str) -> bool:
+def answers(url: str) -> bool:
+    """Tell whether a server is ready there."""
     parts = urlsplit(url)
     try:
         connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=2)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from kaizenml.cli.face import Progress
-from kaizenml.errors import NotFound, Refused, UsageError
+from kaizenml.errors import InvalidData, NotFound, Refused, UsageError
 
 _SENTENCES = {
     "pin": "pinning what the release is made of",
@@ -71,22 +71,22 @@ def release_current(
     from kaizenml.cli.board import describe_release
     from kaizenml.registry import operations as registry
     from kaizenml.releases import operations as releases
-    from kaizenml.training import operations as training
 
     run = None if fresh else _run_on_newest(ctx)
     before = _refusals(ctx, run) if run else []
+    now = champion(ctx)
     if before and {gate.name for gate in before[-1].failed} != {"load"}:
         tell(f"{before[-1].ref} was refused by {_gates(before[-1])}; training anew")
         run, before = None, []
     if run is None:
-        run = training.train(ctx, budget=budget, progress=lambda text, share: progress(text, share) if share < 1 else None)
+        run = _trained(ctx, budget, now, progress)
     elif before:
         tell(f"{before[-1].ref} was refused by load; measuring again")
     model = registry.register(ctx, run.id, name=ctx.settings.project.name)
     once = f"release:{run.id}" + (f":{len(before) + 1}" if before else "")
     try:
         release = releases.create(
-            ctx, model.ref, against=champion(ctx), why=why or "trained by hand", once=once,
+            ctx, model.ref, against=now, why=why or "trained by hand", once=once,
             progress=lambda step, share: progress(_SENTENCES.get(step, step), share),
         )  # fmt: skip
     except Refused as error:
@@ -135,6 +135,25 @@ def _run_on_newest(ctx: Context) -> Run | None:
     newest = tables.version(ctx, ctx.settings.task.dataset).ref
     done = [run for run in training.list(ctx) if run.state == "done" and run.dataset == newest]
     return max(done, key=lambda run: run.started_at, default=None)
+
+
+def _trained(ctx: Context, budget: str | None, champion: str | None, progress: Progress) -> Run:
+    """Train, with the champion judged on the same rows where there is one."""
+    from kaizenml.releases import bundle
+    from kaizenml.releases import operations as releases
+    from kaizenml.training import operations as training
+
+    folder = ctx.state / releases.show(ctx, champion).bundle / bundle.MODEL if champion else None
+    try:
+        return training.train(
+            ctx, budget=budget, champion_folder=folder, progress=lambda text, share: progress(text, share) if share < 1 else None
+        )  # fmt: skip
+    except InvalidData as error:
+        task = ctx.settings.task
+        if task and "kaizen data add DATASET FILE" in error.remedy:
+            add = f"add rows to {task.source}, and repeat" if task.source else f"kaizen data add {task.dataset} FILE"
+            error.remedy = error.remedy.replace("add rows: kaizen data add DATASET FILE", add)
+        raise
 
 
 def _refusals(ctx: Context, run: Run) -> list[Release]:
