@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -85,17 +85,18 @@ canary_weight = 0.05
 """
 
 
-def run(*, folder: Path, keep: bool = False) -> dict[str, Any]:
+def run(*, folder: Path, keep: bool = False, plan: Plan | None = None) -> dict[str, Any]:
     """Run the whole demo and return its document.
 
     Parameters
     ----------
     folder : where the demo's project is made; an earlier demo there is replaced, anything else is refused.
     keep : leave the servers and the console running until Ctrl-C.
+    plan : which days to replay and what goes wrong when; default April to December.
     """
     started = time.perf_counter()
     tell = Narrator()
-    plan = Plan()
+    plan = plan or Plan()
     with ExitStack() as stack:
         stack.enter_context(_terminable())
         ctx, clock = _make_project(folder, plan)
@@ -214,6 +215,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+    if process.stdout:
+        process.stdout.close()
 
 
 @contextmanager
@@ -234,11 +237,13 @@ def _replay(ctx: Context, clock: SimulatedClock, year: flights_data.Flights, *, 
     tell.say("April to December as requests, outcomes late and out of order. Three things will go wrong on purpose:")
     for line in plan.announce():
         tell.detail(line)
-    client = Client(f"http://127.0.0.1:{port}")
-    replay = Replay(ctx, clock, year, client, plan=plan, say=tell.say)
     days = (plan.last - plan.first).days
     seen = 0
-    with tell.step("replaying the year") as progress:
+    with (
+        Client(f"http://127.0.0.1:{port}") as client,
+        closing(Replay(ctx, clock, year, client, plan=plan, say=tell.say)) as replay,
+        tell.step("replaying the year") as progress,
+    ):
         for number, day in enumerate(replay.days(), 1):
             progress(f"{day:%d %b}: {replay.tally.answered:,} predictions, {replay.tally.outcomes:,} outcomes", number / days)
             seen = _tell_news(ctx, tell, seen)

@@ -201,14 +201,12 @@ class Replay:
         self.clock.set(end.astype(datetime).replace(tzinfo=UTC))
         self._report_outcomes(end)
         self._look()
-        self.close()
-
-    def close(self) -> None:
-        """Wait for the loop's last look and end its process."""
-        self._looks.shutdown()
         if self._looking:
             self._looking.result()
-            self._looking = None
+
+    def close(self) -> None:
+        """End the loop's process."""
+        self._looks.shutdown(cancel_futures=True)
 
 
 _LOOP: dict[str, Context] = {}  # the project as the loop's process has it open
