@@ -71,8 +71,7 @@ entity = "tailnum"
 columns = ["built", "manufacturer", "seats", "engine"]
 
 [train]
-budget = "9s"
-max_rows = 200_000
+budget = "20s"
 
 [gates]
 load_seconds = 1.0
