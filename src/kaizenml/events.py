@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from kaizenml.catalog import metadata
+from kaizenml.schema import metadata
 
 events_table = sa.Table(
     "events",
