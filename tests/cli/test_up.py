@@ -130,3 +130,25 @@ def test_a_killed_up_leaves_no_server_behind(kaizen, project):
             assert time.perf_counter() < deadline
             time.sleep(0.1)
     assert kaizen("status", "--json", cwd=project).document["served"] is None
+
+
+def test_training_again_on_the_same_rows_is_not_held_against_a_champion_that_remembers_them(kaizen, project):
+    assert kaizen("train", "--budget", "2s", cwd=project).code == 0
+    assert kaizen("deploy", cwd=project).code == 0
+    again = kaizen("train", "--budget", "2s", "--json", cwd=project)
+    assert again.code == 0, again.out
+    gate = next(gate for gate in again.document["release"]["gates"] if gate["name"] == "champion")
+    assert gate["summary"].startswith("skipped")
+
+
+def test_after_a_refusal_by_load_only_the_load_is_measured_again(kaizen, project):
+    path = project / "kaizen.toml"
+    calm = path.read_text(encoding="utf-8")
+    path.write_text(calm.replace("p99_ms = 5000.0", "p99_ms = 0.01"), encoding="utf-8")
+    refused = kaizen("up", "--port", "0", "--console-port", "0", "--budget", "2s", cwd=project)
+    assert refused.code == 3
+    assert "only the load is measured again" in refused.err
+    path.write_text(calm, encoding="utf-8")
+    with up(project, "--no-loop") as (_process, document):
+        assert document["release"] == "ward@2"
+    assert len(kaizen("training", "list", "--json", cwd=project).document) == 1
