@@ -118,6 +118,19 @@ def test_a_run_is_listed_shown_recorded_and_not_repeated_under_its_id(project):
         operations.show(ctx, "frist")
 
 
+@pytest.mark.parametrize(("settings", "why"), [("", "without a time column nobody can tell"), (TIMED, "it has learnt from ")])
+def test_a_champion_is_not_judged_by_rows_that_it_has_learnt_from(project, settings, why):
+    ctx = project("returned", settings)
+    data.add(ctx, "rows", table=orders(1500))
+    first = operations.train(ctx)
+    data.add(ctx, "rows", table=orders(100, seed=1, start=1500))  # too few to judge by alone
+    again = operations.train(ctx, refit=first.id, champion_folder=ctx.state / first.folder)
+    row = next(row for row in again.board if row.name == "champion")
+    assert row.metrics == {}
+    assert row.note.startswith(f"was not judged: {why}")
+    assert "gain_over_champion" not in again.parameters
+
+
 def test_a_refit_makes_the_recipe_again_from_newer_rows_beside_the_champion(project):
     ctx = project("returned", TIMED)
     data.add(ctx, "rows", table=orders(1500))

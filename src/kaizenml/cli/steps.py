@@ -74,18 +74,19 @@ def release_current(
 
     run = None if fresh else _run_on_newest(ctx)
     before = _refusals(ctx, run) if run else []
+    now = champion(ctx)
     if before and {gate.name for gate in before[-1].failed} != {"load"}:
         tell(f"{before[-1].ref} was refused by {_gates(before[-1])}; training anew")
         run, before = None, []
     if run is None:
-        run = _trained(ctx, budget, progress)
+        run = _trained(ctx, budget, now, progress)
     elif before:
         tell(f"{before[-1].ref} was refused by load; measuring again")
     model = registry.register(ctx, run.id, name=ctx.settings.project.name)
     once = f"release:{run.id}" + (f":{len(before) + 1}" if before else "")
     try:
         release = releases.create(
-            ctx, model.ref, against=champion(ctx), why=why or "trained by hand", once=once,
+            ctx, model.ref, against=now, why=why or "trained by hand", once=once,
             progress=lambda step, share: progress(_SENTENCES.get(step, step), share),
         )  # fmt: skip
     except Refused as error:
@@ -136,12 +137,17 @@ def _run_on_newest(ctx: Context) -> Run | None:
     return max(done, key=lambda run: run.started_at, default=None)
 
 
-def _trained(ctx: Context, budget: str | None, progress: Progress) -> Run:
-    """Train; without the champion beside it, which has learnt from the rows that judge and would win by remembering them."""
+def _trained(ctx: Context, budget: str | None, champion: str | None, progress: Progress) -> Run:
+    """Train, with the champion judged on the same rows where there is one."""
+    from kaizenml.releases import bundle
+    from kaizenml.releases import operations as releases
     from kaizenml.training import operations as training
 
+    folder = ctx.state / releases.show(ctx, champion).bundle / bundle.MODEL if champion else None
     try:
-        return training.train(ctx, budget=budget, progress=lambda text, share: progress(text, share) if share < 1 else None)
+        return training.train(
+            ctx, budget=budget, champion_folder=folder, progress=lambda text, share: progress(text, share) if share < 1 else None
+        )  # fmt: skip
     except InvalidData as error:
         task = ctx.settings.task
         if task and "kaizen data add DATASET FILE" in error.remedy:

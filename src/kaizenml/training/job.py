@@ -33,6 +33,7 @@ class Champion(NamedTuple):
     """The model that answers now."""
 
     folder: Path
+    known: bool  # whether it says what it was made from; an imported model does not
     trained_to: float | None
 
 
@@ -154,31 +155,40 @@ class Job:
         gains = {"naive": evaluation.difference(kind, judged.ensemble, constant, y, blocks)}
         if self.champion is None:
             return board, gains
+        if unfair := self._unfair(self.champion):
+            return [*board, BoardRow(name="champion", metrics={}, seconds=0.0, note=unfair)], gains
         started = time.perf_counter()
         try:
-            theirs, note = self._champion_answers(self.champion)
+            theirs = self._champion_answers(self.champion)
         except KaizenError as error:  # a champion of other columns or classes; the gate decides what that means
             return [*board, BoardRow(name="champion", metrics={}, seconds=0.0, note=f"could not be judged: {error.what}")], gains
+        note = "on rows it has not learnt from" if self.champion.known else "what it has learnt from is not known"
         board.append(row("champion", theirs, time.perf_counter() - started, note))
         return board, {**gains, "champion": evaluation.difference(kind, judged.ensemble, theirs, y, blocks)}
 
-    def _champion_answers(self, champion: Champion) -> tuple[Floats, str]:
+    def _unfair(self, champion: Champion) -> str:
+        """Say why these rows cannot judge the champion: what it has learnt by heart says nothing about what comes. Empty: they can."""
+        if not champion.known:
+            return ""
+        times = self.material.times
+        if times is None or champion.trained_to is None:
+            return "was not judged: without a time column nobody can tell which of these rows it has learnt from"
+        held = times[self.split.holdout]
+        seen = int((np.isnan(held) | (held <= champion.trained_to)).sum())
+        return f"was not judged: it has learnt from {seen} of these {len(held)} rows" if seen else ""
+
+    def _champion_answers(self, champion: Champion) -> Floats:
         spec = model_file.read(champion.folder)
         newer = self.material.table.take(pa.array(self.split.holdout))
         answers = scoring.predict(champion.folder, encoding.encode(spec.encoder, newer))
         classes = self.material.task.classes
         if spec.signature.task == "regression" or spec.signature.classes == classes:
-            aligned = answers
-        else:
-            aligned = np.zeros((len(answers), len(classes)))
-            for place, value in enumerate(spec.signature.classes):
-                if value in classes:
-                    aligned[:, classes.index(value)] = answers[:, place]
-        times = self.material.times
-        seen = 0
-        if times is not None and champion.trained_to is not None:
-            seen = int((times[self.split.holdout] <= champion.trained_to).sum())
-        return aligned, f"it has learnt from {seen} of these rows" if seen else "on rows it has not learnt from" if times is not None else ""
+            return answers
+        aligned = np.zeros((len(answers), len(classes)))
+        for place, value in enumerate(spec.signature.classes):
+            if value in classes:
+                aligned[:, classes.index(value)] = answers[:, place]
+        return aligned
 
     def _naive(self, y: Floats) -> Naive:
         classes = self.material.task.classes
@@ -200,7 +210,7 @@ def _champion(folder: Path | None) -> Champion | None:
     if folder is None:
         return None
     origin = recipe.read(folder)
-    return Champion(folder, origin.trained_to if origin else None)
+    return Champion(folder, origin is not None, origin.trained_to if origin else None)
 
 
 def _mixture(judged: Judged) -> str:
