@@ -26,6 +26,10 @@ PART = "_part"
 VERSION = "_version"
 RESERVED = (PART, VERSION, "_row", "_rule", "_reason")
 
+NO_INSTANT = "is no date or time"
+TWO_INSTANTS = "can be read as day-month or month-day"
+"""What a note says of a column that is text only because of some values that should have been instants."""
+
 _NOTES = b"kaizen.notes"
 _PANDAS_INDEX = re.compile(r"__index_level_\d+__")
 

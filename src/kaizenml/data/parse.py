@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.data.dataset import Kind
-from kaizenml.data.kinds import STORED
+from kaizenml.data.kinds import NO_INSTANT, STORED, TWO_INSTANTS
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "NaN", "nan")
 """Spellings of a missing value in any column."""
@@ -140,10 +140,11 @@ def _all_or_text(column: pa.ChunkedArray, parsed: pa.ChunkedArray, kind: str, fi
     count, values = pc.sum(strangers).as_py(), len(column) - column.null_count
     where = f"on line {first_line + at}" if first_line is not None else f"in row {at + 1}"
     if kind == "timestamp" and count == values:
-        return Parsed(column, f"text, because {column[at].as_py()!r} {where} can be read as day-month or month-day")
-    word = {"number": "number", "boolean": "boolean", "timestamp": "date or time"}[kind]
-    others = f"nor are {count - 1:,} others of {values:,} values" if count > 1 else f"the other {values - 1:,} values are"
-    return Parsed(column, f"text, because {column[at].as_py()!r} {where} is no {word}; {others}")
+        return Parsed(column, f"text, because {column[at].as_py()!r} {where} {TWO_INSTANTS}")
+    verdict = {"number": "is no number", "boolean": "is no boolean", "timestamp": NO_INSTANT}[kind]
+    more = "nor is 1 other" if count == 2 else f"nor are {count - 1:,} others"
+    others = f"{more} of {values:,} values" if count > 1 else f"the other {values - 1:,} values are"
+    return Parsed(column, f"text, because {column[at].as_py()!r} {where} {verdict}; {others}")
 
 
 def _commas(column: pa.ChunkedArray) -> Parsed:

@@ -8,6 +8,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kaizenml.data import kinds
 from kaizenml.data.dataset import Contract
 
 NOT_THE_EVENT = re.compile(r"birth|born|\bdob\b|^dob|expir|deadline|due|until|valid_to|updat|modif|delet", re.IGNORECASE)
@@ -52,6 +53,14 @@ def time(table: pa.Table, contract: Contract, target: str) -> Guess:
     days = {name for name in names if any(_is_day_of(table[name], table[other]) for other in names if other != name)}
     first = min(each for each in found if each[1] not in days)
     return Guess(column=first[1], why=f"the earliest of {', '.join(names)}" + (f"; {', '.join(sorted(days))} is only a day" if days else ""))
+
+
+def spoilt_time(table: pa.Table, target: str) -> tuple[str, str] | None:
+    """Return the first column that would be dates and times but for some values, and the note that says which; None: there is none."""
+    for name, note in kinds.notes_of(table).items():
+        if name != target and not NOT_THE_EVENT.search(name) and (kinds.NO_INSTANT in note or kinds.TWO_INSTANTS in note):
+            return name, note.removeprefix("text, because ")
+    return None
 
 
 def key(table: pa.Table, contract: Contract, target: str) -> Guess:

@@ -126,6 +126,12 @@ def _task(table: pa.Table, target: str, kind: str, data: Path, command: str) -> 
 def _contract(table: pa.Table, target: str, time: str | None, key: str | None) -> tuple[Contract, Guess, Guess]:
     first = contracts.infer(table)
     when = guess.time(table, first, target) if time is None else _said(time)
+    if time is None and when.column is None and (spoilt := guess.spoilt_time(table, target)):
+        raise InvalidData(
+            f"{spoilt[0]!r} looks like the time of a row, but {spoilt[1]}",
+            remedy=f"mend it in the file; or --time {spoilt[0]} to set such rows aside, or --time none to split the rows at random",
+            values={"column": spoilt[0]},
+        )
     which = guess.key(table, first, target) if key is None else _said(key)
     for role, choice in (("time", when), ("key", which)):
         if choice.column == target:
