@@ -316,7 +316,7 @@ def _take(kind: type, value: Any) -> Any:
         if not isinstance(value, str | Path):
             raise TypeError(f"expected a path, got {type(value).__name__}")
         return Path(value)
-    raise NotImplementedError(f"{kind} cannot be given from outside")
+    raise TypeError(f"{kind} cannot be given from outside")
 
 
 def _give(value: Any) -> Any:
@@ -324,7 +324,7 @@ def _give(value: Any) -> Any:
         return str(value)
     if hasattr(value, "tolist"):  # numpy scalars and arrays
         return value.tolist()
-    raise NotImplementedError(f"{type(value).__name__} cannot be shown")
+    raise TypeError(f"{type(value).__name__} cannot be shown")
 
 
 def _shown(value: Any) -> str:

@@ -53,7 +53,7 @@ def _fast(raw: bytes) -> pa.Table | None:
             options = pyarrow.json.ParseOptions(explicit_schema=pa.schema(fields))
             table = pyarrow.json.read_json(pa.BufferReader(raw), read_options=block, parse_options=options).select(table.column_names)
         return table
-    except (pa.ArrowException, NotImplementedError):
+    except pa.ArrowException:
         return None
 
 

@@ -159,7 +159,7 @@ def _unzip(raw: bytes, path: Path) -> tuple[bytes, str]:
                 )
             with archive.open(names[0]) as file:
                 return _bounded(file.read(_MOST_BYTES + 1), path), PurePath(names[0]).name
-    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:
         raise InvalidData(
             f"{path} is not a sound zip archive, or is locked: {error}", remedy="copy or download it again", values={"size_bytes": len(raw)}
         ) from None
