@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import msgspec
 import numpy as np
 import pytest
 from sklearn import datasets
@@ -13,41 +12,26 @@ from kaizenml.training.task import Task
 
 CANCER = datasets.load_breast_cancer()
 TASK = Task(kind="binary", target="target", classes=[0, 1])
-SHARE = float(CANCER.target.mean())
-NAIVE = float(-(SHARE * np.log(SHARE) + (1 - SHARE) * np.log(1 - SHARE)))  # loss of the answer without a model
-
-
-def _pairs():
-    rows = Rows(CANCER.data.astype(np.float32), CANCER.target.astype(float), [], {})
-    places = split.folds(np.arange(len(rows.y)), rows.y, "random", stratify=True, seed=0)
-    return [(rows.take(fit), rows.take(validation)) for fit, validation in places]
-
-
-def _boosted():
-    return next(plan for plan in learners.portfolio(len(CANCER.target), TASK) if plan.name == "boosted")
-
-
-def _loss(pairs, answers) -> float:
-    y = np.concatenate([validation.y for _, validation in pairs]).astype(int)
-    return float(-np.log(np.concatenate(answers)[np.arange(len(y)), y]).mean())
 
 
 def _fitted(allowed_s: float):
-    pairs = _pairs()
-    made, answers, plan = learners.fit_folds(_boosted(), pairs, TASK, seed=0, threads=2, allowed_s=allowed_s)
-    return made, plan, _loss(pairs, answers)
-
-
-def _loss_after(rounds: int) -> float:
-    pairs, plan = _pairs(), msgspec.structs.replace(_boosted(), rounds=rounds)
-    return _loss(pairs, [learners.fit(plan, fit, TASK, seed=0, threads=2).predict(validation.vectors) for fit, validation in pairs])
+    rows = Rows(CANCER.data.astype(np.float32), CANCER.target.astype(float), [], {})
+    places = split.folds(np.arange(len(rows.y)), rows.y, "random", stratify=True, seed=0)
+    pairs = [(rows.take(fit), rows.take(validation)) for fit, validation in places]
+    boosted = next(plan for plan in learners.portfolio(len(rows.y), TASK) if plan.name == "boosted")
+    made, answers, plan = learners.fit_folds(boosted, pairs, TASK, seed=0, threads=2, allowed_s=allowed_s)
+    y = np.concatenate([validation.y for _, validation in pairs]).astype(int)
+    chosen = np.concatenate(answers)[np.arange(len(y)), y]
+    return made, plan, float(-np.log(chosen).mean())
 
 
 def test_a_budget_that_ends_early_costs_fineness_and_not_the_answer():
-    made, plan, loss = _fitted(0.1)
-    assert loss < NAIVE
-    # however many rounds this machine had time for: steps of the usual length would not have come further in as many
-    assert loss <= _loss_after(made[0].rounds) + 1e-9
+    # some fifty rounds of trees on this table take as long as this on a slow machine; the naive answer loses 0.66
+    _made, plan, loss = _fitted(0.1)
+    assert loss < 0.3
+    _made, hasty, loss = _fitted(0.0)  # as when the machine stood still meanwhile
+    assert loss < 0.3
+    assert hasty.parameters["learning_rate"] == learners.QUICKEST
     _made, calm, best = _fitted(30.0)
     assert best < 0.15
     assert calm.parameters["learning_rate"] <= plan.parameters["learning_rate"]

@@ -27,6 +27,7 @@ PATIENCE = 40
 FEW_CELLS = 200_000
 """Numbers in a table below which threads cost more in meeting each other than they save."""
 QUICKEST = 0.3  # learning rate beyond which trees overshoot
+FEWEST = 10  # rounds at the quickest steps without which an answer hardly differs from the naive one
 ENOUGH = 10.0  # learning rate times rounds by which a loss has mostly fallen
 BULK = (0.01, 0.99)  # quantiles between which the linear model follows a number
 
@@ -120,7 +121,7 @@ def fit_folds(
 
     Parameters
     ----------
-    allowed_s : seconds after which the fitting ends where it is.
+    allowed_s : seconds after which the fitting ends where it is, but for the few rounds that make an answer.
 
     Returns
     -------
@@ -134,7 +135,7 @@ def fit_folds(
     quicker = _quicker(plan, losses)
     if quicker is not None:
         plan = quicker
-        boosters, losses = _grow(plan, pairs, task, seed=seed, threads=threads, until=started + allowed_s)
+        boosters, losses = _grow(plan, pairs, task, seed=seed, threads=threads, until=started + allowed_s, fewest=FEWEST)
     elif not _ended(losses):
         losses = _grow_on(boosters, pairs, losses, until=started + allowed_s)
     best = _best(losses) + 1
@@ -143,21 +144,23 @@ def fit_folds(
 
 
 def _grow(
-    plan: Plan, pairs: list[tuple[Rows, Rows]], task: Task, *, seed: int, threads: int, until: float
+    plan: Plan, pairs: list[tuple[Rows, Rows]], task: Task, *, seed: int, threads: int, until: float, fewest: int = 1
 ) -> tuple[list[lightgbm.Booster], list[float]]:
     boosters = [_booster(plan, fit_rows, task, seed=seed, threads=threads, validation=validation)[0] for fit_rows, validation in pairs]
-    return boosters, _grow_on(boosters, pairs, [], until=until)
+    return boosters, _grow_on(boosters, pairs, [], until=until, fewest=fewest)
 
 
-def _grow_on(boosters: list[lightgbm.Booster], pairs: list[tuple[Rows, Rows]], losses: list[float], *, until: float) -> list[float]:
-    """Add a round to every booster until none gains any more or the time is over; return the losses of all rounds."""
+def _grow_on(
+    boosters: list[lightgbm.Booster], pairs: list[tuple[Rows, Rows]], losses: list[float], *, until: float, fewest: int = 1
+) -> list[float]:
+    """Add a round to every booster until none gains any more, or the time is over and there are ``fewest``; return the losses of all rounds."""
     counts = np.array([len(validation.y) for _, validation in pairs], dtype=np.float64)
     losses, best = [*losses], _best(losses)
     while len(losses) < MAX_ROUNDS and len(losses) - 1 - best < PATIENCE:
         ended = [booster.update() for booster in boosters]
         losses.append(float(np.average([booster.eval_valid()[0][2] for booster in boosters], weights=counts)))
         best = len(losses) - 1 if _betters(losses[-1], losses[best]) else best
-        if all(ended) or time.perf_counter() > until:
+        if all(ended) or (time.perf_counter() > until and len(losses) >= fewest):
             break
     return losses
 
