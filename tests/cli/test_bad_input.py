@@ -54,11 +54,11 @@ TABLES: dict[str, tuple[bytes | None, list[str], list[str], str]] = {
     "duplicate column names": (TEXT.replace("ash,", "alcohol,", 1).encode(), [], ["columns 1 and 3 are both named 'alcohol'"], "rename one"),
     "a date that is none": (
         with_column("day", lambda place: "soon" if place in (98, 120) else f"2026-{1 + place // 28:02d}-{1 + place % 28:02d}"), [],
-        ["'day' looks like the time of a row", "'soon' on line 100 is no date or time", "nor is 1 other of 178"], "mend it in the file",
+        ["'day' looks like the time of a row", "'soon' on line 100 is no date or time", "nor is 1 other of 178"], "--time day to set such rows aside",
     ),
     "dates of two readings": (
         with_column("day", lambda place: f"{1 + place % 12:02d}/{1 + place % 11:02d}/2026"), [],
-        ["'day'", "'01/01/2026' on line 2 can be read as day-month or month-day"], "--time none",
+        ["'day'", "'01/01/2026' on line 2 can be read as day-month or month-day"], "write its dates as 2026-11-23, or --time none",
     ),
     "a date column that is not one": (with_column("day", "blue"), ["--time", "day"], ["'day' is no date or time", "'blue'"], ""),
 }  # fmt: skip

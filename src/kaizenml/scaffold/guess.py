@@ -59,7 +59,7 @@ def spoilt_time(table: pa.Table, target: str) -> tuple[str, str] | None:
     """Return the first column that would be dates and times but for some values, and the note that says which; None: there is none."""
     for name, note in kinds.notes_of(table).items():
         if name != target and not NOT_THE_EVENT.search(name) and (kinds.NO_INSTANT in note or kinds.TWO_INSTANTS in note):
-            return name, note.removeprefix("text, because ")
+            return name, note
     return None
 
 

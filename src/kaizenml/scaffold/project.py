@@ -16,7 +16,7 @@ import pyarrow as pa
 import kaizenml
 from kaizenml import refs, settings
 from kaizenml.data import contract as contracts
-from kaizenml.data import contract_file, sources
+from kaizenml.data import contract_file, kinds, sources
 from kaizenml.data.dataset import Contract
 from kaizenml.errors import Conflict, InvalidData, KaizenError, nearest
 from kaizenml.scaffold import guess, texts
@@ -127,10 +127,13 @@ def _contract(table: pa.Table, target: str, time: str | None, key: str | None) -
     first = contracts.infer(table)
     when = guess.time(table, first, target) if time is None else _said(time)
     if time is None and when.column is None and (spoilt := guess.spoilt_time(table, target)):
+        column, note = spoilt
+        # where every date can be read two ways, no row would be left
+        aside = "" if kinds.TWO_INSTANTS in note else f", --time {column} to set such rows aside"
         raise InvalidData(
-            f"{spoilt[0]!r} looks like the time of a row, but {spoilt[1]}",
-            remedy=f"mend it in the file; or --time {spoilt[0]} to set such rows aside, or --time none to split the rows at random",
-            values={"column": spoilt[0]},
+            f"{column!r} looks like the time of a row, but is {note}",
+            remedy=f"write its dates as 2026-11-23{aside}, or --time none to split the rows at random",
+            values={"column": column},
         )
     which = guess.key(table, first, target) if key is None else _said(key)
     for role, choice in (("time", when), ("key", which)):
