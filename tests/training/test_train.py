@@ -118,7 +118,7 @@ def test_a_run_is_listed_shown_recorded_and_not_repeated_under_its_id(project):
         operations.show(ctx, "frist")
 
 
-@pytest.mark.parametrize(("settings", "why"), [("", "without a time column nobody can tell"), (TIMED, "it has learnt from ")])
+@pytest.mark.parametrize(("settings", "why"), [("", "without times nobody can tell"), (TIMED, "it has learnt from ")])
 def test_a_champion_is_not_judged_by_rows_that_it_has_learnt_from(project, settings, why):
     ctx = project("returned", settings)
     data.add(ctx, "rows", table=orders(1500))

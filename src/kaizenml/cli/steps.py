@@ -139,11 +139,11 @@ def _run_on_newest(ctx: Context) -> Run | None:
 
 def _trained(ctx: Context, budget: str | None, champion: str | None, progress: Progress) -> Run:
     """Train, with the champion judged on the same rows where there is one."""
-    from kaizenml.releases import bundle
+    from kaizenml.registry import operations as registry
     from kaizenml.releases import operations as releases
     from kaizenml.training import operations as training
 
-    folder = ctx.state / releases.show(ctx, champion).bundle / bundle.MODEL if champion else None
+    folder = ctx.state / registry.show(ctx, releases.show(ctx, champion).pins.model).folder if champion else None
     try:
         return training.train(
             ctx, budget=budget, champion_folder=folder, progress=lambda text, share: progress(text, share) if share < 1 else None

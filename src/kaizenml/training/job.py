@@ -172,7 +172,7 @@ class Job:
             return ""
         times = self.material.times
         if times is None or champion.trained_to is None:
-            return "was not judged: without a time column nobody can tell which of these rows it has learnt from"
+            return "was not judged: without times nobody can tell which of these rows it has learnt from"
         held = times[self.split.holdout]
         seen = int((np.isnan(held) | (held <= champion.trained_to)).sum())
         return f"was not judged: it has learnt from {seen} of these {len(held)} rows" if seen else ""
