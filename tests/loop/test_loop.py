@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from live_project import ENDPOINT, live, make, served
 
 from forked import forked
 from kaizenml import events
+from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.errors import Conflict, Waiting
@@ -109,6 +111,25 @@ def test_two_loops_at_once_are_refused(tmp_path: Path) -> None:
     with lease(ctx), pytest.raises(Conflict, match="another loop"):
         loop.tick(ctx)
     assert loop.tick(ctx).endpoints == []
+
+
+@pytest.mark.slow
+def test_a_challenger_that_nobody_labels_goes_when_its_time_is_over(tmp_path: Path) -> None:
+    ctx = make(tmp_path / "shop")
+    champion = rollouts.show(ctx, ENDPOINT).champion
+    again = releases.create(ctx, releases.show(ctx, champion).pins.model, against=champion, why="the same once more", skip=["champion"])
+    rollouts.challenge(ctx, ENDPOINT, again.ref, weight=0.1, why="by hand")
+    clock = ctx.clock
+    assert isinstance(clock, SimulatedClock)
+    loop.tick(ctx)
+    assert [arm.release for arm in rollouts.show(ctx, ENDPOINT).challengers] == [again.ref]
+    clock.advance(timedelta(days=15))
+    loop.tick(ctx)
+    assert rollouts.show(ctx, ENDPOINT).challengers == []
+    with ctx.catalog.read() as connection:
+        said = events.read(connection, kind="rollouts.withdrawn", subject=ENDPOINT)
+    assert "no difference was shown" in said[0].why
+    assert "no labelled row" in said[0].why
 
 
 @pytest.mark.slow

@@ -76,14 +76,14 @@ def test_a_verdict_speaks_for_the_challenger_whichever_name_comes_first() -> Non
     for day in range(8):
         difference = rng.normal(0.05, 0.1, 900)  # loss of a@1 - loss of b@1: b is better
         days[f"2026-01-{day + 1:02d}"] = pairs.fold(difference, rng.integers(0, 24, 900))
-    better = pairs.judge("b@1", "a@1", days, sign=1.0, level=0.02)
-    worse = pairs.judge("a@1", "b@1", days, sign=-1.0, level=0.02)
+    better = pairs.judge("b@1", "a@1", days, sign=1.0, loss=0.5, level=0.02)
+    worse = pairs.judge("a@1", "b@1", days, sign=-1.0, loss=0.5, level=0.02)
     assert (better.decision, worse.decision) == ("better", "worse")
     assert better.difference == pytest.approx(-worse.difference)
     assert better.low is not None
     assert better.low > 0
     assert "lower" in better.why
-    assert pairs.judge("b@1", "a@1", {}, sign=1.0, level=0.02).decision == "undecided"
+    assert pairs.judge("b@1", "a@1", {}, sign=1.0, loss=0.5, level=0.02).decision == "undecided"
 
 
 def test_the_detector_is_quiet_while_all_is_well_and_quick_when_it_is_not() -> None:

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from kaizenml.monitoring.pairs import Verdict
+
 Step = Literal["collect", "train", "register", "release", "challenge", "watch", "done"]
 STEPS: tuple[Step, ...] = ("collect", "train", "register", "release", "challenge", "watch", "done")
 Result = Literal["promoted", "withdrawn", "refused", "failed"]
@@ -107,20 +109,30 @@ def should_start(facts: Facts) -> Start | Hold:
 
 Judgement = Literal["promote", "withdraw", "wait"]
 
+MARGIN = 0.05  # of the champion's loss: by how much a refit that is promoted may at most be worse
+WEEK = 7  # days with labelled rows, so that each day of the week is among them
 
-def judge(decision: str, *, age_s: float, max_age_s: float) -> tuple[Judgement, str]:
+
+def judge(verdict: Verdict, *, refit: bool, age_s: float, max_age_s: float) -> tuple[Judgement, str]:
     """Decide a challenger's fate from the evidence so far.
 
-    The evidence is valid however often one looks, so it is asked at every tick. Without evidence
-    for either side the champion stays: a change must earn its place.
+    The evidence is valid however often one looks, so it is asked at every tick. A challenger has to be shown better: a change
+    must earn its place. A refit of the champion's own recipe changes nothing but that it has learnt from newer data, and is
+    expected to be a little better; as a champion that grows old is the greater risk, it only has to be shown not worse.
 
-    >>> judge("better", age_s=60, max_age_s=3600)[0]
-    'promote'
+    Parameters
+    ----------
+    verdict : the challenger against the champion.
+    refit : the loop made the challenger by the champion's own recipe from newer data.
+    age_s, max_age_s : seconds since it was put on trial, and after which the trial ends.
     """
-    if decision == "better":
+    if verdict.decision == "better":
         return "promote", "its loss is lower"
-    if decision == "worse":
+    if verdict.decision == "worse":
         return "withdraw", "its loss is higher"
+    equal = verdict.low is not None and verdict.low > -MARGIN * verdict.loss
+    if refit and equal and verdict.difference >= 0 and verdict.days >= WEEK:
+        return "promote", f"the champion's recipe with newer data, and its loss is not higher by {MARGIN:.0%}"
     if age_s >= max_age_s:
         return "withdraw", "no difference was shown in the time allowed, so the champion stays"
     return "wait", "not enough evidence yet"

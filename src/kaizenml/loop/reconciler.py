@@ -56,7 +56,7 @@ def reconcile(ctx: Context, rollout: Rollout, progress: Progress | None = None) 
         rollouts.rollback(ctx, endpoint, why=diagnosis.cause)
         return current, diagnosis
     _remember_hold(ctx, endpoint, diagnosis)
-    judge_challengers(ctx, rollout)
+    judge_challengers(ctx, rollout, current)
     if current is None or current.step == "done":
         current = consider(ctx, rollout, current, diagnosis)
     while current and current.step != "done":
@@ -237,23 +237,25 @@ _ACTS: dict[str, Callable[[Context, Improvement, Progress | None], Improvement]]
 }
 
 
-def judge_challengers(ctx: Context, rollout: Rollout) -> None:
+def judge_challengers(ctx: Context, rollout: Rollout, current: Improvement | None) -> None:
     """Promote or withdraw every challenger for which the evidence suffices, whoever put it there."""
     settings = ctx.settings.loop
     for arm in rollout.challengers:
         verdict = monitoring.evidence(ctx, rollout.endpoint, arm.release, against=rollout.champion)
         age_s = ctx.clock.timestamp() - _challenged_at(ctx, rollout.endpoint, arm.release)
-        action, reason = judge(verdict.decision, age_s=age_s, max_age_s=parse_duration(settings.canary_max))
+        action, reason = judge(verdict, refit=_is_refit(current, arm.release, rollout), age_s=age_s, max_age_s=parse_duration(settings.canary_max))
         if action == "wait":
             continue
-        why = (
-            f"{reason}: {rollout.champion} minus {arm.release} is {verdict.difference:+.4f} a row "
-            f"({verdict.low:+.4f} to {verdict.high:+.4f}, {verdict.rows} rows, {format_duration(age_s)})"
-        )
+        why = f"{reason}: after {format_duration(age_s)} {verdict.why}"
         if action == "promote":
             rollouts.promote(ctx, rollout.endpoint, arm.release, why=why)
             return  # the other challengers now stand against another champion
         rollouts.withdraw(ctx, rollout.endpoint, arm.release, why=why)
+
+
+def _is_refit(current: Improvement | None, release: str, rollout: Rollout) -> bool:
+    """Whether the loop made this release by the recipe of the very champion it stands against."""
+    return current is not None and current.release == release and not current.search and current.against == rollout.champion
 
 
 def _challenged_at(ctx: Context, endpoint: str, release: str) -> float:

@@ -185,7 +185,10 @@ def evidence(ctx: Context, endpoint: str, challenger: str, *, against: str | Non
     one, other = sorted((challenger, against))
     with ctx.catalog.read() as connection:
         days = store.read_pairs(connection, endpoint, one, other)
-    return pairs.judge(challenger, against, days, sign=1.0 if one == against else -1.0, level=ctx.settings.loop.error_level)
+        answers = store.read_accuracy(connection, endpoint, release=against, since=min(days)) if days else {}
+    by_model = live.total(state for key, state in answers.items() if key.decided_by == "model")
+    loss = by_model.sum("loss") / max(by_model.sum("rows"), 1.0)
+    return pairs.judge(challenger, against, days, sign=1.0 if one == against else -1.0, loss=loss, level=ctx.settings.loop.error_level)
 
 
 def accuracy(ctx: Context, endpoint: str, *, release: str | None = None, by: str = "day", since: str | None = None) -> builtins.list[Accuracy]:

@@ -29,6 +29,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     difference: float
     low: float | None
     high: float | None
+    loss: float  # mean loss of ``against`` on these days
     rows: int
     blocks: int  # hours with labelled rows
     days: int
@@ -45,8 +46,11 @@ def fold(difference: npt.NDArray[np.float64], hours: npt.NDArray[np.int64]) -> P
     )
 
 
-def judge(challenger: str, against: str, days: Mapping[str, PairState], *, sign: float, level: float) -> Verdict:
-    """Judge from the sums of all days; ``sign`` is 1 where they hold loss of ``against`` minus loss of ``challenger``, else -1."""
+def judge(challenger: str, against: str, days: Mapping[str, PairState], *, sign: float, loss: float, level: float) -> Verdict:
+    """Judge from the sums of all days.
+
+    ``sign`` is 1 where they hold loss of ``against`` minus loss of ``challenger``, else -1; ``loss`` is the mean loss of ``against``.
+    """
     ordered = [days[day] for day in sorted(days)]
     hours = np.concatenate(ordered) if ordered else np.zeros((0, 3))
     groups = np.repeat(np.arange(len(ordered)), HOURS)
@@ -61,7 +65,7 @@ def judge(challenger: str, against: str, days: Mapping[str, PairState], *, sign:
     needed = sequential.needed_rows(seen) if decision == "undecided" else None
     return Verdict(
         challenger=challenger, against=against, decision=decision, difference=seen.mean,
-        low=None if open_ended else seen.low, high=None if open_ended else seen.high, rows=seen.rows, blocks=seen.blocks,
+        low=None if open_ended else seen.low, high=None if open_ended else seen.high, loss=loss, rows=seen.rows, blocks=seen.blocks,
         days=int(sum(state[:, 0].sum() > 0 for state in ordered)), level=level, needed_rows=needed,
         why=_sentence((challenger, against), decision, seen, needed),
     )  # fmt: skip
