@@ -70,6 +70,16 @@ def test_counts_of_parts_add_up_to_the_counts_of_the_whole(reference: list[dict[
     assert same(profile.decode(profile.encode(whole)), whole)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(row, max_size=30), st.lists(st.lists(row, max_size=12), min_size=1, max_size=5))
+def test_blocks_counted_in_one_pass_are_what_each_gives_by_itself(reference: list[dict[str, object]], blocks: list[list[dict[str, object]]]) -> None:
+    bins = profile.learn(table(reference), FIELDS, entities=ENTITIES)
+    solid = np.array([True, False, True, False, True])
+    bounds = np.cumsum([0, *map(len, blocks)])
+    together = profile.count_blocks(bins, table([one for block in blocks for one in block]), bounds, solid=solid)
+    assert all(same(counted, profile.count(bins, table(block), solid=solid)) for counted, block in zip(together, blocks, strict=True))
+
+
 def test_every_value_falls_into_its_slot() -> None:
     bins = profile.Bins(
         columns=[profile.Column(name="x", kind="number", edges=[1.0, 2.0, 5.0]), profile.Column(name="c", kind="category", levels=["a", "b"])]

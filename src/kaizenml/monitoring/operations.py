@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kaizenml.clock import parse_duration
 from kaizenml.context import Context
@@ -317,9 +318,11 @@ def _gaps(table: pa.Table, known: Reference | None, solid: npt.NDArray[np.bool_]
 def _windows(fresh: pa.Table, known: Reference | None, solid: npt.NDArray[np.bool_]) -> dict[str, profile.Profile]:
     if known is None or not fresh.num_rows:
         return {}
-    roles, days = (np.asarray(fresh[name].to_pylist(), object) for name in ("role", "day"))
-    chosen = {day: np.flatnonzero((roles == "live") & (days == day)) for day in sorted(set(days))}
-    return {day: profile.count(known.bins, fresh.take(pa.array(rows)), prefix="x_", solid=solid) for day, rows in chosen.items() if len(rows)}
+    live = fresh.filter(pc.equal(fresh["role"], "live")).sort_by("day")
+    counted = live["day"].value_counts()  # in the order of the rows
+    bounds = np.append(0, np.cumsum(counted.field("counts").to_numpy()))
+    windows = profile.count_blocks(known.bins, live, bounds, prefix="x_", solid=solid)
+    return dict(zip(counted.field("values").to_pylist(), windows, strict=True))
 
 
 def _answers(ctx: Context, *tables: pa.Table) -> dict[str, Answers]:

@@ -129,32 +129,61 @@ def count(bins: Bins, table: pa.Table, *, prefix: str = "", solid: npt.NDArray[n
     prefix : before the inputs' names in the table (``x_`` in the predictions).
     solid : which columns hardly ever miss a value; a row with a hole in one of them is ``gapped``.
     """
-    result = empty(bins)
-    rows = table.num_rows
-    holes = np.zeros(rows, bool)
+    return count_blocks(bins, table, np.array([0, table.num_rows]), prefix=prefix, solid=solid)[0]
+
+
+def count_blocks(
+    bins: Bins, table: pa.Table, bounds: npt.NDArray[np.int64], *, prefix: str = "", solid: npt.NDArray[np.bool_] | None = None
+) -> list[Profile]:
+    """Count consecutive blocks of rows (days, say) in one pass over each column: what ``count`` gives for each of them.
+
+    Parameters
+    ----------
+    bounds : rows at which blocks begin, ascending, and at last the row at which the last one ends; (blocks + 1,).
+    """
+    bounds = np.asarray(bounds, np.int64)
+    table = table.slice(int(bounds[0]), int(bounds[-1] - bounds[0]))
+    sizes = np.diff(bounds)
+    blocks = np.repeat(np.arange(len(sizes)), sizes)  # of each row
+    rows, number, width = table.num_rows, len(sizes), len(bins.columns)
+    missing, gapped = np.zeros((number, width), np.int64), np.zeros(rows, bool)
+    counts = np.zeros((number, width, WIDTH), np.int64)
+    sums, squares = np.zeros((number, width)), np.zeros((number, width))
     marks: dict[str, npt.NDArray[np.uint64]] = {}
     filled: dict[str, npt.NDArray[np.bool_]] = {}
     for index, column in enumerate(bins.columns):
         name = prefix + column.name
         if name not in table.column_names:
-            result.missing[index] = rows
+            missing[:, index] = sizes
             continue
         if column.kind == "category":
-            absent, hashed = _count_category(result.counts[index], table[name], column.levels)
+            absent, codes, words = _coded(table[name])
+            known = {level: position for position, level in enumerate(column.levels)}
+            places = np.array([known.get(word, len(known)) for word in words] or [0], np.int64)
+            _count_places(counts[:, index], places[codes[~absent]], blocks[~absent])
+            hashed = _marks(words)[codes]
         else:
             values = numbers(table[name], column.kind)
             absent, hashed = np.isnan(values), values.view(np.uint64)
-            present = values[~absent]
-            _count_numbers(result.counts[index], present, column.edges)
-            result.sums[index], result.squares[index] = present.sum(), np.square(present).sum()
-        result.missing[index] = int(absent.sum())
+            present, there = values[~absent], blocks[~absent]
+            if number == 1:
+                _count_numbers(counts[0, index], present, column.edges)
+            else:
+                _count_places(counts[:, index], _slots(present, column.edges), there)
+            sums[:, index] = np.bincount(there, present, number)
+            squares[:, index] = np.bincount(there, np.square(present), number)
+        missing[:, index] = np.bincount(blocks[absent], minlength=number)
         if solid is not None and solid[index]:
-            holes |= absent
+            gapped |= absent
         if column.view:
             marks[column.view] = marks.get(column.view, np.zeros(rows, np.uint64)) * _MIX + np.where(absent, np.uint64(7), hashed)
             filled[column.view] = filled.get(column.view, np.zeros(rows, bool)) | ~absent
-    states, keys = _states(bins, table, prefix, marks, filled)
-    return Profile(rows, result.missing, result.counts, result.sums, result.squares, int(holes.sum()), states, keys)
+    holed = np.bincount(blocks[gapped], minlength=number)
+    seen = _states(bins, table, prefix, marks, filled, bounds - bounds[0])
+    return [
+        Profile(int(sizes[block]), missing[block], counts[block], sums[block], squares[block], int(holed[block]), *seen[block])
+        for block in range(number)
+    ]
 
 
 def holes(bins: Bins, table: pa.Table, solid: npt.NDArray[np.bool_], *, prefix: str = "") -> npt.NDArray[np.bool_]:
@@ -246,34 +275,52 @@ def _count_numbers(slots: Counts, present: Floats, edges: list[float]) -> None:
     slots[: len(edges) + 2] += np.diff(np.concatenate([[0], at, [last, len(ordered)]]))
 
 
-def _count_category(slots: Counts, array: pa.ChunkedArray, levels: list[str]) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.uint64]]:
+def _slots(present: Floats, edges: list[float]) -> Counts:
+    """Return the slot of each value; for many blocks at once, where sorting within each would cost more."""
+    if not edges:
+        return np.zeros(len(present), np.int64)
+    return np.searchsorted(np.asarray(edges), present, side="right") + (present > edges[-1])
+
+
+def _count_places(slots: Counts, places: Counts, blocks: Counts) -> None:
+    slots += np.bincount(blocks * slots.shape[1] + places, minlength=slots.size).reshape(slots.shape)
+
+
+def _coded(array: pa.ChunkedArray) -> tuple[npt.NDArray[np.bool_], Counts, list[str]]:
+    """Return which values are absent, each value's place among the distinct ones (0 where absent), and the distinct ones."""
     coded = pc.dictionary_encode(texts(array)).combine_chunks()
     if isinstance(coded, pa.ChunkedArray):  # of no chunk at all
         coded = pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), pa.array([], pa.string()))
-    known = {level: position for position, level in enumerate(levels)}
-    words = coded.dictionary.to_pylist()
-    places = np.array([known.get(word, len(levels)) for word in words] or [0], np.int64)
-    marks = np.array([zlib.crc32(word.encode()) for word in words] or [0], np.uint64)
     codes = pc.fill_null(coded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
-    absent = codes < 0
-    slots[: len(levels) + 1] += np.bincount(places[codes[~absent]], minlength=len(levels) + 1)
-    return absent, marks[np.where(absent, 0, codes)]
+    return codes < 0, np.maximum(codes, 0), coded.dictionary.to_pylist()
+
+
+def _marks(words: list[str]) -> npt.NDArray[np.uint64]:
+    return np.array([zlib.crc32(word.encode()) for word in words] or [0], np.uint64)
 
 
 def _states(
-    bins: Bins, table: pa.Table, prefix: str, marks: dict[str, npt.NDArray[np.uint64]], filled: dict[str, npt.NDArray[np.bool_]]
-) -> tuple[dict[str, frozenset[int]], dict[str, frozenset[int]]]:
-    states: dict[str, frozenset[int]] = {}
-    keys: dict[str, frozenset[int]] = {}
+    bins: Bins,
+    table: pa.Table,
+    prefix: str,
+    marks: dict[str, npt.NDArray[np.uint64]],
+    filled: dict[str, npt.NDArray[np.bool_]],
+    bounds: npt.NDArray[np.int64],
+) -> list[tuple[dict[str, frozenset[int]], dict[str, frozenset[int]]]]:
+    """Return for each block the distinct states of each view, and the distinct keys among them."""
+    found: list[tuple[dict[str, frozenset[int]], dict[str, frozenset[int]]]] = [({}, {}) for _ in bounds[1:]]
     for view, hashed in marks.items():
         name = prefix + bins.entities.get(view, "")
         if name not in table.column_names:
             continue
-        _, entity = _count_category(np.zeros(1, np.int64), texts(table[name]), [])
-        there = filled[view]
-        states[view] = frozenset(np.unique((hashed * _MIX + entity)[there])[:SEEN].tolist())
-        keys[view] = frozenset(np.unique(entity[there])[:SEEN].tolist())
-    return states, keys
+        _, codes, words = _coded(table[name])
+        entity, there = _marks(words)[codes], filled[view]
+        mixed = hashed * _MIX + entity
+        for (states, keys), start, end in zip(found, bounds, bounds[1:], strict=False):
+            inside = there[start:end]
+            states[view] = frozenset(np.unique(mixed[start:end][inside])[:SEEN].tolist())
+            keys[view] = frozenset(np.unique(entity[start:end][inside])[:SEEN].tolist())
+    return found
 
 
 def _united(one: dict[str, frozenset[int]], other: dict[str, frozenset[int]]) -> dict[str, frozenset[int]]:

@@ -180,9 +180,13 @@ def _days(bins: Bins, table: pa.Table, time_column: str | None) -> list[Profile]
     micros = pc.cast(pc.cast(column, pa.timestamp("us", tz=column.type.tz)), pa.int64()).fill_null(-1).to_numpy()
     day = micros // (DAY_S * 1_000_000)
     starts = np.flatnonzero(np.diff(day, prepend=day[:1] - 1)) if len(day) else np.zeros(0, np.int64)
-    ends = np.append(starts[1:], len(day))
-    slices = [(int(start), int(end)) for start, end in zip(starts, ends, strict=True) if end - start >= DAY_ROWS and micros[start] >= 0]
-    return [profile.count(bins, table.slice(start, end - start)) for start, end in slices[-DAYS:]]
+    bounds = np.append(starts, len(day))
+    full = np.flatnonzero((np.diff(bounds) >= DAY_ROWS) & (micros[starts] >= 0))[-DAYS:]
+    if not len(full):
+        return []
+    first = int(full[0])
+    counted = profile.count_blocks(bins, table, bounds[first : int(full[-1]) + 2])
+    return [counted[place - first] for place in full.tolist()]
 
 
 def states_per_key(counted: Profile, view: str) -> float:
