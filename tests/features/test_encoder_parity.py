@@ -13,6 +13,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from kaizenml.errors import InvalidInput
+from kaizenml.features.batch import compile_rows
 from kaizenml.features.encoder import Encoder, RowEncoder, compile_row
 from kaizenml.features.encoding import encode, learn
 from kaizenml.features.signature import Field
@@ -84,7 +86,43 @@ def test_a_row_and_a_table_give_the_same_bits(trained: list[dict[str, Any]], ser
         assert vectors.shape == (len(rows), encoder.width) == (len(rows), len(encoder.names))
         assert not np.isinf(vectors).any()
         vectors[np.isnan(vectors)] = np.nan  # one NaN for all: its sign says nothing
-        assert vectors.tobytes() == bits(compiled, [plain(row) for row in rows])
+        sent = [plain(row) for row in rows]
+        assert vectors.tobytes() == bits(compiled, sent)
+        together = compile_rows(stored, compiled)(sent)
+        assert together.dtype == np.float32
+        assert together.flags.c_contiguous
+        together[np.isnan(together)] = np.nan
+        assert together.tobytes() == vectors.tobytes()
+
+
+ANYTHING = (
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT | st.sampled_from([0, 1, 1.0, 3.0, 2**63, -(2**64), 1e39, 4e307, 10**400])
+    | st.sampled_from(["2026-03-01T12:30:00Z", "2026-03-01", "0", "1", "red", "7"])
+)  # fmt: skip
+NAMES = [field.name for field in FIELDS]
+
+
+@given(st.lists(st.fixed_dictionaries({name: ANYTHING for name in NAMES[:-1]}, optional={"v_temp": ANYTHING, "stranger": ANYTHING}), max_size=5))
+@settings(max_examples=200, deadline=None)
+def test_rows_together_and_one_by_one_give_the_same_bits_or_the_same_refusal(rows: list[dict[str, Any]]) -> None:
+    encoder = learn(pa.Table.from_pylist([{**dict.fromkeys(SCHEMA.names), "colour of it": "red", "many": "7"}], SCHEMA), FIELDS)
+    compiled = compile_row(encoder)
+    alone: bytes | tuple[str, dict[str, Any]]
+    together: bytes | tuple[str, dict[str, Any]]
+    try:
+        alone = b"".join(array("f", compiled(row, position)).tobytes() for position, row in enumerate(rows))
+    except InvalidInput as error:
+        alone = error.what, error.values
+    try:
+        together = compile_rows(encoder, compiled)(rows).tobytes()
+    except InvalidInput as error:
+        together = error.what, error.values
+    if isinstance(alone, bytes) and isinstance(together, bytes):
+        found = np.frombuffer(alone, np.float32), np.frombuffer(together, np.float32)
+        assert np.array_equal(*found, equal_nan=True)
+        assert np.array_equal(*map(np.signbit, (values[~np.isnan(values)] for values in found)))
+    else:
+        assert repr(together) == repr(alone)
 
 
 @given(st.lists(st.none() | st.floats(), min_size=1, max_size=30))

@@ -1,7 +1,7 @@
 """The encoder: one description of how a row becomes a vector of float32, and the plain pass over one row.
 
-``encoding.py`` holds the other form, vectorised over Arrow, and the learning. Both give the same
-float32 vector, bit for bit: what is served is what was trained.
+``batch.py`` takes the rows of one request together; ``encoding.py`` holds the other form, vectorised over Arrow, and the
+learning. All give the same float32 vector, bit for bit: what is served is what was trained.
 
 Rules, the same in both forms:
 
@@ -144,7 +144,7 @@ def compile_row(encoder: Encoder) -> RowEncoder:
     time_steps = [_calendar(column) for column in times]
     known = frozenset(names).union(encoder.accepts)
     count = len(steps)
-    fetch = _fetcher(names)
+    fetch = fetcher(names)
 
     def encode(row: Mapping[str, Any], position: int = 0) -> list[float]:
         values: Sequence[Any]
@@ -213,10 +213,16 @@ class _WrongValue(Exception):
     """The value is not of the column's kind; the caller says it in full."""
 
 
-def _fetcher(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+def fetcher(names: Sequence[str]) -> Callable[[Mapping[str, Any]], tuple[Any, ...]]:
+    """Return what takes these values out of a row; it raises KeyError when one is absent."""
     if len(names) > 1:
         return itemgetter(*names)  # one call in C for the whole row
     return lambda row: tuple(row[name] for name in names)
+
+
+def compile_column(column: EncodedColumn) -> Callable[[Any], Any]:
+    """Return what makes a value of this column its number, a timestamp its numbers; it raises when the value is not of the kind."""
+    return _calendar(column) if column.kind == "timestamp" else _single(column)
 
 
 def _single(column: EncodedColumn) -> Callable[[Any], float]:
@@ -338,9 +344,8 @@ def _unknown_names(encoder: Encoder, row: Mapping[str, Any], position: int) -> I
 def _explained(encoder: Encoder, row: Mapping[str, Any], values: Sequence[Any], position: int) -> InvalidInput:
     """Find the value that the pass refused and say what is wrong with it."""
     for column, value in zip(encoder.ordered, values, strict=True):
-        step: Callable[[Any], Any] = _calendar(column) if column.kind == "timestamp" else _single(column)
         try:
-            step(value)
+            compile_column(column)(value)
         except (_WrongValue, TypeError, OverflowError, ValueError):
             expected = _EXPECTED[column.kind]
             shown = repr(value[:200] if type(value) is str else value)

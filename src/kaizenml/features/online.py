@@ -33,21 +33,24 @@ def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping
     found: list[dict[str, Any]] = [{} for _ in rows]
     for view in views:
         names = [(f"{view.name}_{column}", column) for column in view.columns]
+        own = frozenset(name for name, _ in names)
         keys = [entity_key(row.get(view.entity)) for row in rows]
         wanted = list(dict.fromkeys(key for key in keys if key is not None))
-        newest = dict(zip(wanted, store.read(view.ref, wanted), strict=True)) if wanted else {}
         oldest = 0.0 if view.ttl_s is None else now - view.ttl_s
+        unknown = dict.fromkeys(own)
+        ready: dict[str | None, dict[str, Any]] = dict.fromkeys([*wanted, None], unknown)
+        for entity, kept in zip(wanted, store.read(view.ref, wanted) if wanted else (), strict=True):
+            if kept is not None and (view.ttl_s is None or kept.at >= oldest):
+                ready[entity] = {name: kept.values.get(column) for name, column in names}
         for position, (row, key, features) in enumerate(zip(rows, keys, found, strict=True)):
-            if key is None and view.entity not in row and not all(name in row for name, _ in names):
+            if key is None and view.entity not in row and not own.issubset(row):
                 raise InvalidInput(
                     f"inputs[{position}].{view.entity} is absent; the features of {view.name!r} are found by it",
                     remedy=f"send {view.entity!r}, as null when it is not known",
                     values={"row": position, "field": view.entity, "found": None, "expected": "the entity of a feature view"},
                 )
-            kept = newest.get(key) if key is not None else None
-            if kept is not None and view.ttl_s is not None and kept.at < oldest:
-                kept = None
-            for name, column in names:
-                if name not in row:
-                    features[name] = kept.values.get(column) if kept is not None else None
+            if own.isdisjoint(row):
+                features.update(ready[key])
+            else:
+                features.update((name, value) for name, value in ready[key].items() if name not in row)
     return found

@@ -179,7 +179,8 @@ def count_blocks(
             marks[column.view] = marks.get(column.view, np.zeros(rows, np.uint64)) * _MIX + np.where(absent, np.uint64(7), hashed)
             filled[column.view] = filled.get(column.view, np.zeros(rows, bool)) | ~absent
     holed = np.bincount(blocks[gapped], minlength=number)
-    seen = _states(bins, table, prefix, marks, filled, bounds - bounds[0])
+    entities = {view: table[prefix + name] for view, name in bins.entities.items() if view in marks and prefix + name in table.column_names}
+    seen = _states(entities, marks, filled, bounds - bounds[0])
     return [
         Profile(int(sizes[block]), missing[block], counts[block], sums[block], squares[block], int(holed[block]), *seen[block])
         for block in range(number)
@@ -300,22 +301,17 @@ def _marks(words: list[str]) -> npt.NDArray[np.uint64]:
 
 
 def _states(
-    bins: Bins,
-    table: pa.Table,
-    prefix: str,
+    entities: dict[str, pa.ChunkedArray],
     marks: dict[str, npt.NDArray[np.uint64]],
     filled: dict[str, npt.NDArray[np.bool_]],
     bounds: npt.NDArray[np.int64],
 ) -> list[tuple[dict[str, frozenset[int]], dict[str, frozenset[int]]]]:
     """Return for each block the distinct states of each view, and the distinct keys among them."""
     found: list[tuple[dict[str, frozenset[int]], dict[str, frozenset[int]]]] = [({}, {}) for _ in bounds[1:]]
-    for view, hashed in marks.items():
-        name = prefix + bins.entities.get(view, "")
-        if name not in table.column_names:
-            continue
-        _, codes, words = _coded(table[name])
+    for view, keyed in entities.items():
+        _, codes, words = _coded(keyed)
         entity, there = _marks(words)[codes], filled[view]
-        mixed = hashed * _MIX + entity
+        mixed = marks[view] * _MIX + entity
         for (states, keys), start, end in zip(found, bounds, bounds[1:], strict=False):
             inside = there[start:end]
             states[view] = frozenset(np.unique(mixed[start:end][inside])[:SEEN].tolist())

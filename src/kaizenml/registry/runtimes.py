@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaizenml.errors import Corrupt
+from kaizenml.features.batch import compile_rows
 from kaizenml.features.encoder import compile_row
 from kaizenml.features.signature import Signature
 from kaizenml.registry.lightgbm_native import LightGBM
@@ -58,8 +59,10 @@ class Model:
         self._calibrated = spec.calibration.a != 1.0 or spec.calibration.b != 0.0
         self._classes = spec.signature.classes
         self.width = spec.encoder.width
-        self.encode: Callable[..., list[float]] = compile_row(msgspec.structs.replace(spec.encoder, accepts=_accepted(spec)))
+        encoder = msgspec.structs.replace(spec.encoder, accepts=_accepted(spec))
+        self.encode: Callable[..., list[float]] = compile_row(encoder)
         """The compiled pass over one row: ``encode(row, position)``; InvalidInput when the row does not fit."""
+        self._encode_rows = compile_rows(encoder, self.encode)
         self.naive = Prediction(spec.naive.value, spec.naive.probabilities)
         """The answer without a model."""
 
@@ -70,16 +73,13 @@ class Model:
         ------
         InvalidInput : a row does not fit the signature; names row, field, found and expected.
         """
-        encode = self.encode
-        return self.predict([encode(row, position) for position, row in enumerate(rows)])
+        if len(rows) == 1:  # takes the single-row path of the learners
+            return [self._one(self.encode(rows[0], 0))]
+        return self._worded(self.scores(self._encode_rows(rows))) if rows else []
 
-    def predict(self, vectors: list[list[float]]) -> list[Prediction]:
-        """Answer encoded rows. One row takes the single-row path of the learners."""
-        if len(vectors) == 1:
-            return [self._one(vectors[0])]
-        if not vectors:
-            return []
-        return self._worded(self.scores(np.array(vectors, dtype=np.float32)))
+    def check(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Raise InvalidInput, as ``answer`` does, when a row does not fit."""
+        self._encode_rows(rows)
 
     def scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return probabilities (rows, classes), or predictions (rows,) for regression."""

@@ -126,24 +126,27 @@ class Engine:
             self._queue_shadows(_Answered(at, endpoint, arm, ids, rows, decision))
         return b'{"predictions":' + said + arm.tail
 
-    def _decide(self, arm: LoadedRoute, rows: list[dict[str, Any]], at: float, killed: str | None) -> _Decision:
-        """Ask the arm's model; where it may not or cannot answer, answer naively and say why. A bad input raises."""
+    def _decide(
+        self, arm: LoadedRoute, rows: list[dict[str, Any]], at: float, killed: str | None, known: list[dict[str, Any]] | None = None
+    ) -> _Decision:
+        """Ask the arm's model; where it may not or cannot answer, answer naively and say why. A bad input raises.
+
+        ``known``: what the arm's views gave for these rows, when it was looked up before.
+        """
         model = arm.model
         if model is None:
             by, reason = ("kill", killed) if killed is not None else ("fallback", arm.broken)
             return _Decision([arm.naive] * len(rows), by, reason, None)
         features: list[dict[str, Any]] | None = None
         try:
+            full: Sequence[Row] = rows
             if arm.signature.views:
-                features = look_up(self._online, arm.signature.views, rows, at)
-                full: Sequence[Row] = [row | given for row, given in zip(rows, features, strict=True)]
-            else:
-                full = rows
-            encode = model.encode
-            vectors = [encode(full[0], 0)] if len(full) == 1 else [encode(row, position) for position, row in enumerate(full)]
+                features = known if known is not None else look_up(self._online, arm.signature.views, rows, at)
+                full = [row | given for row, given in zip(rows, features, strict=True)]
             if killed is not None:
+                model.check(full)
                 return _Decision([arm.naive] * len(rows), "kill", killed, features)
-            return _Decision(model.predict(vectors), "model", None, features)
+            return _Decision(model.answer(full), "model", None, features)
         except InvalidInput:
             raise
         except Exception as error:
@@ -189,7 +192,8 @@ class Engine:
     def _run_shadow(self, work: _Answered, loaded: LoadedRoute) -> None:
         decision = work.decision
         if loaded.model is not work.arm.model or decision.decided_by != "model":  # else it has just said it
-            decision = self._decide(loaded, _without_strangers(work.rows, loaded, work.arm), work.at, None)
+            known = decision.features if loaded.signature.views == work.arm.signature.views else None
+            decision = self._decide(loaded, _without_strangers(work.rows, loaded, work.arm), work.at, None, known)
         answers = [
             Answer(i, p.value, p.probabilities, decision.decided_by, decision.reason) for i, p in zip(work.ids, decision.predictions, strict=True)
         ]
