@@ -74,7 +74,7 @@ columns = ["built", "manufacturer", "seats", "engine"]
 budget = "20s"
 
 [gates]
-load_seconds = 1.0
+load_seconds = 0.5
 
 [loop]
 retrain_after = "28d"

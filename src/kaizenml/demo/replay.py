@@ -119,9 +119,12 @@ class Replay:
 
     def _look(self) -> None:
         """Let the loop, a process of its own, look at what is over while the next day begins; it never lags further behind."""
+        self._await_look()
+        self._looking = self._looks.submit(_tick)
+
+    def _await_look(self) -> None:
         if self._looking:
             self._looking.result()
-        self._looking = self._looks.submit(_tick)
 
     def _rows(self) -> list[dict[str, Any]]:
         known = self.table.drop_columns([*AFTERWARDS, "late", "departs"])
@@ -197,12 +200,12 @@ class Replay:
 
     def finish(self) -> None:
         """Deliver the outcomes that are still on their way, and let the loop look once more."""
+        self._await_look()  # else it would find itself six days later, without a prediction in them
         end = np.datetime64(self.plan.last.replace(tzinfo=None)) + np.timedelta64(6, "D")
         self.clock.set(end.astype(datetime).replace(tzinfo=UTC))
         self._report_outcomes(end)
         self._look()
-        if self._looking:
-            self._looking.result()
+        self._await_look()
 
     def close(self) -> None:
         """End the loop's process."""
