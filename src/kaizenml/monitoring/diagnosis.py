@@ -6,12 +6,14 @@ while the inputs were quiet (``concept``). A model retrained on broken inputs or
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 
 import msgspec
+import numpy as np
 
 from kaizenml.monitoring import drift, live, loss, profile, upstream
 from kaizenml.monitoring.drift import ColumnDrift
@@ -20,6 +22,7 @@ from kaizenml.monitoring.loss import LossFinding
 from kaizenml.monitoring.profile import Profile
 from kaizenml.monitoring.reference import Reference
 from kaizenml.monitoring.upstream import Failure
+from kaizenml.training.run import Estimate
 
 Label = Literal["healthy", "waiting", "upstream", "shift_harmless", "shift", "concept", "skew", "labels"]
 Action = Literal["none", "retrain", "hold", "rollback"]
@@ -30,6 +33,7 @@ DRIFT_ROWS = 200
 FRESH_DAYS = 14  # a release that was worse from its first days on is suspected itself
 SKEWED = 0.1  # of the expected loss
 LABELS_STOPPED_DAYS = 4
+TURNED = 3.0  # standard deviations under an AUC of one half
 
 
 class Diagnosis(msgspec.Struct, frozen=True, kw_only=True):
@@ -187,10 +191,7 @@ def _labels(facts: Facts) -> tuple[set[str], str | None, str | None]:
     labelled = {day: state for day, state in facts.live.items() if state.sum("rows") >= ENOUGH / 2}
     odd = {day: "all outcomes are the same" for day, state in labelled.items() if loss.constant(state, classes=facts.classes, naive=facts.naive)}
     if not facts.regression and facts.classes == 2:
-        areas = {day: live.area(state.scores) for day, state in labelled.items()}
-        good = sorted(estimate.value for estimate in areas.values() if estimate)
-        if (good and good[len(good) // 2] > 0.55) or len(good) < 3:
-            odd |= {day: "high scores go with the wrong outcomes" for day, area in areas.items() if area and area.high < 0.45 and area.rows >= ENOUGH}
+        odd |= {day: "high scores go with the wrong outcomes" for day in _turned({day: live.area(state.scores) for day, state in labelled.items()})}
     if odd and max(odd) == max(labelled):
         since = _first_of_run(odd, sorted(labelled))
         return set(odd), f"{odd[max(odd)]} since {since}: the outcomes look wrong, not the model; nothing is learnt from them", since
@@ -198,6 +199,30 @@ def _labels(facts: Facts) -> tuple[set[str], str | None, str | None]:
     if stopped:
         return set(odd), f"no outcomes have come since {stopped}, longer than ever before: their source is down", stopped
     return set(odd), None, None
+
+
+def _turned(areas: Mapping[str, Estimate | None]) -> set[str]:
+    """Return runs of days whose AUC lies under one half by more than days differ from each other, and than chance.
+
+    The rows of a day share its weather, so the interval from its rows alone is too narrow: one dreadful day in fifty turns
+    the scores around by itself. A run is judged by the sum of its days' scores over the root of their number (Stouffer).
+    """
+    values = [found.value for found in areas.values() if found]
+    middle = float(np.median(values)) if values else 0.0
+    if middle <= 0.55 and len(values) >= 3:
+        return set()  # a model that never told the classes apart
+    spread = 1.4826 * float(np.median(np.abs(np.array(values) - middle))) if len(values) >= 3 else 0.05
+    turned: set[str] = set()
+    run: dict[str, float] = {}
+    for day, found in [*sorted(areas.items()), ("", None)]:
+        if found and found.value < 0.5:
+            noise = max((found.high - found.low) / 3.92, 0.5 / math.sqrt(found.rows))
+            run[day] = (0.5 - found.value) / math.hypot(noise, spread)
+            continue
+        if sum(run.values()) > TURNED * math.sqrt(len(run)):
+            turned |= run.keys()
+        run = {}
+    return turned
 
 
 def _stopped(facts: Facts) -> str | None:

@@ -62,6 +62,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     daily: Limits = Limits()
     weekly: Limits = Limits()
     step: list[float] = []  # distance from the three days before that a usual day does not exceed
+    swing: list[float] = []  # by how much a usual day's spread differs from that of the three before it, as a logarithm
     states: dict[str, float] = {}  # view -> fewest distinct values for a key on a usual day
     expected: float | None = None  # loss on the hold-out before release (log loss; squared error)
     own: float | None = None  # loss the model itself expects on the newest rows
@@ -158,6 +159,7 @@ def make(ctx: Context, release: str) -> Reference:
         daily=drift.usual(bins, whole, days),
         weekly=drift.usual(bins, whole, weeks),
         step=usual_step(bins, days),
+        swing=usual_swing(bins, days),
         states=_usual_states(days),
         expected=expected,
         own=_own(spec, _model(ctx, release), table),
@@ -170,6 +172,18 @@ def usual_step(bins: Bins, days: list[Profile]) -> list[float]:
         return []
     steps = drift.steps(bins, days)
     return [float(value) for value in np.maximum(steps.max(axis=0), steps.mean(axis=0) + 3 * steps.std(axis=0))]
+
+
+def usual_swing(bins: Bins, days: list[Profile]) -> list[float]:
+    """Return the largest ratio, as a logarithm, between a usual day's spread and that of the three days before it, per column."""
+    if len(days) < 8:
+        return []
+    found = np.zeros(len(bins.columns))
+    for position in range(3, len(days)):
+        spread, before = profile.spreads(days[position]), profile.spreads(profile.total(bins, days[position - 3 : position]))
+        known = (spread > 0) & (before > 0)
+        found = np.maximum(found, np.where(known, np.abs(np.log(np.where(known, spread / np.where(known, before, 1.0), 1.0))), 0.0))
+    return [float(value) for value in found]
 
 
 def _days(bins: Bins, table: pa.Table, time_column: str | None) -> list[Profile]:

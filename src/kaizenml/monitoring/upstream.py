@@ -22,6 +22,7 @@ ALONE = 0.20  # jump of the missing share of a single column
 STILL = 0.25  # distinct values per key, against the fewest of usual days
 STEP = 0.3
 UNIT = 0.4  # of the log: values less than half as large again come from busier or quieter days as well
+SWING = 1.25  # times the largest change of spread between usual days: wind calms down to half within a day by itself
 KNOWN = ((1.8, 32.0), (1 / 1.8, -32 / 1.8), (1.0, 273.15), (1.0, -273.15))  # between Fahrenheit, Celsius and Kelvin
 
 
@@ -174,7 +175,8 @@ def _unit(reference: Reference, before: Profile, window: Profile, index: int) ->
         if abs(math.log(factor / slope)) < 0.1 and abs(mean - slope * old_mean - shift) < 0.3 * spread:
             return f"comes in another unit (about {slope:.3g} x {shift:+.4g})"
     ratio = mean / old_mean if old_mean else math.nan
-    if ratio > 0 and abs(math.log(factor)) > UNIT and abs(math.log(ratio / factor)) < 0.15:
+    swing = reference.swing[index] if reference.swing else 0.0
+    if ratio > 0 and abs(math.log(factor)) > max(UNIT, SWING * swing) and abs(math.log(ratio / factor)) < 0.15:
         return f"comes in another unit (about {factor:.3g} times the former values)"
     if ratio < 0 and abs(math.log(-ratio / factor)) < 0.15:
         return "comes with the opposite sign"

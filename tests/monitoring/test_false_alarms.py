@@ -1,0 +1,94 @@
+"""What nature does by itself is not called a failure; what breaks still is."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from kaizenml.features.signature import Field
+from kaizenml.monitoring import diagnosis, drift, live, profile, reference, upstream
+from kaizenml.monitoring.profile import Bins, Profile
+from kaizenml.training.run import Estimate
+
+SCORES = 64
+
+
+def area(value: float, rows: int = 900) -> Estimate:
+    half = 1.96 * 0.5 / np.sqrt(rows)
+    return Estimate(value=value, low=value - half, high=value + half, rows=rows)
+
+
+def usual_days(number: int, *, seed: int) -> dict[str, Estimate | None]:
+    """Days of a middling model: an AUC of .66, and .07 between days, as of a year of flights."""
+    values = np.random.default_rng(seed).normal(0.66, 0.07, number)
+    return {f"2026-03-{day + 1:02d}": area(float(value)) for day, value in enumerate(values)}
+
+
+def test_a_month_of_ups_and_downs_is_not_called_wrong_outcomes() -> None:
+    alarms = [seed for seed in range(400) if diagnosis._turned(usual_days(28, seed=seed))]
+    assert len(alarms) <= 2
+
+
+def test_one_dreadful_day_with_few_outcomes_is_chance() -> None:
+    assert diagnosis._turned({**usual_days(14, seed=1), "2026-03-20": area(0.36, 110)}) == set()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_outcomes_with_their_sign_turned_are_told_within_three_days(seed: int) -> None:
+    days = usual_days(14, seed=seed)
+    turned = {f"2026-03-{day}": area(1 - found.value) for day, found in zip((20, 21, 22), usual_days(3, seed=seed + 50).values(), strict=True) if found}
+    assert diagnosis._turned({**days, **turned}) == set(turned)
+
+
+def test_a_good_model_tells_turned_outcomes_on_the_first_day() -> None:
+    days: dict[str, Estimate | None] = {f"2026-03-{day:02d}": area(0.85 + 0.01 * (day % 3)) for day in range(1, 12)}
+    assert diagnosis._turned({**days, "2026-03-12": area(0.15)}) == {"2026-03-12"}
+
+
+def test_without_a_model_that_tells_the_classes_apart_nothing_is_said() -> None:
+    days: dict[str, Estimate | None] = {f"2026-03-{day:02d}": area(0.5 + 0.02 * (day % 3 - 1)) for day in range(1, 12)}
+    assert diagnosis._turned({**days, "2026-03-12": area(0.3)}) == set()
+
+
+def test_the_area_of_turned_scores_is_one_minus_the_area() -> None:
+    scores = np.random.default_rng(0).integers(0, 9, (2, live.SCORES)).astype(np.int64)
+    found, turned = live.area(scores), live.area(scores[::-1])
+    assert found
+    assert turned
+    assert found.value == pytest.approx(1 - turned.value)
+
+
+def windy(rng: np.random.Generator, level: float, rows: int = 300) -> pa.Table:
+    """A day of wind: its level sets its spread, too."""
+    return pa.table({"wind": level * rng.weibull(2.0, rows), "temp": rng.normal(60, 8, rows)})
+
+
+def known(rng: np.random.Generator, levels: list[float]) -> tuple[reference.Reference, Bins]:
+    tables = [windy(rng, level) for level in levels]
+    whole = pa.concat_tables(tables)
+    bins = profile.learn(whole, [Field(name="wind", kind="number"), Field(name="temp", kind="number")])
+    days = [profile.count(bins, table) for table in tables]
+    counted = profile.count(bins, whole)
+    made = reference.Reference(
+        release="r@1", dataset="d@1", rows=whole.num_rows, days=len(days), bins=bins, counts=profile.encode(counted), solid=[True, True],
+        daily=drift.usual(bins, counted, days), step=reference.usual_step(bins, days), swing=reference.usual_swing(bins, days),
+    )  # fmt: skip
+    return made, bins
+
+
+def failures(levels: list[float], later: list[float]) -> list[upstream.Failure]:
+    rng = np.random.default_rng(5)
+    made, bins = known(rng, levels)
+    windows: dict[str, Profile] = {f"2026-04-{day + 1:02d}": profile.count(bins, windy(rng, level)) for day, level in enumerate(later)}
+    return upstream.failures(made, windows, today="2026-04-30", alpha=0.01)
+
+
+def test_wind_that_calms_down_as_it_did_before_is_weather() -> None:
+    weather = [10, 11, 9, 18, 17, 8, 9, 20, 10, 9, 11, 19, 9, 10, 18, 8, 9, 10, 17, 9]
+    assert failures(weather, [15, 16, 15, 14, 7, 7, 7]) == []
+
+
+def test_a_steady_input_that_comes_at_half_its_size_is_another_unit() -> None:
+    found = failures([10, 10.5, 9.5] * 7, [10, 10, 10, 10, 5, 5, 5])
+    assert [(failure.kind, failure.columns, failure.since) for failure in found] == [("units", ["wind"], "2026-04-05")]
