@@ -77,7 +77,7 @@ budget = "20s"
 load_seconds = 0.5
 
 [loop]
-retrain_after = "28d"
+retrain_after = "42d"
 cooldown = "21d"
 canary_max = "28d"
 canary_weight = 0.05
