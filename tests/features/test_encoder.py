@@ -100,7 +100,17 @@ def test_long_values_are_cut_in_messages() -> None:
 def test_an_absent_input_is_refused_and_its_misspelling_found() -> None:
     row = {name: value for name, value in ROW.items() if name != "distance"}
     assert refused(row).what == "inputs[0].distance is absent"
-    assert refused({**row, "distanse": 3.0}, 2).what == "inputs[2].distance is absent; did you mean it by 'distanse'?"
+    assert refused({**row, "distanse": 3.0}, 2).what == "inputs[2].distance is absent; did you mean 'distance' by 'distanse'?"
+
+
+def test_all_absent_inputs_are_named_at_once() -> None:
+    error = refused({"distance": 3.0})
+    absent = error.values["absent"]
+    assert absent
+    assert "distance" not in absent
+    assert error.what.startswith(f"inputs[0].{absent[0]} is absent, and so are ")
+    assert all(name in error.what for name in absent[:13])
+    assert error.remedy == "send them, as null when they are not known"
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:

@@ -90,6 +90,7 @@ def test_a_missing_column_is_named(client):
         (b"", 422, "empty"),
         (b"   ", 422, "empty"),
         (b"{", 422, "not JSON"),
+        (b"price=1", 422, "the body is not JSON: JSON is malformed"),
         (b"null", 422, "not an object"),
         (b"[]", 422, "not an object"),
         (b"{}", 422, "'inputs' is missing"),
@@ -165,6 +166,15 @@ def test_a_chunked_body_is_limited_while_it_streams(server):
     assert answer.status == 413
     assert json.loads(answer.read())["error"]["code"] == "too_large"
     connection.close()
+
+
+def test_a_body_far_beyond_the_limit_is_refused_by_its_announced_length(server):
+    parts = urlsplit(server[0])
+    with socket.create_connection((parts.hostname, parts.port), timeout=20) as connection:
+        connection.sendall(b"POST /predict/shop HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 100000000000\r\n\r\n")
+        answer = connection.recv(10_000)  # nobody waits for the body
+    assert answer.startswith(b"HTTP/1.1 413")
+    assert b"100,000,000,000 bytes" in answer
 
 
 def test_a_client_that_leaves_in_the_middle_harms_nobody(server, client):

@@ -316,17 +316,27 @@ def _fetch_slowly(encoder: Encoder, row: Mapping[str, Any], position: int, known
     """Fetch where the quick way failed: only what a feature view gives may be absent."""
     if not isinstance(row, Mapping):
         raise InvalidInput(f"inputs[{position}] is not an object", remedy='send {"inputs": [{"column": value}]}', values={"row": position})
-    for column in encoder.columns:
-        if column.view is None and column.name not in row:
-            close = nearest(column.name, [name for name in row if isinstance(name, str) and name not in known])
-            raise InvalidInput(
-                f"inputs[{position}].{column.name} is absent" + (f"; did you mean it by {close!r}?" if close else ""),
-                remedy=f"send {column.name!r}, as null when it is not known",
-                values={"row": position, "field": column.name, "found": None, "expected": _EXPECTED[column.kind], "nearest": close},
-            )
+    absent = [column for column in encoder.columns if column.view is None and column.name not in row]
+    if absent:
+        raise _absent(absent, row, position, known)
     if not known.issuperset(row):
         raise _unknown_names(encoder, row, position)
     return [row.get(column.name) for column in encoder.ordered]
+
+
+def _absent(absent: list[EncodedColumn], row: Mapping[str, Any], position: int, known: frozenset[str]) -> InvalidInput:
+    """Name all that are absent: nobody should have to ask once for each."""
+    first, rest = absent[0], [column.name for column in absent[1:]]
+    close = nearest(first.name, [name for name in row if isinstance(name, str) and name not in known])
+    more = f", and so {'are' if len(rest) > 1 else 'is'} {', '.join(rest[:12])}{f' and {len(rest) - 12} more' if len(rest) > 12 else ''}" if rest else ""
+    return InvalidInput(
+        f"inputs[{position}].{first.name} is absent{more}" + (f"; did you mean {first.name!r} by {close!r}?" if close else ""),
+        remedy=f"send {'them' if rest else repr(first.name)}, as null when {'they are' if rest else 'it is'} not known",
+        values={
+            "row": position, "field": first.name, "found": None, "expected": _EXPECTED[first.kind], "nearest": close,
+            "absent": [column.name for column in absent[:100]],
+        },
+    )  # fmt: skip
 
 
 def _unknown_names(encoder: Encoder, row: Mapping[str, Any], position: int) -> InvalidInput:

@@ -211,6 +211,9 @@ def _check_post(scope: MutableMapping[str, Any], limits: Limits) -> str | None:
                 shown = value.decode("latin-1")[:100]
                 remedy = "send JSON with the header 'content-type: application/json'"
                 raise UnsupportedMedia(f"{shown!r} is not understood here", remedy=remedy, values={"found": shown, "expected": "application/json"})
+        elif name == b"content-length":
+            if value.isdigit() and int(value) > limits.body_bytes + _DISCARDED_BYTES:  # too much to read on for politeness
+                raise _too_large(int(value), limits.body_bytes)
         elif name == b"content-encoding":
             if value.lower() != b"identity":
                 shown = value.decode("latin-1")[:100]

@@ -119,7 +119,9 @@ def _not_json(body: bytes, text: str, remedy: str) -> InvalidInput:
     if "out of range" in text:
         values = {"problem": text}
         return InvalidInput("the body holds a number beyond what a double can hold", remedy="send null where a value is not known", values=values)
-    return InvalidInput(f"the body is not JSON: {text[:1].lower()}{text[1:200]}", remedy=remedy, values={"problem": text[:200]})
+    # the decoder's sentences begin with a capital or with JSON
+    said = text if text.startswith("JSON") else text[:1].lower() + text[1:]
+    return InvalidInput(f"the body is not JSON: {said[:200]}", remedy=remedy, values={"problem": text[:200]})
 
 
 def _misfit(document: dict[str, Any], field: str, remedy: str) -> InvalidInput | None:
