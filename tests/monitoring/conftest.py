@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from monitored_airline import START, TOML, TRAINED_DAYS, Air, inputs, truth, weather_rows
+from monitored_airline import START, TOML, TRAINED_DAYS, Air, calm, inputs, truth, weather_rows
 
 from kaizenml.clock import SimulatedClock
 from kaizenml.data import operations as data
@@ -20,12 +21,16 @@ from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
 from kaizenml.rollouts import operations as rollouts
 from kaizenml.training import operations as training
+from made_once import made_once
 
 
 @pytest.fixture(scope="session")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project with data, a trained model, a release and a champion; copied for each test."""
-    root = tmp_path_factory.mktemp("air")
+    return made_once(tmp_path_factory, "air", _train)
+
+
+def _train(root: Path) -> None:
     (root / "kaizen.toml").write_text(TOML)
     clock = SimulatedClock(root / "clock", START + timedelta(days=TRAINED_DAYS))
     ctx = open_project(root, actor="tester", clock=clock)
@@ -50,17 +55,38 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     monitoring.observe(ctx, "air")  # makes the reference
     ctx.online.close()
     ctx.catalog.close()
-    return root
 
 
 @pytest.fixture
 def air(trained: Path, tmp_path: Path) -> Iterator[Air]:
-    root = tmp_path / "air"
-    shutil.copytree(trained, root)
+    with _opened(trained, tmp_path / "air") as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def six_calm_days(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Air:
+    with _opened(trained, tmp_path_factory.mktemp("calm") / "air") as found:
+        calm(found, 6)
+    return found
+
+
+@pytest.fixture
+def calm_air(six_calm_days: Air, tmp_path: Path) -> Iterator[Air]:
+    """The project after six days on which nothing was found."""
+    with _opened(six_calm_days.ctx.root, tmp_path / "air", six_calm_days) as found:
+        yield found
+
+
+@contextmanager
+def _opened(source: Path, root: Path, after: Air | None = None) -> Iterator[Air]:
+    """Open a copy of ``source``, to which ``after`` happened."""
+    shutil.copytree(source, root)
     clock = SimulatedClock(root / "clock")
     ctx = open_project(root, actor="tester", clock=clock)
-    found = Air(ctx, clock, rollouts.show(ctx, "air").champion)
-    yield found
-    found.store.close()
-    ctx.online.close()
-    ctx.catalog.close()
+    found = Air(ctx, clock, rollouts.show(ctx, "air").champion, after)
+    try:
+        yield found
+    finally:
+        found.store.close()
+        ctx.online.close()
+        ctx.catalog.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -97,15 +98,16 @@ def weather_rows(days: range) -> pa.Table:
 class Air:
     """The project, and what can happen to it."""
 
-    def __init__(self, ctx: Context, clock: SimulatedClock, champion: str) -> None:
+    def __init__(self, ctx: Context, clock: SimulatedClock, champion: str, after: Air | None = None) -> None:
+        """Open it; ``after``: what happened to the project that it is a copy of."""
         self.ctx, self.clock, self.champion = ctx, clock, champion
-        self.ids = Ids(project_key(ctx.state), boot="00000001")
+        self.rng = copy.deepcopy(after.rng) if after else np.random.default_rng(7)
+        self.batch = after.batch if after else 0
+        self.day = after.day if after else TRAINED_DAYS
+        self.labels: dict[str, bool] = dict(after.labels) if after else {}
+        self.written: list[pa.Table] = list(after.written) if after else []
+        self.ids = Ids(project_key(ctx.state), boot=f"{self.day:08x}")  # another process gives other ids
         self.store = OutcomeStore(ctx.state, self.ids, window_s=90 * 86_400)
-        self.rng = np.random.default_rng(7)
-        self.batch = 0
-        self.day = TRAINED_DAYS
-        self.labels: dict[str, bool] = {}
-        self.written: list[pa.Table] = []
 
     def model(self, release: str) -> Path:
         return self.ctx.state / releases.show(self.ctx, release).bundle / "model"
@@ -188,7 +190,7 @@ class Air:
             parts.append(self.table(seen, ids, other, release=shadow, role="shadow", arm="shadow"))
         self.write(*parts)
         self.day += 1
-        self.clock.set(START + timedelta(days=self.day, hours=1, minutes=5))  # the day has settled
+        self.clock.set(START + timedelta(days=self.day, minutes=5))
         told = labels(late) if labels else late
         if told is not None:
             self.tell({identity: bool(value) for identity, value in zip(ids, told, strict=True)})
@@ -197,3 +199,10 @@ class Air:
     def watch(self) -> monitoring.Diagnosis:
         monitoring.observe(self.ctx, "air")
         return monitoring.diagnose(self.ctx, "air")
+
+
+def calm(air: Air, days: int) -> None:
+    for _ in range(days):
+        air.live_day()
+        found = air.watch()
+        assert found.label in ("healthy", "waiting"), found

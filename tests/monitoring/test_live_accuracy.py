@@ -107,7 +107,7 @@ def test_answers_of_kill_and_fallback_are_counted_apart(air: Air) -> None:
     ids = [air.ids.make(t / 1e6, 1)[0] for t in world["at"].tolist()]
     naive = np.tile([0.6, 0.4], (50, 1))
     air.write(air.table(world, ids, naive, release=air.champion, role="live", arm="champion", decided_by="kill"))
-    air.clock.set(START + timedelta(days=62, hours=1, minutes=5))
+    air.clock.set(START + timedelta(days=62, minutes=5))
     air.tell(dict.fromkeys(ids, False))
     seen = operations.observe(air.ctx, "air")
     assert seen.without_model == 50
