@@ -112,6 +112,7 @@ def test_audit_verifies_and_knows_a_noted_head(catalog, tmp_path):
     assert caught.value.values["whole"] == 0
 
 
+@pytest.mark.slow
 def test_writers_in_several_processes_make_one_whole_chain(catalog, url):
     writers = [subprocess.Popen([sys.executable, "-c", WRITER, url, f"w{i}", "40"], stdout=subprocess.DEVNULL) for i in range(3)]
     assert [writer.wait(60) for writer in writers] == [0, 0, 0]
@@ -119,6 +120,7 @@ def test_writers_in_several_processes_make_one_whole_chain(catalog, url):
     assert (count, wrong) == (120, None)
 
 
+@pytest.mark.slow
 def test_killed_writers_leave_every_reported_event_and_no_half(catalog, url):
     said = 0
     for pause in (0.02, 0.05, 0.09):

@@ -40,6 +40,7 @@ def test_head_is_the_newest_revision():
     assert scripts.get_heads() == [migrations.HEAD]
 
 
+@pytest.mark.slow
 def test_processes_that_open_a_new_catalog_at_once_make_it_once(tmp_path):
     url = f"sqlite:///{tmp_path / 'catalog.db'}"
     openers = [subprocess.Popen([sys.executable, "-c", OPEN, url], stderr=subprocess.PIPE) for _ in range(3)]

@@ -123,6 +123,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "models").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_processes_that_register_one_run_at_once_agree_on_one_version(ctx: Context) -> None:
     script = textwrap.dedent(
         """

@@ -10,6 +10,8 @@ from console_shop import Shop
 
 from kaizenml.rollouts import operations as rollouts
 
+pytestmark = pytest.mark.slow  # a browser
+
 Take = Callable[[Any, str], Any]
 PAGES = ["/", "/endpoints/shop", "/models", "/releases/shop@2", "/data", "/data/orders", "/audit"]
 

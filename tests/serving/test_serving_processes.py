@@ -57,6 +57,7 @@ def _deploy(ctx):
     return state
 
 
+@pytest.mark.slow
 def test_workers_killed_under_load_are_replaced_and_no_answered_prediction_is_lost(ctx):
     state = _deploy(ctx)
     with bundles.served("--state", str(state), "--workers", "2", log=state / "log") as (process, url):
