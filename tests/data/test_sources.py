@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
+import json
 import time
 import zipfile
 from pathlib import Path
@@ -242,6 +243,27 @@ def test_json_keeps_big_numbers_and_says_why_a_column_is_text(tmp_path):
     table = load(put(tmp_path, "a.jsonl", '{"n":12345678901234567890,"m":1}\n{"n":1,"m":"x"}\n'))
     assert table.to_pylist() == [{"n": "12345678901234567890", "m": "1"}, {"n": "1", "m": "x"}]
     assert "'x' on line 2 is a string" in notes_of(table)["m"]
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.jsonl", "a.json"])
+def test_dates_written_as_strings_are_dates_in_every_kind_of_file(tmp_path, name):
+    days = [f"2026-03-{day:02d}" for day in range(1, 29)]
+
+    def loaded(at: list[str | None], other: list[str]) -> pa.Table:
+        if name == "a.parquet":
+            pyarrow.parquet.write_table(pa.table({"at": at, "de": other}), tmp_path / name)
+            return load(tmp_path / name)
+        rows = [json.dumps({"at": a, "de": b}) for a, b in zip(at, other, strict=True)]
+        return load(put(tmp_path, name, "\n".join(rows) if name == "a.jsonl" else f"[{','.join(rows)}]"))
+
+    german = [f"{day:02d}.03.2026" for day in range(1, 29)]
+    table = loaded(["", None, *days[2:]], german)
+    assert types(table) == {"at": "timestamp[us, tz=UTC]", "de": "timestamp[us, tz=UTC]"}
+    assert (table["at"].null_count, table["de"].to_pylist()[27].day) == (2, 28)
+    table = loaded([*days[:9], "soon", *days[10:]], ["a 2026-03-01"] * 28)
+    assert types(table) == {"at": "string", "de": "string"}
+    where = "on line 10" if name == "a.jsonl" else "in row 10"
+    assert notes_of(table) == {"at": f"text, because 'soon' {where} is no date or time; the other 27 values are"}
 
 
 @pytest.mark.parametrize(

@@ -10,18 +10,17 @@ import pyarrow as pa
 import pyarrow.json
 
 from kaizenml.data.delimited import check_text
-from kaizenml.data.kinds import check_names, normalise, notes_of, with_notes
-from kaizenml.data.parse import parse_as
+from kaizenml.data.kinds import check_names, normalise, with_notes
+from kaizenml.data.parse import with_dates
 from kaizenml.errors import InvalidData
 
 _HUGE = re.compile(rb"[:\s]-?\d{19,}\s*[,}]")
-_DATE = re.compile(r"\d{4}-\d{2}-\d{2}([T ].*)?")
 
 
 def read_json(raw: bytes, name: str) -> pa.Table:
     """Read one JSON object per line, or an array of objects.
 
-    Numbers and booleans are what they are; strings become instants when all of a column are ISO dates, and stay text otherwise.
+    Numbers and booleans are what they are; strings become instants when all of a column are dates, and stay text otherwise.
 
     Raises
     ------
@@ -29,15 +28,21 @@ def read_json(raw: bytes, name: str) -> pa.Table:
     """
     raw = check_text(raw, name)
     if raw.lstrip()[:1] == b"[":
-        table = _from_rows(_array(raw, name), name, first_line=None)
+        table = _from_rows(_array(raw, name), first_line=None)
     else:
         table = _fast(raw)
         if table is None:
-            table = _from_rows(_lines(raw, name), name, first_line=1 if raw.count(b"\n") and b"\n\n" not in raw else None)
+            rows = _lines(raw, name)
+            table = _from_rows(rows, _first_line(raw, len(rows)))
     if not table.num_rows or not table.num_columns:
         raise InvalidData(f"{name} holds no rows", remedy="give a file with one JSON object per line", values={"rows": 0})
     check_names(table.column_names)
-    return _with_dates(normalise(table))
+    return with_dates(normalise(table), first_line=_first_line(raw, table.num_rows))
+
+
+def _first_line(raw: bytes, rows: int) -> int | None:
+    """Return the line of the first row where every row is one line, so that a note can name the line."""
+    return 1 if rows == raw.count(b"\n") + (not raw.endswith(b"\n")) else None
 
 
 def _fast(raw: bytes) -> pa.Table | None:
@@ -68,7 +73,7 @@ def _array(raw: bytes, name: str) -> list[dict[str, Any]]:
         if not isinstance(row, dict):
             raise InvalidData(
                 f"element {place} of {name} is {_word(row)}, not an object",
-                remedy='write objects: {{"column": value, ...}}',
+                remedy='write objects: {"column": value, ...}',
                 values={"element": place},
             )
     return list(rows)
@@ -99,7 +104,7 @@ def _lines(raw: bytes, name: str) -> list[dict[str, Any]]:
     return rows
 
 
-def _from_rows(rows: list[dict[str, Any]], name: str, first_line: int | None) -> pa.Table:
+def _from_rows(rows: list[dict[str, Any]], first_line: int | None) -> pa.Table:
     names: dict[str, None] = {}
     for row in rows:
         names.update(dict.fromkeys(row))
@@ -131,18 +136,6 @@ def _column(values: list[Any], first_line: int | None) -> tuple[pa.Array, str | 
     at = next(place for place, value in enumerate(values) if value is not None and type(value) is not first)
     where = f"on line {first_line + at}" if first_line is not None else f"in row {at + 1}"
     return texts, f"text, because {values[at]!r} {where} is {_word(values[at])}, unlike the values before it"
-
-
-def _with_dates(table: pa.Table) -> pa.Table:
-    notes = notes_of(table)
-    for place, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
-        if pa.types.is_string(column.type) and name not in notes:
-            first = next((value for value in column.slice(0, 1000).to_pylist() if value is not None), "")
-            if _DATE.fullmatch(first):
-                instants = parse_as(column, "timestamp")
-                if instants.null_count == column.null_count:
-                    table = table.set_column(place, name, instants)
-    return table
 
 
 def _word(value: Any) -> str:

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.data.dataset import Kind
-from kaizenml.data.kinds import NO_INSTANT, STORED, TWO_INSTANTS
+from kaizenml.data.kinds import NO_INSTANT, STORED, TWO_INSTANTS, notes_of, with_notes
 
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "NaN", "nan")
 """Spellings of a missing value in any column."""
@@ -79,6 +79,36 @@ def parse(column: pa.ChunkedArray, *, first_line: int | None = None, decimal_com
             parsed = _as_numbers(column) if kind == "number" else parse_as(column, "boolean" if kind == "boolean" else "timestamp")
             return parsed if not isinstance(parsed, pa.ChunkedArray) else _all_or_text(column, parsed, kind, first_line)
     return Parsed(column)
+
+
+def with_dates(table: pa.Table, *, first_line: int | None = None) -> pa.Table:
+    """Read the strings of a typed file as instants where all of a column are dates or times; other strings are meant as such.
+
+    Parameters
+    ----------
+    table : normalised rows.
+    first_line : as for ``parse``.
+
+    Returns
+    -------
+    The table, with a note on each column that stays text though most of its values are dates.
+    """
+    notes = notes_of(table)
+    for place, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
+        if pa.types.is_string(column.type) and name not in notes and _mostly_dates(column):
+            present = pc.if_else(pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(MISSING)), None, column)
+            parsed = _all_or_text(present, parse_as(present, "timestamp"), "timestamp", first_line)
+            if parsed.note:
+                notes[name] = parsed.note
+            if not pa.types.is_string(parsed.column.type):
+                table = table.set_column(place, name, parsed.column)
+    return with_notes(table, notes)
+
+
+def _mostly_dates(column: pa.ChunkedArray) -> bool:
+    sample = column.slice(0, 2000).drop_null().to_pylist()[:1000] or column.drop_null().slice(0, 1000).to_pylist()
+    look = dict(_LOOKS)["timestamp"]
+    return bool(sample) and sum(look.fullmatch(value.strip()) is not None for value in sample) >= 0.5 * len(sample)
 
 
 def parse_as(column: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:

@@ -15,6 +15,7 @@ import pyarrow.parquet
 from kaizenml.data.delimited import read_delimited, what_it_is
 from kaizenml.data.json_lines import read_json
 from kaizenml.data.kinds import normalise
+from kaizenml.data.parse import with_dates
 from kaizenml.errors import InvalidData, NotFound, TooLarge, nearest
 
 _SEPARATOR = {".csv": None, ".tsv": "\t", ".tab": "\t", ".psv": "|", ".txt": None}
@@ -53,7 +54,7 @@ def load(path: Path) -> pa.Table:
     path = Path(path)
     raw, name, ending = _bytes_of(path)
     if ending in _PARQUET:
-        table = _read_parquet(raw, name)
+        table = with_dates(normalise(_read_parquet(raw, name)))
     elif ending in _JSON:
         table = read_json(raw, name)
     else:
