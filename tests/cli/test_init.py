@@ -107,6 +107,29 @@ def test_bad_input_is_met_with_what_happened_and_nothing_is_left(tmp_path, capsy
     assert left(tmp_path) == before
 
 
+def test_a_stray_value_that_turns_numbers_into_text_is_told_and_can_be_set_aside(tmp_path, capsys):
+    (tmp_path / "rows.csv").write_text(csv_of("a,b,returned", "#,1.5,%").replace("\n7,1.5,", "\n7,oops,"), encoding="utf-8")
+    assert run(["init", "shop", "--data", "rows.csv", "--target", "returned"]) == 0
+    out = capsys.readouterr().out
+    assert "  note    b is text, because 'oops' on line 9 is no number; the other 59 values are\n" in out
+    promise = tmp_path / "shop" / "contracts" / "rows.toml"
+    assert f"or set the kind in {promise.relative_to(tmp_path / 'shop')}: rows that do not fit are then set aside" in out
+    promise.write_text(promise.read_text(encoding="utf-8").replace('name = "b"\nkind = "category"', 'name = "b"\nkind = "number"'), encoding="utf-8")
+    checked = contracts.check(sources.load(tmp_path / "rows.csv"), contract_file.read(promise))
+    assert (checked.good.num_rows, checked.bad["_reason"].to_pylist()) == (59, ["b: 'oops' is not a number"])
+
+
+def test_a_stray_value_in_a_target_of_numbers_is_named(tmp_path, capsys):
+    rows = "".join(f"{i},{'oops' if i == 5 else i * 1.5}\n" for i in range(120))
+    (tmp_path / "rows.csv").write_text("a,price\n" + rows, encoding="utf-8")
+    for more in ([], ["--kind", "regression"]):
+        assert run(["init", "shop", "--data", "rows.csv", "--target", "price", *more]) == 1
+        err = capsys.readouterr().err
+        assert "'oops' on line 7 is no number; the other 119 values are" in err
+        assert "try: mend that value in rows.csv" in err
+    assert left(tmp_path) == {"rows.csv"}
+
+
 def test_a_folder_with_anything_in_it_is_refused_and_an_empty_one_is_taken(orders, tmp_path, capsys):
     (tmp_path / "shop").mkdir()
     assert run(["init", "shop", "--data", "orders.csv", "--target", "returned"]) == 0

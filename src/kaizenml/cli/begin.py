@@ -30,6 +30,7 @@ def _told(made: Made) -> str:
         f"{made.name}: predicts {made.target} ({made.task}) from {made.rows:,} rows, {made.columns} columns",
         f"  time    {made.time.column or 'none'}: {made.time.why}" + ("; --time says otherwise" if made.time.guessed else ""),
         f"  key     {made.key.column or 'none'}: {made.key.why}" + ("; --key says otherwise" if made.key.guessed else ""),
+        *_notes(made),
         f"  folder  {folder}/ ({under.get(made.under_git, f'inside the repository {made.under_git}, commit it there')})",
         "",
         f"next: cd {folder} && kaizen up",
@@ -37,6 +38,26 @@ def _told(made: Made) -> str:
     return "\n".join(lines)
 
 
+def _notes(made: Made) -> list[str]:
+    """Say how columns were read that were not read plainly: a stray value that turns numbers into text must not go unseen."""
+    columns: dict[str, list[str]] = {}
+    for column, note in made.notes.items():
+        columns.setdefault(note, []).append(column)
+    strays = [note for note in columns if note.startswith("text, because")]
+    lines = [f"  note    {', '.join(columns[note])} is {note}" for note in strays]
+    lines += [f"  note    {_few(columns[note])}: {note}" for note in columns if note not in strays]
+    if len(lines) > _MOST_NOTES:
+        lines[_MOST_NOTES:] = [f"  note    {len(lines) - _MOST_NOTES} more were not read plainly; --json names them all"]
+    if strays:
+        lines.append(f"          mend them, or set the kind in contracts/{made.dataset}.toml: rows that do not fit are then set aside with the reason")
+    return lines
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 3 else f"{', '.join(names[:3])} and {len(names) - 3} more"
+
+
+_MOST_NOTES = 5
 KINDS = ["auto", "binary", "multiclass", "regression"]
 COMMANDS = {
     "init": Command(

@@ -39,6 +39,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     key: Guess
     rows: int
     columns: int
+    notes: dict[str, str]
+    """Columns that were not read plainly, and how."""
     files: list[str]
     commit: str | None
     under_git: str
@@ -81,7 +83,7 @@ def make(
     written, commit, under = _write(place, facts, contract, data)
     return Made(
         name=name, folder=place, dataset=facts.dataset, target=target, task=task.kind, time=when, key=which, rows=table.num_rows,
-        columns=table.num_columns, files=written, commit=commit, under_git=under,
+        columns=table.num_columns, notes=kinds.notes_of(table), files=written, commit=commit, under_git=under,
     )  # fmt: skip
 
 
@@ -114,6 +116,9 @@ def _task(table: pa.Table, target: str, kind: str, data: Path, command: str) -> 
         task = tasks.infer(table, target, kind)  # type: ignore[arg-type]  # click's choice gives the four words
         tasks.labels(task, table)
     except KaizenError as error:
+        note = kinds.notes_of(table).get(target, "")
+        if note.startswith("text, because"):  # a typing slip in one row must not look like a question that cannot be asked
+            error.what, error.remedy = f"{error.what}; it is {note}", f"mend that value in {data.name}, or choose another target"
         asked = re.fullmatch(r'set kind = "(\w+)" under \[task\] in kaizen.toml', error.remedy)
         if asked:
             error.remedy = f"{command} --target {target} --kind {asked[1]}"
