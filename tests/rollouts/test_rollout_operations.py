@@ -128,7 +128,7 @@ def test_an_endpoint_keeps_answering_the_same_question(ctx: Context, release: Ma
 
 def test_unknown_names_are_met_with_the_nearest_right_one(ctx: Context, release: Make) -> None:
     release()
-    with pytest.raises(NotFound, match="kaizen deploy NAME RELEASE"):
+    with pytest.raises(NotFound, match="kaizen rollouts deploy NAME RELEASE"):
         rollouts.kill(ctx, "shop")
     rollouts.deploy(ctx, "shop", "shop@1")
     with pytest.raises(NotFound, match="did you mean 'shop'"):

@@ -43,7 +43,7 @@ def deploy(ctx: Context, endpoint: str, release: str, *, why: str = "", revision
 
     Examples
     --------
-    ``kaizen deploy shop shop@1``
+    ``kaizen rollouts deploy shop shop@1``
     """
     check_name(endpoint)
     found = _deployable(ctx, release)
@@ -432,7 +432,7 @@ def _same_question(ctx: Context, now: Rollout, candidate: Release) -> None:
     if (old.target, old.task) != (new.target, new.task):
         raise Conflict(
             f"{candidate.ref} answers {new.target!r} ({new.task}), but {now.endpoint} answers {old.target!r} ({old.task})",
-            remedy=f"give it an endpoint of its own: kaizen deploy {new.target} {candidate.ref}",
+            remedy=f"give it an endpoint of its own: kaizen rollouts deploy {new.target} {candidate.ref}",
             values={"endpoint": now.endpoint, "target": [old.target, new.target], "task": [old.task, new.task]},
         )
 
@@ -443,4 +443,4 @@ def _there(now: Rollout | None) -> Rollout:
 
 
 def _no_endpoint(endpoint: str, known: builtins.list[str]) -> NotFound:
-    return not_found("endpoint", endpoint, known, remedy="kaizen status" if known else "kaizen deploy NAME RELEASE")
+    return not_found("endpoint", endpoint, known, remedy="kaizen status" if known else "kaizen rollouts deploy NAME RELEASE")

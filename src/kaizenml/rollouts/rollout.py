@@ -111,7 +111,7 @@ def promote(rollout: Rollout, release: str | None = None) -> Rollout:
     elif release == rollout.champion:
         raise _conflict(rollout, f"{release} is already champion of {rollout.endpoint}", "kaizen status")
     elif rollout.arm(release) is None:
-        remedy = f"kaizen rollouts challenge {rollout.endpoint} {release}, or without a trial: kaizen deploy {rollout.endpoint} {release}"
+        remedy = f"kaizen rollouts challenge {rollout.endpoint} {release}, or without a trial: kaizen rollouts deploy {rollout.endpoint} {release}"
         raise _conflict(rollout, f"{release} does not challenge {rollout.endpoint}", remedy)
     return _crowned(rollout, release)
 
