@@ -167,29 +167,37 @@ def test_a_project_that_is_not_served(project, capsys):
 # -- a full disk: files that may not grow (the system says so in another word than for a disk, at the same places)
 
 
-@pytest.mark.parametrize("kilobytes", [0, 2, 40])
-def test_no_room(tmp_path, kilobytes):
-    (tmp_path / "wine.csv").write_text(TEXT, encoding="utf-8")
-    before = tree(tmp_path)
-    command = [sys.executable, "-B", "-m", "kaizenml.cli", "init", "wine", "--data", "wine.csv", "--target", "target"]
-
+def with_room(kilobytes: int | None, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     def limited() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
+        if kilobytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (kilobytes * 1024, kilobytes * 1024))
 
-    environ = {**os.environ, "TMPDIR": str(tmp_path)}
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, preexec_fn=limited, timeout=100, check=False)
-    if kilobytes == 40:  # room for a project, and none for its catalog
-        assert done.returncode == 0, done.stderr
-        command = [sys.executable, "-B", "-m", "kaizenml.cli", "train", "--project", "wine"]
-        done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, preexec_fn=limited, timeout=100, check=False)
+    environ = {**os.environ, "TMPDIR": str(folder)}
+    command = [sys.executable, "-B", "-m", "kaizenml.cli", *arguments]
+    return subprocess.run(command, cwd=folder, env=environ, capture_output=True, text=True, preexec_fn=limited, timeout=100, check=False)
+
+
+def check_said(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "error: the disk is full" in done.stderr or "may not grow any more" in done.stderr, done.stderr
     assert "try: free some space" in done.stderr
-    if kilobytes == 40:
-        assert not [name for name in tree(tmp_path) if "error-" in name or ".new" in name]
-    else:
-        assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("kilobytes", [0, 2, 40])
+def test_no_room_for_a_project(tmp_path, kilobytes):
+    (tmp_path / "wine.csv").write_text(TEXT, encoding="utf-8")
+    before = tree(tmp_path)
+    check_said(with_room(kilobytes, tmp_path, "init", "wine", "--data", "wine.csv", "--target", "target"))
+    assert tree(tmp_path) == before
+
+
+def test_room_for_a_project_and_none_for_its_catalog(tmp_path):
+    (tmp_path / "wine.csv").write_text(TEXT, encoding="utf-8")
+    done = with_room(None, tmp_path, "init", "wine", "--data", "wine.csv", "--target", "target")
+    assert done.returncode == 0, done.stderr
+    check_said(with_room(40, tmp_path, "train", "--project", "wine"))
+    assert not [name for name in tree(tmp_path) if "error-" in name or ".new" in name]
 
 
 # -- requests

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
+import os
+import shutil
 import subprocess
 import sys
 import tomllib
+import zipfile
 
 import pytest
 
@@ -12,7 +18,7 @@ from kaizenml import settings
 from kaizenml.cli.application import run
 from kaizenml.data import contract as contracts
 from kaizenml.data import contract_file, sources
-from kaizenml.scaffold import guess
+from kaizenml.scaffold import guess, installation
 
 
 @pytest.fixture(autouse=True)
@@ -142,14 +148,76 @@ def test_a_folder_with_anything_in_it_is_refused_and_an_empty_one_is_taken(order
 def test_inside_a_repository_no_second_one_is_made(orders, tmp_path, capsys):
     subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
     assert run(["init", "shop", "--data", "orders.csv", "--target", "returned"]) == 0
-    assert "inside the repository" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "inside the repository" in out
     assert not (tmp_path / "shop" / ".git").exists()
+    # a repository runs the workflows at its root only, so this one must be moved there, and then know its folder
+    command = out.partition("ci      runs when its file lies at the root: ")[2].splitlines()[0]
+    subprocess.run(["bash", "-ec", command], check=True)
+    text = (tmp_path / ".github" / "workflows" / "shop.yml").read_text(encoding="utf-8")
+    assert 'working-directory: "shop"' in text
+    assert not (tmp_path / "shop" / ".github" / "workflows" / "kaizen.yml").exists()
+
+
+def test_what_ci_installs_is_this_kaizenml_wherever_it_came_from(tmp_path):
+    web, source = {"url": "https://example.org/kaizenml-0.1.0-py3-none-any.whl"}, {"url": "https://me:secret@example.org/ml.git"}
+    pinned = {"vcs_info": {"vcs": "git", "commit_id": "0a1b"}}
+    assert installation.line_for(None, "0.1.0") == "kaizenml==0.1.0"
+    assert installation.line_for({**web, "archive_info": {}}, "0.1.0") == f"kaizenml @ {web['url']}"
+    assert (
+        installation.line_for({**source, **pinned, "subdirectory": "a"}, "0.1.0") == "kaizenml @ git+https://example.org/ml.git@0a1b#subdirectory=a"
+    )
+    assert installation.line_for({"url": "ssh://git@example.org/ml", **pinned}, "0.1.0") == "kaizenml @ git+ssh://git@example.org/ml@0a1b"
+    for only_here in ({"dir_info": {"editable": True}}, {"archive_info": {}}, pinned):
+        assert installation.line_for({"url": "file:///somewhere", **only_here}, "0.1.0") is None
+
+
+def test_an_installation_that_only_this_machine_has_goes_along_as_a_wheel_that_runs_the_checks(kaizen, orders, tmp_path):
+    done = kaizen("init", "shop", "--data", "orders.csv", "--target", "returned", "--json")
+    wheel = next(path for path in done.document["files"] if path.endswith(".whl"))
+    shop, unpacked = tmp_path / "shop", tmp_path / "unpacked"
+    assert (shop / "requirements.txt").read_text(encoding="utf-8") == f"./{wheel}\npytest\n"
+    workflow = (shop / ".github" / "workflows" / "kaizen.yml").read_text(encoding="utf-8")
+    assert "run: pip install -r requirements.txt\n" in workflow
+    assert f'python-version: "{sys.version_info.major}.{sys.version_info.minor}"' in workflow
+    assert str(tmp_path) not in workflow
+    with zipfile.ZipFile(shop / wheel) as packed:
+        info = next(name for name in packed.namelist() if name.endswith(".dist-info/RECORD"))
+        for path, digest, size in csv.reader(packed.read(info).decode().splitlines()):
+            if path != info:
+                content = packed.read(path)
+                assert digest == "sha256=" + base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("="), path
+                assert len(content) == int(size)
+        assert {row[0] for row in csv.reader(packed.read(info).decode().splitlines())} == set(packed.namelist())
+        assert not [name for name in packed.namelist() if "direct_url" in name or "__pycache__" in name]
+        packed.extractall(unpacked)
+    (unpacked / "conftest.py").write_text(f"import kaizenml\nassert kaizenml.__file__.startswith({str(unpacked)!r})\n", encoding="utf-8")
+    environ = {**os.environ, "PYTHONPATH": str(unpacked)}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "conftest"]
+    checked = subprocess.run(command, cwd=shop, env=environ, capture_output=True, text=True, check=False)
+    assert "2 passed" in checked.stdout, checked.stdout + checked.stderr
+    assert "kaizen = kaizenml.cli:main" in next(unpacked.glob("*.dist-info/entry_points.txt")).read_text(encoding="utf-8")
 
 
 def test_without_git_the_project_stands_all_the_same(orders, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     assert run(["init", "shop", "--data", "orders.csv", "--target", "returned"]) == 0
-    assert "not under version control" in capsys.readouterr().out
+    assert "not under version control: git is not installed" in capsys.readouterr().out
+
+
+def test_git_is_quoted_when_it_refuses_and_leaves_no_half_repository(orders, tmp_path, capsys, monkeypatch):
+    refusing = tmp_path / "bin" / "git"
+    refusing.parent.mkdir()
+    refusing.write_text(
+        '#!/bin/sh\ncase "$1" in\n  rev-parse) exit 128;;\n  add) echo "fatal: No space left on device" >&2; exit 128;;\nesac\n'
+        f'exec {shutil.which("git")} "$@"\n',
+        encoding="utf-8",
+    )
+    refusing.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{refusing.parent}:{os.environ['PATH']}")
+    assert run(["init", "shop", "--data", "orders.csv", "--target", "returned"]) == 0
+    assert "not under version control: git refused: No space left on device" in capsys.readouterr().out
+    assert not (tmp_path / "shop" / ".git").exists()
 
 
 def table(**columns):

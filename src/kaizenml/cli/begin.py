@@ -25,17 +25,26 @@ def _init(*, name: str, data: str, target: str, time: str | None, key: str | Non
 
 def _told(made: Made) -> str:
     folder = os.path.relpath(made.folder)
-    under = {"own": f"under git, commit {(made.commit or '')[:8]}", "none": "not under version control: git is not there, or refused"}
+    under = {"own": f"under git, commit {(made.commit or '')[:8]}", "none": f"not under version control: {made.without_git}"}
     lines = [
         f"{made.name}: predicts {made.target} ({made.task}) from {made.rows:,} rows, {made.columns} columns",
         f"  time    {made.time.column or 'none'}: {made.time.why}" + ("; --time says otherwise" if made.time.guessed else ""),
         f"  key     {made.key.column or 'none'}: {made.key.why}" + ("; --key says otherwise" if made.key.guessed else ""),
         *_notes(made),
         f"  folder  {folder}/ ({under.get(made.under_git, f'inside the repository {made.under_git}, commit it there')})",
+        *_continuous(made, folder),
         "",
         f"next: cd {folder} && kaizen up",
     ]
     return "\n".join(lines)
+
+
+def _continuous(made: Made, folder: str) -> list[str]:
+    """Say what is left to do for CI: a repository runs only the workflows at its root."""
+    if made.under_git in ("own", "none"):
+        return []
+    root = os.path.relpath(Path(made.under_git) / ".github" / "workflows")
+    return [f"  ci      runs when its file lies at the root: mkdir -p {root} && mv {folder}/.github/workflows/kaizen.yml {root}/{made.name}.yml"]
 
 
 def _notes(made: Made) -> list[str]:
@@ -49,7 +58,9 @@ def _notes(made: Made) -> list[str]:
     if len(lines) > _MOST_NOTES:
         lines[_MOST_NOTES:] = [f"  note    {len(lines) - _MOST_NOTES} more were not read plainly; --json names them all"]
     if strays:
-        lines.append(f"          mend them, or set the kind in contracts/{made.dataset}.toml: rows that do not fit are then set aside with the reason")
+        lines.append(
+            f"          mend them, or set the kind in contracts/{made.dataset}.toml: rows that do not fit are then set aside, with the reason"
+        )
     return lines
 
 

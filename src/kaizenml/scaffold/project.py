@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Literal
@@ -13,13 +14,12 @@ from typing import Literal
 import msgspec
 import pyarrow as pa
 
-import kaizenml
 from kaizenml import refs, settings
 from kaizenml.data import contract as contracts
 from kaizenml.data import contract_file, kinds, sources
 from kaizenml.data.dataset import Contract
 from kaizenml.errors import Conflict, InvalidData, KaizenError, nearest
-from kaizenml.scaffold import guess, texts
+from kaizenml.scaffold import guess, installation, texts
 from kaizenml.scaffold.guess import Guess
 from kaizenml.training import task as tasks
 
@@ -45,6 +45,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     commit: str | None
     under_git: str
     """Under which version control it is: ``own``, ``none``, or the folder of the repository around it."""
+    without_git: str | None
+    """Why it is under none."""
 
 
 def make(
@@ -76,14 +78,19 @@ def make(
     _check_target(table, target, command)
     task = _task(table, target, kind, data, command)
     contract, when, which = _contract(table, target, time, key)
+    around = _repository_around(place.parent)
+    within = os.path.relpath(place.parent.resolve() / place.name, around) if around else ""
+    required = installation.requirement()
     facts = texts.Facts(
         name=name, dataset=_dataset_name(data), file=data.name, target=target, task=task.kind, kind=kind, time=when.column, time_why=when.why,
-        key=which.column, key_why=which.why, rows=table.num_rows, columns=table.num_columns, version=kaizenml.__version__,
+        key=which.column, key_why=which.why, rows=table.num_rows, columns=table.num_columns, requirement=required.line,
+        python=f"{sys.version_info.major}.{sys.version_info.minor}", within=within,
     )  # fmt: skip
-    written, commit, under = _write(place, facts, contract, data)
+    written, commit, without_git = _write(place, facts, contract, data, required.files, begin=around is None)
+    under = around or ("own" if commit else "none")
     return Made(
         name=name, folder=place, dataset=facts.dataset, target=target, task=task.kind, time=when, key=which, rows=table.num_rows,
-        columns=table.num_columns, notes=kinds.notes_of(table), files=written, commit=commit, under_git=under,
+        columns=table.num_columns, notes=kinds.notes_of(table), files=written, commit=commit, under_git=under, without_git=without_git,
     )  # fmt: skip
 
 
@@ -165,14 +172,18 @@ def _dataset_name(data: Path) -> str:
     return name if refs.NAME.fullmatch(name) else "rows"
 
 
-def _write(place: Path, facts: texts.Facts, contract: Contract, data: Path) -> tuple[list[str], str | None, str]:
+def _write(
+    place: Path, facts: texts.Facts, contract: Contract, data: Path, more: dict[str, bytes], *, begin: bool
+) -> tuple[list[str], str | None, str | None]:
+    """Write the project aside and move it into place; return its files, the first commit, and why there is none."""
     aside = Path(tempfile.mkdtemp(prefix=f".{place.name}-", dir=place.parent))
     try:
         aside.chmod(0o755)
-        for path, text in texts.files(facts).items():
+        contents = {path: text.encode() for path, text in texts.files(facts).items()} | more
+        for path, content in contents.items():
             file = aside / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+            file.write_bytes(content)
         (aside / "data").mkdir()
         shutil.copyfile(data, aside / "data" / facts.file)
         promise = contract_file.path_of(aside, facts.dataset)
@@ -180,36 +191,43 @@ def _write(place: Path, facts: texts.Facts, contract: Contract, data: Path) -> t
         promise.write_text(contract_file.render(contract, facts.dataset), encoding="utf-8")
         settings.load(aside, environ={})  # what was written can be read
         written = sorted(str(file.relative_to(aside)) for file in aside.rglob("*") if file.is_file())
-        around = _repository_around(place.parent)
-        commit = None if around else begin_repository(aside, facts.name)
+        commit, why = begin_repository(aside, facts.name) if begin else (None, None)
         os.rename(aside, place)  # also onto an empty folder, and at once
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-    return written, commit, around or ("own" if commit else "none")
+    return written, commit, why
 
 
-def begin_repository(folder: Path, name: str) -> str | None:
-    """Put the folder under git with a first commit; None where there is no git, or it refuses."""
-    if shutil.which("git") is None or _git(folder, "init", "--quiet", "--initial-branch=main") is None:
-        shutil.rmtree(folder / ".git", ignore_errors=True)
-        return None
-    identity = [] if _git(folder, "config", "user.email") else ["-c", "user.name=kaizen", "-c", "user.email=kaizen@localhost"]
-    _git(folder, "add", "--all")
+def begin_repository(folder: Path, name: str) -> tuple[str | None, str | None]:
+    """Put the folder under git with a first commit; return the commit, or None and why not. A refusal leaves no half repository."""
+    if shutil.which("git") is None:
+        return None, "git is not installed"
+    identity = [] if _git(folder, "config", "user.email")[0] else ["-c", "user.name=kaizen", "-c", "user.email=kaizen@localhost"]
     message = f"Begin {name}"
-    done = _git(folder, *identity, "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", "commit", "--quiet", "-m", message)
-    return _git(folder, "rev-parse", "HEAD") if done is not None else None
+    for step in (
+        ["init", "--quiet", "--initial-branch=main"],
+        ["add", "--all"],
+        [*identity, "-c", "commit.gpgsign=false", "-c", "core.hooksPath=/dev/null", "commit", "--quiet", "-m", message],
+    ):
+        done, said = _git(folder, *step)
+        if done is None:
+            shutil.rmtree(folder / ".git", ignore_errors=True)
+            return None, f"git refused: {said}"
+    return _git(folder, "rev-parse", "HEAD")[0], None
 
 
 def _repository_around(folder: Path) -> str | None:
-    return _git(folder, "rev-parse", "--show-toplevel") if shutil.which("git") else None
+    return _git(folder, "rev-parse", "--show-toplevel")[0] if shutil.which("git") else None
 
 
-def _git(folder: Path, *arguments: str) -> str | None:
+def _git(folder: Path, *arguments: str) -> tuple[str | None, str]:
+    """Return what git printed, or None and its complaint."""
     # a hook that calls kaizen exports GIT_DIR and friends; they would name another repository
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(["git", *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=60, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return None, str(error)
+    complaint = next((line.removeprefix("fatal: ") for line in reversed(done.stderr.splitlines()) if line.strip()), f"exit code {done.returncode}")
+    return (done.stdout.strip(), "") if done.returncode == 0 else (None, complaint[:200])

@@ -22,7 +22,9 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     key_why: str
     rows: int
     columns: int
-    version: str  # of kaizenml
+    requirement: str  # the line that installs kaizenml
+    python: str  # such as 3.12
+    within: str = ""  # the project's folder in the repository around it
 
 
 def files(facts: Facts) -> dict[str, str]:
@@ -31,8 +33,9 @@ def files(facts: Facts) -> dict[str, str]:
         "kaizen.toml": settings(facts),
         ".gitignore": GITIGNORE,
         "README.md": readme(facts),
+        "requirements.txt": f"{facts.requirement}\npytest\n",
         "tests/test_project.py": TESTS,
-        ".github/workflows/kaizen.yml": CI.replace("{version}", facts.version),
+        ".github/workflows/kaizen.yml": workflow(facts),
     }
 
 
@@ -89,6 +92,12 @@ def readme(facts: Facts) -> str:
     return README.replace("{name}", facts.name).replace("{about}", about).replace("{dataset}", facts.dataset).replace("{file}", facts.file)
 
 
+def workflow(facts: Facts) -> str:
+    """Return the CI file; in a repository around the project its steps run in the project's folder."""
+    within = f"    defaults:\n      run:\n        working-directory: {quoted(facts.within)}\n" if facts.within else ""
+    return CI.replace("{within}", within).replace("{python}", facts.python)
+
+
 def quoted(text: str) -> str:
     """Return text as a TOML string."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -122,6 +131,7 @@ README = """\
 | `contracts/{dataset}.toml` | what the data must look like; rows that break it go to quarantine with the reason |
 | `data/{file}` | the rows to learn from (not under git) |
 | `tests/` | checks that run here and in CI: `pytest` |
+| `requirements.txt` | what CI installs: the kaizenml that made this project |
 | `.kaizen/` | state (not under git) |
 """
 
@@ -161,11 +171,11 @@ on: [push, pull_request]
 jobs:
   checks:
     runs-on: ubuntu-latest
-    steps:
+{within}    steps:
       - uses: actions/checkout@v5
       - uses: actions/setup-python@v6
         with:
-          python-version: "3.12"
-      - run: pip install "kaizenml=={version}" pytest
+          python-version: "{python}"
+      - run: pip install -r requirements.txt
       - run: pytest
 """
