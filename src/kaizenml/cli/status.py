@@ -12,6 +12,7 @@ import click
 from kaizenml import operations
 from kaizenml.cli import processes
 from kaizenml.cli.output import cell
+from kaizenml.errors import StorageFull
 
 if TYPE_CHECKING:
     from kaizenml.context import Context
@@ -37,7 +38,7 @@ def document(ctx: Context, root: Path) -> dict[str, Any]:
         endpoints.append(
             {
                 "endpoint": now.endpoint, "state": now.state, "killed": now.killed, "champion": now.champion, "traffic": arms, "shadows": now.shadows,
-                "live": operations.to_builtins(live[-1]) if live else None,
+                "live": operations.to_builtins(live[-1]) if live else None, "unwatched": None if live else _answered(ctx, now.endpoint),
                 "alerts": operations.to_builtins(monitoring.alerts(ctx, endpoint=now.endpoint, open_only=True)),
                 "loop": operations.to_builtins(loops.get(now.endpoint)),
             }
@@ -45,6 +46,16 @@ def document(ctx: Context, root: Path) -> dict[str, Any]:
     running = processes.read_address(ctx.state)
     served = {**running, "ready": answers(str(running["predict"]))} if running else None
     return {"project": ctx.settings.project.name, "folder": str(root), "endpoints": endpoints, "served": served}
+
+
+def _answered(ctx: Context, endpoint: str) -> int | None:
+    """Count the answers that monitoring has not looked at yet, for nobody who has just asked shall read that nobody did."""
+    from kaizenml.serving import operations as serving
+
+    try:
+        return int(serving.counts(ctx, endpoint)["rows"])
+    except StorageFull:  # the journal keeps them; a full disk must not hide how the endpoints are
+        return None
 
 
 def text(found: dict[str, Any]) -> str:
@@ -68,24 +79,26 @@ def _endpoint(endpoint: dict[str, Any]) -> list[str]:
     lines.append("  traffic  " + ", ".join(f"{arm['release']} {arm['share'] * 100:g} % ({arm['arm']})" for arm in endpoint["traffic"]))
     if endpoint["shadows"]:
         lines.append(f"  shadows  {', '.join(endpoint['shadows'])}")
-    lines.append(f"  live     {_live(endpoint['live'])}")
+    lines.append(f"  live     {_live(endpoint['live'], endpoint['unwatched'])}")
     mark = click.style("alert", fg="red", bold=True)
     lines += [f"  {mark}    {alert['label']}: {alert['cause']}" for alert in endpoint["alerts"]] or ["  alerts   none"]
     lines.append(f"  loop     {_loop(endpoint['loop'])}")
     return lines
 
 
-def _live(live: dict[str, Any] | None) -> str:
-    if not live or not live["answered"]:
-        return "no predictions yet"
+def _live(live: dict[str, Any] | None, unwatched: int | None) -> str:
+    if not live:
+        return f"{_predictions(unwatched)}, not looked at yet" if unwatched else "no predictions yet"
+    if not live["answered"]:
+        return f"{_predictions(live['without_model'])}, all without the model" if live["without_model"] else "no predictions yet"
     if not live["rows"]:
-        return f"{_predictions(live)}, no outcomes yet"
+        return f"{_predictions(live['answered'])}, no outcomes yet"
     name, value = next(iter(live["metrics"].items()), ("", None))
     naive = live["naive"]
     few = live["rows"] < _FEWEST
     if few:  # the spread of so few rows says nothing, and must not look as if it did
         value, naive = (estimate and estimate["value"] for estimate in (value, naive))
-    outcomes = f"{live['rows']:,} outcome{'s' if live['rows'] != 1 else ''} of {_predictions(live)}"
+    outcomes = f"{live['rows']:,} outcome{'s' if live['rows'] != 1 else ''} of {_predictions(live['answered'])}"
     return (
         f"{name} {cell('', value)} on {outcomes}"
         + (f"; naive {cell('', naive)}" if naive is not None else "")
@@ -93,8 +106,8 @@ def _live(live: dict[str, Any] | None) -> str:
     )
 
 
-def _predictions(live: dict[str, Any]) -> str:
-    return f"{live['answered']:,} prediction{'s' if live['answered'] != 1 else ''}"
+def _predictions(count: int) -> str:
+    return f"{count:,} prediction{'s' if count != 1 else ''}"
 
 
 def _loop(status: dict[str, Any] | None) -> str:
