@@ -1,13 +1,12 @@
-"""CPU a request of the data plane: LightGBM, 200 trees of 31 leaves, 30 inputs; lineage, journal and counters on.
+"""Processor time of a request: LightGBM, 200 trees of 31 leaves, 30 inputs; with lineage, journal and counters.
 
-Run: ``./x python bench/serving_cpu.py [--rows 1] [--shadow] [--seconds 3]``. The client writes raw bytes on a few kept
-connections; what counts is the server's own CPU time (user and system) over the requests it answered, which other
-programs on the machine hardly move. Peers' numbers beside it: docs and `bench`.
+The client writes raw bytes on a few kept connections; what counts is the server's own processor time (user and system)
+over the requests that it answered, which other programs on the machine hardly move. Beside it: the service that people
+write first, which does none of that.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import selectors
@@ -16,12 +15,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import lightgbm
 import msgspec
 import numpy as np
 
+from _rows import OURS, options, report
 from kaizenml.features.encoder import EncodedColumn, Encoder
 from kaizenml.features.signature import Field, Signature
 from kaizenml.rollouts import snapshot
@@ -33,42 +36,68 @@ NAMES = [f"feature_{n}" for n in range(30)]
 CONNECTIONS = 16
 
 
+BY_HAND = "starlette by hand"
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1)
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--shadow", action="store_true", help="a second release runs beside the first")
-    parser.add_argument("--json", action="store_true")
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        state = Path(folder) / ".kaizen"
-        routes = [_bundle(state, number) for number in ((1, 2) if given.shadow else (1,))]
-        shadows = [msgspec.structs.replace(route, arm="shadow") for route in routes[1:]]
-        endpoint = EndpointRoute(endpoint="bench", revision=1, arms=routes[:1], shadows=shadows)
-        snapshot.write(state / "serving" / snapshot.FILE, Snapshot(revision=1, written_at=0.0, endpoints={"bench": endpoint}))
-        command = [sys.executable, "-m", "kaizenml.serving", "--state", str(state), "--port", "0"]
-        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    given = options(__doc__)
+    seconds, runs = (0.3, 3) if given.quick else (2.0, 9)
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        ours, shadowed = (stack.enter_context(_ours(Path(folder) / name, releases)) for name, releases in (("one", 1), ("two", 2)))
+        theirs = stack.enter_context(_started(str(Path(__file__).with_name("_by_hand.py")), str(Path(folder) / "one/releases/bench/1/model/m.txt")))
+        asked = [
+            ("1 row", [(OURS, ours), (BY_HAND, theirs)], _request(1)),
+            ("100 rows", [(OURS, ours), (BY_HAND, theirs)], _request(100)),
+            ("1 row, a shadow", [(OURS, shadowed)], _request(1)),
+        ]
+        made = []
+        for number in range(runs + 1):
+            run = [(case, name, "us", _cost(server, request, seconds)) for case, servers, request in asked for name, server in servers]
+            run += [("memory", name, "MB", _memory(server)) for name, server in asked[0][1]]
+            if number:  # the first one warms up
+                made.append(run)
+    report(made, given)
+
+
+class Server(NamedTuple):
+    """A server that listens."""
+
+    port: int
+    pid: int  # of the process that answers
+
+
+@contextmanager
+def _ours(state: Path, releases: int) -> Iterator[Server]:
+    """Serve a release, and the others as its shadows."""
+    routes = [_bundle(state, number) for number in range(1, releases + 1)]
+    shadows = [msgspec.structs.replace(route, arm="shadow") for route in routes[1:]]
+    endpoint = EndpointRoute(endpoint="bench", revision=1, arms=routes[:1], shadows=shadows)
+    snapshot.write(state / "serving" / snapshot.FILE, Snapshot(revision=1, written_at=0.0, endpoints={"bench": endpoint}))
+    with _started("-m", "kaizenml.serving", "--state", str(state), "--port", "0") as supervisor:
+        (worker,) = _children(supervisor.pid)
+        yield Server(supervisor.port, worker)
+
+
+@contextmanager
+def _started(*command: str) -> Iterator[Server]:
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ) as process:
         assert process.stdout is not None
-        port = json.loads(process.stdout.readline())["port"]
-        (worker,) = _children(process.pid)
         try:
-            request = _request(given.rows)
-            _ask(port, request, 0.5)
-            before, start = _cpu(worker), time.perf_counter()
-            answered = _ask(port, request, given.seconds)
-            cpu, took = _cpu(worker) - before, time.perf_counter() - start
-            memory = int(next(line for line in Path(f"/proc/{worker}/status").read_text().splitlines() if line.startswith("VmRSS")).split()[1]) / 1024
+            yield Server(json.loads(process.stdout.readline())["port"], process.pid)
         finally:
             process.terminate()
-            process.wait()
-    row = {
-        "rows": given.rows,
-        "requests": answered,
-        "cpu_us": round(cpu / answered * 1e6, 1),
-        "per_second": round(answered / took),
-        "rss_mb": round(memory),
-    }
-    print(json.dumps(row) if given.json else "  ".join(f"{name} {value}" for name, value in row.items()))
+
+
+def _cost(server: Server, request: bytes, seconds: float) -> float:
+    before = _cpu(server.pid)
+    answered = _ask(server.port, request, seconds)
+    return (_cpu(server.pid) - before) / answered * 1e6
+
+
+def _memory(server: Server) -> float:
+    lines = Path(f"/proc/{server.pid}/status").read_text(encoding="utf-8").splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
 
 def _bundle(state: Path, number: int) -> Route:
