@@ -73,6 +73,7 @@ def test_a_reader_does_not_write(tmp_path: Path) -> None:
     reader.close()
 
 
+@pytest.mark.slow
 def test_a_reader_of_another_process_sees_whole_transactions_only(tmp_path: Path) -> None:
     writer = storm(tmp_path / "online.db", 1)
     reader = SqliteOnlineStore(tmp_path / "online.db", readonly=True)
@@ -89,6 +90,7 @@ def test_a_reader_of_another_process_sees_whole_transactions_only(tmp_path: Path
     assert len(seen) > 10
 
 
+@pytest.mark.slow
 def test_kill_9_in_a_storm_of_writes_leaves_whole_rows_and_loses_none_that_was_answered(tmp_path: Path) -> None:
     path, answered = tmp_path / "online.db", 0
     for round_ in range(5):

@@ -133,11 +133,12 @@ def test_an_unexpected_error_is_one_line_and_its_trace_is_kept(project, capsys, 
         assert "Traceback" in trace.read()
 
 
-def test_output_without_a_terminal_or_with_no_color_has_no_escapes(project, kaizen):
-    for environ in ({}, {"NO_COLOR": "1"}, {"TERM": "dumb"}):
-        for arguments in (["--help"], ["audit", "settings"], ["nothing"]):
-            done = kaizen(*arguments, cwd=project, **environ)
-            assert "\x1b" not in done.out + done.err
+@pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
+def test_output_without_a_terminal_or_with_no_color_has_no_escapes(project, environ):
+    code = "from kaizenml.cli.application import run; print([run(line.split()) for line in ('--help', 'audit settings', 'nothing')])"
+    said = subprocess.run([sys.executable, "-c", code], cwd=project, capture_output=True, text=True, env={**os.environ, **environ}, check=True)
+    assert said.stdout.endswith("[0, 0, 2]\n")
+    assert "\x1b" not in said.stdout + said.stderr
 
 
 def test_a_closed_pipe_is_no_traceback(project):

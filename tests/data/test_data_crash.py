@@ -63,7 +63,7 @@ from kaizenml.project import open_project
 ctx = open_project(Path(sys.argv[1]), actor="adder")
 resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
 try:
-    operations.add(ctx, sys.argv[2], table=pa.table({"x": np.random.default_rng(0).random(200_000)}))
+    operations.add(ctx, sys.argv[2], table=pa.table({"x": np.random.default_rng(0).random(50_000)}))
 except StorageFull as error:
     print(error)
     sys.exit(9)

@@ -71,7 +71,7 @@ def bits(compiled: RowEncoder, rows: list[dict[str, Any]]) -> bytes:
 
 
 @given(trained=TABLES, served=TABLES)
-@settings(max_examples=120, deadline=None)
+@settings(deadline=None)
 @example(trained=[], served=[])
 @example(trained=[{**dict.fromkeys(SCHEMA.names), "many": str(i)} for i in range(60)], served=[{**dict.fromkeys(SCHEMA.names), "many": "7"}])
 def test_a_row_and_a_table_give_the_same_bits(trained: list[dict[str, Any]], served: list[dict[str, Any]]) -> None:
@@ -103,7 +103,7 @@ NAMES = [field.name for field in FIELDS]
 
 
 @given(st.lists(st.fixed_dictionaries({name: ANYTHING for name in NAMES[:-1]}, optional={"v_temp": ANYTHING, "stranger": ANYTHING}), max_size=5))
-@settings(max_examples=200, deadline=None)
+@settings(deadline=None)
 def test_rows_together_and_one_by_one_give_the_same_bits_or_the_same_refusal(rows: list[dict[str, Any]]) -> None:
     encoder = learn(pa.Table.from_pylist([{**dict.fromkeys(SCHEMA.names), "colour of it": "red", "many": "7"}], SCHEMA), FIELDS)
     compiled = compile_row(encoder)

@@ -111,7 +111,7 @@ def fates(*, effect: float, day_sd: float, refit: bool, seed: int) -> Counter[st
     return found
 
 
-@pytest.mark.parametrize("day_sd", [0.0, 0.01, 0.03])
+@pytest.mark.parametrize("day_sd", [0.0, pytest.param(0.01, marks=pytest.mark.slow), 0.03])
 def test_a_refit_that_is_worse_by_more_than_the_margin_is_hardly_ever_promoted(day_sd: float) -> None:
     found = fates(effect=-MARGIN * LOSS, day_sd=day_sd, refit=True, seed=21)
     print(f"days vary by {day_sd}: {found}")
@@ -119,7 +119,7 @@ def test_a_refit_that_is_worse_by_more_than_the_margin_is_hardly_ever_promoted(d
     assert found.total() == TRIALS
 
 
-@pytest.mark.parametrize("day_sd", [0.0, 0.01])
+@pytest.mark.parametrize("day_sd", [0.0, pytest.param(0.01, marks=pytest.mark.slow)])
 def test_what_is_as_good_as_the_champion_is_promoted_if_it_is_a_refit_and_else_hardly_ever(day_sd: float) -> None:
     assert fates(effect=0.0, day_sd=day_sd, refit=True, seed=22)["promote"] >= TRIALS / 2
     assert fates(effect=0.0, day_sd=day_sd, refit=False, seed=22)["promote"] <= LEVEL * TRIALS

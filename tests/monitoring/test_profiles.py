@@ -118,7 +118,10 @@ def fields(rows: pa.Table) -> list[Field]:
     return [Field(name=name, kind="number" if name[0] == "n" else "category") for name in rows.column_names]
 
 
-@pytest.mark.parametrize(("rows", "draws"), [(200, 60), (1_000, 40), (10_000, 12), (50_000, 3)])
+@pytest.mark.parametrize(
+    ("rows", "draws"),
+    [(200, 60), (1_000, 40), pytest.param(10_000, 12, marks=pytest.mark.slow), pytest.param(50_000, 3, marks=pytest.mark.slow)],
+)
 def test_equal_samples_flag_at_most_one_column_in_a_hundred(rows: int, draws: int) -> None:
     rng = np.random.default_rng(rows)
     flagged = columns = 0

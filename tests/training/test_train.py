@@ -55,7 +55,9 @@ def losses(run) -> dict[str, float]:
     return {row.name: row.metrics[run.metric].value for row in run.board if row.metrics}
 
 
-@pytest.mark.parametrize(("name", "kind"), [("breast_cancer", "binary"), ("wine", "multiclass"), ("diabetes", "regression")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("breast_cancer", "binary"), pytest.param("wine", "multiclass", marks=pytest.mark.slow), ("diabetes", "regression")]
+)
 def test_each_kind_of_task_beats_the_naive_answer_without_refusing_a_column(project, name, kind):
     ctx = project("target", budget="6s")
     data.add(ctx, "rows", table=table_of(name))
