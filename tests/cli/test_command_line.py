@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from kaizenml import operations
+from kaizenml.cli import status
 from kaizenml.cli.application import NOUNS, run
 from kaizenml.errors import KaizenError, NotFound, UsageError
 
@@ -180,3 +181,20 @@ def test_every_error_of_the_tree_prints_and_leaves_by_its_code(capsys):
     for kind in errors._all(KaizenError):
         print_error(kind("what", remedy="do"), json=False)
         assert capsys.readouterr().err == "error: what\n  try: do\n"
+
+
+@pytest.mark.parametrize(
+    ("live", "unwatched", "says"),
+    [
+        (None, 0, "no predictions yet"),
+        (None, None, "no predictions yet"),
+        (None, 1, "1 prediction, not looked at yet"),
+        ({"answered": 0, "without_model": 0, "rows": 0}, None, "no predictions yet"),
+        ({"answered": 0, "without_model": 3, "rows": 0}, None, "3 predictions, all without the model"),
+        ({"answered": 2, "without_model": 3, "rows": 0}, None, "2 predictions, no outcomes yet"),
+    ],
+)
+def test_status_counts_every_answer_that_was_given(live, unwatched, says):
+    endpoint = {"endpoint": "shop", "state": "steady", "killed": None, "traffic": [], "shadows": [], "alerts": [], "loop": None}
+    told = status.text({"project": "shop", "served": None, "endpoints": [{**endpoint, "live": live, "unwatched": unwatched}]})
+    assert f"  live     {says}\n" in told
