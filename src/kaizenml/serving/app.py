@@ -13,6 +13,9 @@ import msgspec
 
 from kaizenml.clock import Clock
 from kaizenml.errors import KaizenError, NotFound, TooLarge, Unavailable, nearest
+from kaizenml.serving.dialects.call import Call, Dialect
+from kaizenml.serving.dialects.invocations import Invocations
+from kaizenml.serving.dialects.oip import OpenInference
 from kaizenml.serving.engine import Engine
 from kaizenml.serving.metrics import Counters
 from kaizenml.serving.openapi import document as openapi_document
@@ -28,7 +31,7 @@ log = logging.getLogger("kaizenml.serving")
 _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 _METHODS = {"/health/live": "GET", "/health/ready": "GET", "/metrics": "GET", "/openapi.json": "GET"}
-_PATHS = ["/predict/{endpoint}", "/outcomes/{endpoint}", *_METHODS]
+_PATHS = ["/predict/{endpoint}", "/outcomes/{endpoint}", "/v2/models/{endpoint}/infer", "/endpoints/{endpoint}/invocations", *_METHODS]
 _DISCARDED_BYTES = 64_000_000  # of a too large body, so that its sender gets to read the answer
 
 
@@ -49,6 +52,7 @@ class App:
         self._shadowing = False
         # outcomes wait for a lock and the disk: beside the loop, in one thread that owns the connection
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="outcomes")
+        self._dialects: list[Dialect] = [OpenInference(), Invocations()]
         self._tasks: list[asyncio.Task[None]] = []
         self._encode = msgspec.json.Encoder().encode
 
@@ -66,14 +70,15 @@ class App:
         status, kind, body = 200, _JSON, b""
         headers: tuple[tuple[bytes, bytes], ...] = ()
         place, endpoint = "other", ""
+        dialect: Dialect | None = None
         try:
             if path.startswith("/predict/"):
                 place, endpoint = "predict", path[9:]
-                trace = _check_post(scope, self._limits)
+                trace, pinned = _check_post(scope, self._limits)
                 raw = await self._body(receive)
                 if raw is None:
                     return  # the client went away
-                body = self.engine.predict(endpoint, raw, trace)
+                body = self.engine.predict(endpoint, raw, trace, pinned)
             elif path.startswith("/outcomes/"):
                 place, endpoint = "outcomes", path[10:]
                 _check_post(scope, self._limits)
@@ -81,10 +86,22 @@ class App:
                 if raw is None:
                     return
                 body = await self._take_outcomes(endpoint, raw)
-            else:
+            elif path in _METHODS:
                 status, kind, body = self._other(scope, path)
+            else:
+                dialect = next((one for one in self._dialects if one.speaks(path)), None)
+                if dialect is None:
+                    raise _nowhere(path)
+                call = _call(scope, self._limits)
+                raw = await self._body(receive)
+                if raw is None:
+                    return
+                reply = dialect.reply(self.engine, call._replace(body=raw), self._limits)
+                place, endpoint = ("predict", reply.endpoint) if reply.predicted else ("other", "")
+                status, kind, body, headers = reply.status, (b"content-type", reply.kind), reply.body, reply.headers
         except KaizenError as error:
-            status, body = error.status, self._encode({"error": error.document()})
+            status = error.status
+            body = dialect.explain(error) if dialect is not None else self._encode({"error": error.document()})
             headers = _error_headers(error)
         except Exception:
             log.exception("unexpected error at %s", path[:200])
@@ -143,10 +160,6 @@ class App:
         return self._encode(taken)
 
     def _other(self, scope: MutableMapping[str, Any], path: str) -> tuple[int, tuple[bytes, bytes], bytes]:
-        if path not in _METHODS:
-            close = nearest(path, _PATHS)
-            values = {"path": path[:200], "nearest": close, "known": _PATHS}
-            raise NotFound(f"there is no {path[:100]!r} here", remedy=f"POST {close or _PATHS[0]}", values=values)
         if scope["method"] not in ("GET", "HEAD"):
             values = {"method": scope["method"], "expected": "GET"}
             raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"GET {path}", values=values)
@@ -199,12 +212,38 @@ class App:
         self._beside.shutdown()
 
 
-def _check_post(scope: MutableMapping[str, Any], limits: Limits) -> str | None:
-    """Refuse what cannot be read from its headers alone; return the caller's trace id."""
+def _nowhere(path: str) -> NotFound:
+    close = nearest(path, _PATHS)
+    values = {"path": path[:200], "nearest": close, "known": _PATHS}
+    return NotFound(f"there is no {path[:100]!r} here", remedy=f"POST {close or _PATHS[0]}", values=values)
+
+
+def _call(scope: MutableMapping[str, Any], limits: Limits) -> Call:
+    """Return the call, its body still to be read; refuse what its headers alone tell."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    _check_length(headers.get(b"content-length", b""), limits)
+    _check_encoding(headers.get(b"content-encoding", b"identity"))
+    trace = headers.get(b"traceparent")
+    return Call(scope["method"], scope["path"], headers, b"", trace.decode("latin-1")[:100] if trace else None)
+
+
+def _check_length(value: bytes, limits: Limits) -> None:
+    if value.isdigit() and int(value) > limits.body_bytes + _DISCARDED_BYTES:  # too much to read on for politeness
+        raise _too_large(int(value), limits.body_bytes)
+
+
+def _check_encoding(value: bytes) -> None:
+    if value.lower() != b"identity":
+        shown = value.decode("latin-1")[:100]
+        raise UnsupportedMedia(f"a body encoded as {shown!r} is not understood here", remedy="send it as it is", values={"found": shown})
+
+
+def _check_post(scope: MutableMapping[str, Any], limits: Limits) -> tuple[str | None, str | None]:
+    """Refuse what cannot be read from its headers alone; return the caller's trace id, and the arm that is asked for."""
     if scope["method"] != "POST":
         path, values = scope["path"][:100], {"method": scope["method"], "expected": "POST"}
         raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"POST {path}", values=values)
-    trace = None
+    trace = pinned = None
     for name, value in scope["headers"]:
         if name == b"content-type":
             if value != b"application/json" and not _is_json(value):
@@ -212,15 +251,14 @@ def _check_post(scope: MutableMapping[str, Any], limits: Limits) -> str | None:
                 remedy = "send JSON with the header 'content-type: application/json'"
                 raise UnsupportedMedia(f"{shown!r} is not understood here", remedy=remedy, values={"found": shown, "expected": "application/json"})
         elif name == b"content-length":
-            if value.isdigit() and int(value) > limits.body_bytes + _DISCARDED_BYTES:  # too much to read on for politeness
-                raise _too_large(int(value), limits.body_bytes)
+            _check_length(value, limits)
         elif name == b"content-encoding":
-            if value.lower() != b"identity":
-                shown = value.decode("latin-1")[:100]
-                raise UnsupportedMedia(f"a body encoded as {shown!r} is not understood here", remedy="send it as it is", values={"found": shown})
+            _check_encoding(value)
         elif name == b"traceparent":
             trace = value.decode("latin-1")[:100]
-    return trace
+        elif name == b"x-kaizen-arm":
+            pinned = value.decode("latin-1")[:100]
+    return trace, pinned
 
 
 def _is_json(value: bytes) -> bool:

@@ -21,7 +21,7 @@ from kaizenml.rollouts.assign import choose
 from kaizenml.serving.ids import Ids
 from kaizenml.serving.journal import Journal
 from kaizenml.serving.metrics import Counters
-from kaizenml.serving.protocol import Limits, read_predict
+from kaizenml.serving.protocol import Limits, PredictRequest, read_predict
 from kaizenml.serving.records import Answer, PredictionRecord, ShadowRecord
 from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute, Routing
 
@@ -42,20 +42,24 @@ class _Said(msgspec.Struct, frozen=True):
     arm: str
 
 
-class _Decision(NamedTuple):
+class Decision(NamedTuple):
+    """Who decided, why where it was not the model, and what."""
+
     predictions: Sequence[Prediction]
     decided_by: str
     reason: str | None
     features: list[dict[str, Any]] | None
 
 
-class _Answered(NamedTuple):
+class Answered(NamedTuple):
+    """One answered request; its journal record is written."""
+
     at: float
     endpoint: LoadedEndpoint
     arm: LoadedRoute
     ids: list[str]
     rows: list[dict[str, Any]]
-    decision: _Decision
+    decision: Decision
 
 
 class Engine:
@@ -71,7 +75,7 @@ class Engine:
         self._limits = limits
         self._encode_json = msgspec.json.Encoder().encode
         self._encode_record = msgspec.msgpack.Encoder().encode
-        self._shadows: deque[tuple[_Answered, list[LoadedRoute]]] = deque()
+        self._shadows: deque[tuple[Answered, list[LoadedRoute]]] = deque()
         self._shadow_rows = 0
 
     def endpoint(self, name: str) -> LoadedEndpoint:
@@ -85,50 +89,74 @@ class Engine:
             raise Unavailable(f"endpoint {name!r} cannot answer: {why}", remedy=f"kaizen rollback {name}", values={"endpoint": name})
         raise not_found("endpoint", name[:100], routing.endpoints, remedy="kaizen status" if routing.endpoints else "kaizen deploy")
 
-    def predict(self, name: str, body: bytes, trace: str | None = None) -> bytes:
-        """Answer one request.
+    def predict(self, name: str, body: bytes, trace: str | None = None, pinned: str | None = None) -> bytes:
+        """Answer one request in our own form; raises as ``answer``, and InvalidInput and TooLarge for what cannot be read.
 
         Parameters
         ----------
         name : the endpoint.
         body : the request as it came.
         trace : the caller's trace id, kept in the journal.
+        pinned : the arm or release that is to answer.
+        """
+        endpoint = self.endpoint(name)
+        answered = self.answer(endpoint, read_predict(body, self._limits), body, trace, pinned)
+        by, reason, arm = answered.decision.decided_by, answered.decision.reason, answered.arm
+        label, predictions = arm.route.arm, answered.decision.predictions
+        said = self._encode_json([_Said(i, p.value, p.probabilities, by, reason, label) for i, p in zip(answered.ids, predictions, strict=True)])
+        return b'{"predictions":' + said + arm.tail
+
+    def answer(
+        self, endpoint: LoadedEndpoint, request: PredictRequest, body: bytes | None = None, trace: str | None = None, pinned: str | None = None
+    ) -> Answered:
+        """Choose the arm, decide, and write the journal's record.
+
+        Parameters
+        ----------
+        endpoint : who answers.
+        request : what is asked.
+        body : the same as it came in our own form; None: it came in another, and the journal gets it in ours.
+        trace : the caller's trace id, kept in the journal.
+        pinned : the arm (``challenger-1``), release (``shop@3``) or release's number that is to answer; default by weight.
 
         Raises
         ------
-        NotFound, InvalidInput, TooLarge : the request cannot be answered as it is.
+        NotFound : there is no such arm.
+        InvalidInput : the rows do not fit the release.
         StorageFull, Unavailable : the journal cannot be written; nothing was answered.
         """
-        endpoint = self.endpoint(name)
-        request = read_predict(body, self._limits)
         rows = request.inputs
         at = self._clock.timestamp()
         ids = self._ids.make(at, len(rows))
         route = endpoint.route
         arm = endpoint.arms[0]
         unit = _unit(request.unit, arm, rows)
-        if len(endpoint.arms) > 1 and route.killed is None:
+        if pinned is not None:
+            arm = _pinned(endpoint, pinned)
+        elif len(endpoint.arms) > 1 and route.killed is None:
             arm = endpoint.arms[choose(route, unit or ids[0])]
         try:
             decision = self._decide(arm, rows, at, route.killed)
         except InvalidInput:
-            if arm is endpoint.arms[0]:
+            if arm is endpoint.arms[0] or pinned is not None:
                 raise
             arm = endpoint.arms[0]  # a challenger may ask for more than clients know of yet
             decision = self._decide(arm, rows, at, route.killed)
         by, reason, label = decision.decided_by, decision.reason, arm.route.arm
         answers = [Answer(i, p.value, p.probabilities, by, reason) for i, p in zip(ids, decision.predictions, strict=True)]
-        record = PredictionRecord(at, name, arm.route.release, label, unit, body, answers, decision.features, trace)
+        if body is None:
+            body = self._encode_json(request)
+        record = PredictionRecord(at, route.endpoint, arm.route.release, label, unit, body, answers, decision.features, trace)
         self._journal.append(self._encode_record(record))
-        said = self._encode_json([_Said(i, p.value, p.probabilities, by, reason, label) for i, p in zip(ids, decision.predictions, strict=True)])
-        self._counters.add(f'kaizen_predictions_total{{endpoint="{name}",arm="{label}",decided_by="{by}"}}', len(rows))
+        self._counters.add(f'kaizen_predictions_total{{endpoint="{route.endpoint}",arm="{label}",decided_by="{by}"}}', len(rows))
+        answered = Answered(at, endpoint, arm, ids, rows, decision)
         if len(endpoint.arms) > 1 or endpoint.shadows:
-            self._queue_shadows(_Answered(at, endpoint, arm, ids, rows, decision))
-        return b'{"predictions":' + said + arm.tail
+            self._queue_shadows(answered)
+        return answered
 
     def _decide(
         self, arm: LoadedRoute, rows: list[dict[str, Any]], at: float, killed: str | None, known: list[dict[str, Any]] | None = None
-    ) -> _Decision:
+    ) -> Decision:
         """Ask the arm's model; where it may not or cannot answer, answer naively and say why. A bad input raises.
 
         ``known``: what the arm's views gave for these rows, when it was looked up before.
@@ -136,7 +164,7 @@ class Engine:
         model = arm.model
         if model is None:
             by, reason = ("kill", killed) if killed is not None else ("fallback", arm.broken)
-            return _Decision([arm.naive] * len(rows), by, reason, None)
+            return Decision([arm.naive] * len(rows), by, reason, None)
         features: list[dict[str, Any]] | None = None
         try:
             full: Sequence[Row] = rows
@@ -145,18 +173,18 @@ class Engine:
                 full = [row | given for row, given in zip(rows, features, strict=True)]
             if killed is not None:
                 model.check(full)
-                return _Decision([arm.naive] * len(rows), "kill", killed, features)
-            return _Decision(model.answer(full), "model", None, features)
+                return Decision([arm.naive] * len(rows), "kill", killed, features)
+            return Decision(model.answer(full), "model", None, features)
         except InvalidInput:
             raise
         except Exception as error:
             if killed is not None:
-                return _Decision([arm.naive] * len(rows), "kill", killed, features)
+                return Decision([arm.naive] * len(rows), "kill", killed, features)
             reason = (error.what if isinstance(error, KaizenError) else f"{type(error).__name__}: {error}")[:_LONGEST_REASON]
             log.warning("release %s fell back: %s", arm.route.release, reason, exc_info=not isinstance(error, KaizenError))
-            return _Decision([arm.naive] * len(rows), "fallback", reason, features)
+            return Decision([arm.naive] * len(rows), "fallback", reason, features)
 
-    def _queue_shadows(self, answered: _Answered) -> None:
+    def _queue_shadows(self, answered: Answered) -> None:
         endpoint, arm, rows = answered.endpoint, answered.arm, answered.rows
         runs = list(endpoint.shadows)
         if endpoint.route.paired and endpoint.route.killed is None:  # a killed endpoint's arms are not to be trusted with anything
@@ -189,7 +217,7 @@ class Engine:
                 log.warning("shadow %s of %s failed: %s", loaded.route.release, name, error)
             self._counters.add(f'kaizen_shadow_rows_total{{endpoint="{name}",outcome="{outcome}"}}', len(work.rows))
 
-    def _run_shadow(self, work: _Answered, loaded: LoadedRoute) -> None:
+    def _run_shadow(self, work: Answered, loaded: LoadedRoute) -> None:
         decision = work.decision
         if loaded.model is not work.arm.model or decision.decided_by != "model":  # else it has just said it
             known = decision.features if loaded.signature.views == work.arm.signature.views else None
@@ -199,6 +227,14 @@ class Engine:
         ]
         name = work.endpoint.route.endpoint
         self._journal.append(self._encode_record(ShadowRecord(work.at, name, loaded.route.release, loaded.route.arm, answers)))
+
+
+def _pinned(endpoint: LoadedEndpoint, wanted: str) -> LoadedRoute:
+    for loaded in endpoint.arms:
+        if wanted in (loaded.route.arm, loaded.route.release, loaded.route.release.rpartition("@")[2]):
+            return loaded
+    known = [name for loaded in endpoint.arms for name in (loaded.route.arm, loaded.route.release)]
+    raise not_found("arm", wanted[:100], known, remedy="leave the arm out, or name one of values.known")
 
 
 def _unit(asked: str | int | None, champion: LoadedRoute, rows: list[dict[str, Any]]) -> str | None:

@@ -62,9 +62,7 @@ def read_predict(body: bytes, limits: Limits) -> PredictRequest:
         request = _decode_predict(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _explained(body, limits, error, "inputs") from None
-    rows = len(request.inputs)
-    if not 0 < rows <= limits.rows:
-        raise _count(rows, limits, "inputs")
+    check_rows(len(request.inputs), limits, "inputs")
     if request.unit is not None and not 0 < len(str(request.unit)) <= _UNIT_LONGEST:
         remedy = "leave it out, or send a customer's or session's key"
         raise InvalidInput(f"unit is empty or longer than {_UNIT_LONGEST}", remedy=remedy, values={"field": "unit"})
@@ -77,16 +75,18 @@ def read_outcomes(body: bytes, limits: Limits) -> list[Outcome]:
         found = _decode_outcomes(body).outcomes
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _explained(body, limits, error, "outcomes") from None
-    if not 0 < len(found) <= limits.rows:
-        raise _count(len(found), limits, "outcomes")
+    check_rows(len(found), limits, "outcomes")
     return found
 
 
-def _count(rows: int, limits: Limits, field: str) -> KaizenError:
+def check_rows(rows: int, limits: Limits, field: str) -> None:
+    """Raise InvalidInput when there is no row in ``field``, TooLarge when there are too many."""
+    if 0 < rows <= limits.rows:
+        return
     if rows == 0:
-        return InvalidInput(f"{field} is empty", remedy=f'send {{"{field}": [{{...}}]}} with one row at least', values={"field": field, "rows": 0})
+        raise InvalidInput(f"{field} is empty", remedy=f'send {{"{field}": [{{...}}]}} with one row at least', values={"field": field, "rows": 0})
     remedy = f"send at most {limits.rows:,} at once, or raise max_rows under [serve] in kaizen.toml"
-    return TooLarge(f"{rows:,} rows in {field}; the limit is {limits.rows:,}", remedy=remedy, values={"rows": rows, "limit": limits.rows})
+    raise TooLarge(f"{rows:,} rows in {field}; the limit is {limits.rows:,}", remedy=remedy, values={"rows": rows, "limit": limits.rows})
 
 
 _FORM = {"inputs": '{"inputs": [{"column": value, ...}]}', "outcomes": '{"outcomes": [{"id": "...", "value": ...}]}'}
