@@ -37,7 +37,8 @@ def test_one_dreadful_day_with_few_outcomes_is_chance() -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_outcomes_with_their_sign_turned_are_told_within_three_days(seed: int) -> None:
     days = usual_days(14, seed=seed)
-    turned = {f"2026-03-{day}": area(1 - found.value) for day, found in zip((20, 21, 22), usual_days(3, seed=seed + 50).values(), strict=True) if found}
+    later = [found for found in usual_days(3, seed=seed + 50).values() if found]
+    turned = {f"2026-03-{day}": area(1 - found.value) for day, found in zip((20, 21, 22), later, strict=True)}
     assert diagnosis._turned({**days, **turned}) == set(turned)
 
 

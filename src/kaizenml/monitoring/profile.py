@@ -190,7 +190,7 @@ def count_blocks(
 def spreads(profile: Profile) -> Floats:
     """Return the standard deviation of each column's present numbers; 0 where there are none."""
     present = np.maximum(profile.counts.sum(axis=1), 1)
-    return np.sqrt(np.maximum(profile.squares / present - np.square(profile.sums / present), 0.0))
+    return np.asarray(np.sqrt(np.maximum(profile.squares / present - np.square(profile.sums / present), 0.0)))
 
 
 def holes(bins: Bins, table: pa.Table, solid: npt.NDArray[np.bool_], *, prefix: str = "") -> npt.NDArray[np.bool_]:
