@@ -20,19 +20,14 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import lightgbm
 import msgspec
 import numpy as np
 
+import _bundle
 from _rows import OURS, options, report
-from kaizenml.features.encoder import EncodedColumn, Encoder
-from kaizenml.features.signature import Field, Signature
 from kaizenml.rollouts import snapshot
-from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Snapshot
-from kaizenml.training import model_file
-from kaizenml.training.model_file import Member, ModelSpec, Naive
+from kaizenml.rollouts.snapshot import EndpointRoute, Snapshot
 
-NAMES = [f"feature_{n}" for n in range(30)]
 CONNECTIONS = 16
 
 
@@ -69,7 +64,7 @@ class Server(NamedTuple):
 @contextmanager
 def _ours(state: Path, releases: int) -> Iterator[Server]:
     """Serve a release, and the others as its shadows."""
-    routes = [_bundle(state, number) for number in range(1, releases + 1)]
+    routes = [_bundle.write(state, number) for number in range(1, releases + 1)]
     shadows = [msgspec.structs.replace(route, arm="shadow") for route in routes[1:]]
     endpoint = EndpointRoute(endpoint="bench", revision=1, arms=routes[:1], shadows=shadows)
     snapshot.write(state / "serving" / snapshot.FILE, Snapshot(revision=1, written_at=0.0, endpoints={"bench": endpoint}))
@@ -100,25 +95,9 @@ def _memory(server: Server) -> float:
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
 
-def _bundle(state: Path, number: int) -> Route:
-    rng = np.random.default_rng(number)
-    x = rng.normal(size=(5000, len(NAMES))).astype(np.float32)
-    y = (x[:, 0] + x[:, 1] * x[:, 2] + rng.normal(size=5000) > 0).astype(float)
-    folder = state / "releases" / "bench" / str(number) / "model"
-    folder.mkdir(parents=True)
-    parameters = {"objective": "binary", "num_leaves": 31, "verbosity": -1}
-    lightgbm.train(parameters, lightgbm.Dataset(x, y), 200).save_model(str(folder / "m.txt"))
-    signature = Signature(task="binary", target="y", classes=[False, True], fields=[Field(name=name, kind="number") for name in NAMES])
-    encoder = Encoder(columns=[EncodedColumn(name=name, kind="number") for name in NAMES])
-    members = [Member(name="boosted", kind="lightgbm", file="m.txt", weight=1.0)]
-    model_file.write(folder, ModelSpec(signature=signature, encoder=encoder, members=members, naive=Naive(value=False, probabilities=[0.5, 0.5])))
-    lineage = Lineage(model="bench@1", data="bench@1", features=[], code="0" * 40, hash="0" * 64)
-    return Route(release=f"bench@{number}", bundle=f"releases/bench/{number}", weight=1000, arm="champion", lineage=lineage)
-
-
 def _request(rows: int) -> bytes:
     rng = np.random.default_rng(9)
-    inputs = [dict(zip(NAMES, map(float, row), strict=True)) for row in rng.normal(size=(rows, len(NAMES)))]
+    inputs = [dict(zip(_bundle.NAMES, map(float, row), strict=True)) for row in rng.normal(size=(rows, len(_bundle.NAMES)))]
     body = msgspec.json.encode({"inputs": inputs})
     return b"POST /predict/bench HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 

@@ -254,17 +254,6 @@ def test_drains_at_once_take_turns(ctx):
     assert sorted(rows) == [0, 0, 400]
 
 
-def test_two_thousand_rows_are_drained_in_a_blink(ctx):
-    bundles.write_bundle(ctx.state)
-    writer = Writer(ctx.state)
-    best = 10.0
-    for _ in range(4):
-        for _ in range(1000):
-            writer.write()
-        best = min(best, drain(ctx).seconds)
-    assert best < 0.3  # 0.04 where nobody else computes
-
-
 def test_serving_goes_on_while_it_is_drained(ctx):
     state = ctx.state
     bundles.route(state, bundles.write_bundle(state))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -112,17 +111,6 @@ def test_a_wrong_outcome_is_named_and_nothing_of_its_request_is_kept(tmp_path, s
 def test_a_class_of_any_release_that_answers_will_do(store):
     newer = Signature(task="multiclass", target="size", classes=["small", "large", "huge"], fields=[])
     assert store.take("e", [Outcome("a", "huge")], [WORDS, newer], NOW).accepted == 1
-
-
-def test_a_thousand_outcomes_take_milliseconds(store, ids):
-    made = ids.make(NOW, 5000)
-    best = 1.0
-    for low in range(0, 5000, 1000):
-        some = [Outcome(identity, True) for identity in made[low : low + 1000]]
-        begun = time.perf_counter()
-        store.take("e", some, [BINARY], NOW)
-        best = min(best, time.perf_counter() - begun)
-    assert best < 0.05  # about 0.01 where nobody else computes
 
 
 def test_writers_at_once_keep_each_outcome_once(tmp_path, ids):
