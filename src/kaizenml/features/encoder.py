@@ -328,7 +328,8 @@ def _absent(absent: list[EncodedColumn], row: Mapping[str, Any], position: int, 
     """Name all that are absent: nobody should have to ask once for each."""
     first, rest = absent[0], [column.name for column in absent[1:]]
     close = nearest(first.name, [name for name in row if isinstance(name, str) and name not in known])
-    more = f", and so {'are' if len(rest) > 1 else 'is'} {', '.join(rest[:12])}{f' and {len(rest) - 12} more' if len(rest) > 12 else ''}" if rest else ""
+    others = ", ".join(rest[:12]) + (f" and {len(rest) - 12} more" if len(rest) > 12 else "")
+    more = f", and so {'are' if len(rest) > 1 else 'is'} {others}" if rest else ""
     return InvalidInput(
         f"inputs[{position}].{first.name} is absent{more}" + (f"; did you mean {first.name!r} by {close!r}?" if close else ""),
         remedy=f"send {'them' if rest else repr(first.name)}, as null when {'they are' if rest else 'it is'} not known",
