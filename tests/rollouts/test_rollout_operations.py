@@ -168,6 +168,7 @@ def test_an_event_and_its_change_stand_or_fall_together(ctx: Context, release: M
     assert rollouts.show(ctx, "shop").revision == 1
 
 
+@pytest.mark.slow
 def test_publishers_of_several_processes_never_take_the_snapshot_back(ctx: Context, release: Make) -> None:
     release()
     rollouts.deploy(ctx, "shop", "shop@1")
