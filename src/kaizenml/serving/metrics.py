@@ -7,6 +7,7 @@ words: bounded. Hot path: imports only the standard library.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from bisect import bisect_left
@@ -15,6 +16,7 @@ from pathlib import Path
 BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
 _NAMES_BYTES = 1 << 18
 _SLOTS = 4096
+_BYTES = _NAMES_BYTES + _SLOTS * 8
 _HELP = {
     "kaizen_requests_total": ("counter", "Requests by path kind, endpoint and HTTP status."),
     "kaizen_predictions_total": ("counter", "Rows answered, by endpoint, arm and who decided."),
@@ -38,14 +40,9 @@ class Counters:
     def __init__(self, folder: Path, worker: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
-        path = folder / f"worker-{worker}.counters"
-        size = _NAMES_BYTES + _SLOTS * 8
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(handle, size)
-            self._memory = mmap.mmap(handle, size)
-        finally:
-            os.close(handle)
+        mapped = _mapped(folder / f"worker-{worker}.counters")
+        self._alone = mapped is None  # on a full disk: what is counted is shown by this worker only, and answering goes on
+        self._memory = mmap.mmap(-1, _BYTES) if mapped is None else mapped
         self._values = memoryview(self._memory)[_NAMES_BYTES:].cast("d")
         names = _names(self._memory)
         self._slots = {name: slot for slot, name in enumerate(names)}
@@ -73,14 +70,10 @@ class Counters:
     def render(self, gauges: dict[str, float]) -> str:
         """Return the sum of all workers' series, and this worker's ``gauges``, in Prometheus' text format."""
         sums: dict[str, float] = {}
-        files = sorted(self.folder.glob("worker-*.counters"))
-        for path in files:
-            try:
-                raw = path.read_bytes()
-            except FileNotFoundError:
-                continue
-            if len(raw) != _NAMES_BYTES + _SLOTS * 8:
-                continue
+        files = [raw for path in sorted(self.folder.glob("worker-*.counters")) if (raw := _read(path))]
+        if self._alone:
+            files.append(bytes(self._memory))
+        for raw in files:
             values = memoryview(raw)[_NAMES_BYTES:].cast("d")
             for slot, name in enumerate(_names(raw)):
                 sums[name] = sums.get(name, 0.0) + values[slot]
@@ -109,6 +102,32 @@ class Counters:
         self._end += len(text)
         self._slots[name] = slot
         return slot
+
+
+def _mapped(path: Path) -> mmap.mmap | None:
+    """Map a worker's file into memory; None where the disk has no room for it."""
+    handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        # written, not left sparse: a page that finds no room when it is first counted in ends the process without a word (SIGBUS)
+        while (size := os.fstat(handle).st_size) < _BYTES:
+            os.pwrite(handle, bytes(_BYTES - size), size)
+        return mmap.mmap(handle, _BYTES)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        path.unlink(missing_ok=True)
+        return None
+    finally:
+        os.close(handle)
+
+
+def _read(path: Path) -> bytes | None:
+    """Return a worker's file; None when it has just gone, or is being made."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    return raw if len(raw) == _BYTES else None
 
 
 def _names(raw: bytes | mmap.mmap) -> list[str]:
