@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -198,3 +199,42 @@ def test_status_counts_every_answer_that_was_given(live, unwatched, says):
     endpoint = {"endpoint": "shop", "state": "steady", "killed": None, "traffic": [], "shadows": [], "alerts": [], "loop": None}
     told = status.text({"project": "shop", "served": None, "endpoints": [{**endpoint, "live": live, "unwatched": unwatched}]})
     assert f"  live     {says}\n" in told
+
+
+def test_a_disk_that_cannot_be_written_is_named_by_what_still_stands(tmp_path, monkeypatch, capsys):
+    def failing(error: OSError) -> int:
+        def fail(*_arguments: object, **_options: object) -> None:
+            raise error
+
+        monkeypatch.setattr("kaizenml.scaffold.project.make", fail)
+        return run(["init", "shop", "--data", "a.csv", "--target", "b"])
+
+    gone = str(tmp_path / ".shop-1x2y" / "data" / "a.csv")
+    cases = {
+        # a copy fails by its source in filename and its end in filename2
+        OSError(errno.ENOSPC, "No space left on device", "/elsewhere/a.csv", None, gone): f"the disk is full: {tmp_path}\n  try: free some space",
+        OSError(errno.ENOSPC, "No space left on device"): "the disk is full\n  try: free some space",
+        OSError(errno.EROFS, "Read-only file system", gone): f"{tmp_path} can only be read\n  try: work in a folder that can be written",
+        PermissionError(
+            errno.EACCES, "Permission denied", gone
+        ): f"{tmp_path} may not be used by this user\n  try: check its owner and rights: ls -ld {tmp_path}",
+    }
+    for error, says in cases.items():
+        assert failing(error) == 1
+        assert capsys.readouterr().err.startswith(f"error: {says}")
+
+
+def test_a_catalog_that_is_damaged_or_cannot_be_opened_is_no_bug_report(project, capsys, monkeypatch):
+    assert run(["audit", "list"]) == 0
+    catalog = project / ".kaizen" / "catalog.db"
+    catalog.write_bytes(b"no database at all, " * 500)
+    for left in project.glob(".kaizen/catalog.db-*"):
+        left.unlink()
+    capsys.readouterr()
+    assert run(["audit", "list"]) == 1
+    assert capsys.readouterr().err.startswith("error: the catalog of this project is damaged\n  try: put a backup")
+    catalog.unlink()
+    catalog.mkdir()  # cannot be opened, whoever one is
+    monkeypatch.setattr("os.access", lambda _path, _mode: False)
+    assert run(["audit", "list"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {project} can only be read; the catalog in it must be written\n  try: check its rights")

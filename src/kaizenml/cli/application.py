@@ -17,7 +17,7 @@ import click
 import kaizenml
 from kaizenml.cli.face import Face, print_error
 from kaizenml.cli.shell import Group
-from kaizenml.errors import KaizenError, StorageFull, UsageError
+from kaizenml.errors import Corrupt, KaizenError, StorageFull, UsageError
 
 _SPACE = "free some space (df -h .) and repeat; nothing was half-written"
 _SMALL = 1 << 20
@@ -119,7 +119,7 @@ def run(arguments: list[str]) -> int:
         click.echo("stopped", err=True)
         return 130
     except Exception as error:
-        found = _full_catalog(error, face) or _unexpected(error, face)
+        found = _unusable_catalog(error, face) or _unexpected(error, face)
         print_error(found, json=face.json or "--json" in arguments)
         return found.exit_code
 
@@ -135,26 +135,47 @@ def _storage(error: OSError) -> BaseException:
         return error
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         what = "a file may not grow any more (ulimit -f)" if error.errno == errno.EFBIG else "the disk is full"
-        return StorageFull(f"{what}: {error.filename or ''}".rstrip(": "), remedy=_SPACE)
+        return StorageFull(f"{what}: {_standing(error)}".rstrip(": "), remedy=_SPACE)
     if isinstance(error, PermissionError) and error.filename:
-        return KaizenError(f"{error.filename} may not be used by this user", remedy=f"check its owner and rights: ls -ld {error.filename}")
+        where = _standing(error)
+        return KaizenError(f"{where} may not be used by this user", remedy=f"check its owner and rights: ls -ld {where}")
+    if error.errno == errno.EROFS:
+        return KaizenError(f"{_standing(error) or 'the disk'} can only be read", remedy="work in a folder that can be written: df -h .")
     return error
 
 
-def _full_catalog(error: Exception, face: Face) -> KaizenError | None:
-    """Tell a full disk from what SQLite says of it; None for any other error."""
+def _standing(error: OSError) -> str:
+    """Return the file that an error is about, or the folder around it when it was taken away again; a copy is about where it goes."""
+    name = error.filename2 or error.filename
+    if not isinstance(name, str):
+        return ""
+    path = Path(name).absolute()
+    return str(next(place for place in (path, *path.parents) if place.exists()))
+
+
+def _unusable_catalog(error: Exception, face: Face) -> KaizenError | None:
+    """Tell a full or write-protected disk, and a damaged file, from what SQLite says of them; None for any other error."""
     text = str(error)
-    if not type(error).__module__.startswith(("sqlalchemy.", "sqlite3")) or "disk" not in text:
+    if not type(error).__module__.startswith(("sqlalchemy.", "sqlite3")):
         return None
-    if "disk is full" not in text:
-        # an I/O error is a full disk where not even a small file has room, or a file that may not grow
-        root = face.root()
-        limited = resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY
-        if "disk I/O error" not in text or not (limited or shutil.disk_usage(root if root.is_dir() else ".").free <= _SMALL):
-            return None
-        if limited:
+    root = face.root()
+    if "disk is full" in text:
+        return StorageFull("the disk is full: the catalog cannot be written", remedy=_SPACE)
+    if "disk I/O error" in text:
+        # a full disk where not even a small file has room, or a file that may not grow
+        if resource.getrlimit(resource.RLIMIT_FSIZE)[0] != resource.RLIM_INFINITY:
             return StorageFull("the catalog cannot be written: the disk is full, or a file may not grow any more (ulimit -f)", remedy=_SPACE)
-    return StorageFull("the disk is full: the catalog cannot be written", remedy=_SPACE)
+        if shutil.disk_usage(root if root.is_dir() else ".").free <= _SMALL:
+            return StorageFull("the disk is full: the catalog cannot be written", remedy=_SPACE)
+    if ("unable to open" in text or "readonly database" in text) and not os.access(root, os.W_OK):
+        return KaizenError(
+            f"{root} can only be read; the catalog in it must be written", remedy=f"check its rights, and the disk: ls -ld {root}; df -h {root}"
+        )
+    if "malformed" in text or "not a database" in text:
+        return Corrupt(
+            "the catalog of this project is damaged", remedy="put a backup of its state folder (.kaizen) back", values={"folder": str(root)}
+        )
+    return None
 
 
 def _unexpected(error: Exception, face: Face) -> KaizenError:
