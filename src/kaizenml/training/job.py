@@ -90,13 +90,13 @@ class Job:
             found = fitting.search(rows, pairs, task, [field.name for field in material.fields], effort=effort, total_rows=len(material.y))
         chosen = known or (found.recipe if found else known)
         assert chosen is not None
-        effort.progress("judging on the newest rows" if self.split.by == "time" else "judging on the hold-out", 0.75)
-        judged = fitting.judge(chosen, rows, holdout.vectors, task, effort)
-        board, gains = self._board(rows, holdout, judged, found)
-        effort.progress("fitting on all rows", 0.85)
         encoder = encoding.learn(material.table, material.fields, accepts=material.accepts)
         everything = Rows(encoding.encode(encoder, material.table), material.y, encoder.categorical, encoder.onehot)
-        members = fitting.make(chosen, everything, task, effort)
+        where = "newest rows" if self.split.by == "time" else "hold-out"
+        effort.progress(f"judging on the {where}, fitting on all rows", 0.75)
+        judged, members = fitting.judge_and_make(chosen, rows, holdout.vectors, everything, task, effort)
+        effort.progress("comparing", 0.95)
+        board, gains = self._board(rows, holdout, judged, found)
         return Made(material, chosen, encoder, members, self._naive(material.y), board, gains, self._described())
 
     def _split(self) -> Split:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -29,6 +30,7 @@ FEW_CELLS = 200_000
 QUICKEST = 0.3  # learning rate beyond which trees overshoot
 FEWEST = 10  # rounds at the quickest steps without which an answer hardly differs from the naive one
 ENOUGH = 10.0  # learning rate times rounds by which a loss has mostly fallen
+_ONE_THREAD = threading.Lock()  # the limit is the process's own: of two that set it, the second would put the first one's back for good
 BULK = (0.01, 0.99)  # quantiles between which the linear model follows a number
 
 
@@ -246,7 +248,7 @@ def _boosted(plan: Plan, booster: lightgbm.Booster, rounds: int, task: Task, *, 
 
 def _linear(plan: Plan, rows: Rows, task: Task, started: float) -> Fitted:
     # one thread: matrices are small, and sums in the same order give the same model on every machine
-    with threadpool_limits(limits=1):
+    with _ONE_THREAD, threadpool_limits(limits=1):
         document = _fit_linear(plan, rows, task)
     ready = Linear(document)
     text = msgspec.json.encode(document).decode()
