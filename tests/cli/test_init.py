@@ -172,6 +172,7 @@ def test_what_ci_installs_is_this_kaizenml_wherever_it_came_from(tmp_path):
         assert installation.line_for({"url": "file:///somewhere", **only_here}, "0.1.0") is None
 
 
+@pytest.mark.slow
 def test_an_installation_that_only_this_machine_has_goes_along_as_a_wheel_that_runs_the_checks(kaizen, orders, tmp_path):
     done = kaizen("init", "shop", "--data", "orders.csv", "--target", "returned", "--json")
     wheel = next(path for path in done.document["files"] if path.endswith(".whl"))

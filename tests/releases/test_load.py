@@ -111,6 +111,7 @@ def test_errors_are_counted_and_told(reply: bytes | None, told: str) -> None:
     assert any(told in complaint for complaint in measured.complaints(p99_ms=1000.0))
 
 
+@pytest.mark.slow
 def test_a_server_that_cannot_keep_up_misses_the_rate() -> None:
     with server(lambda _: 0.02) as port:  # 50 requests a second at most
         measured = load.run(port, "/", [b"{}"], rate=200.0, seconds=0.5)

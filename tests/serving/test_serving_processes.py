@@ -111,6 +111,7 @@ def test_the_whole_server_killed_loses_nothing_and_leaves_no_worker(ctx):
     assert set(asker.answered) <= set(predictions.read(ctx, "shop", columns=["id"])["id"].to_pylist())
 
 
+@pytest.mark.slow
 def test_ending_answers_what_is_in_flight_and_runs_the_shadows(ctx):
     state = _deploy(ctx)
     process = bundles.start("--state", str(state), log=state / "log")

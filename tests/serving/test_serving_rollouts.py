@@ -154,6 +154,7 @@ def test_a_store_that_fails_makes_the_answer_naive_and_says_why(ctx):
         assert "damaged" in said["reason"]
 
 
+@pytest.mark.slow
 def test_a_challenger_that_is_gone_leaves_the_champion_alone_and_a_gone_champion_is_unavailable(ctx):
     state = ctx.state
     champion = bundles.write_bundle(state)

@@ -166,6 +166,7 @@ def test_what_was_refused_once_stays_refused(project):
     assert [leak.column for leak in operations.train(ctx).leaks] == ["refund"]
 
 
+@pytest.mark.slow
 def test_a_column_that_the_user_knows_is_kept(project):
     ctx = project("returned", TIMED + '\nknown = ["refund"]')
     rows = orders(900)
@@ -175,7 +176,7 @@ def test_a_column_that_the_user_knows_is_kept(project):
     assert "refund" in run.parameters["recipe"]["fields"]
 
 
-@pytest.mark.parametrize("budget", ["50ms", "3s"])
+@pytest.mark.parametrize("budget", ["50ms", pytest.param("3s", marks=pytest.mark.slow)])
 def test_the_budget_is_kept_and_never_ends_without_a_model(project, budget):
     ctx = project("returned", TIMED, budget=budget)
     data.add(ctx, "rows", table=orders(12_000))

@@ -106,7 +106,7 @@ def judge(recipe: Recipe, rows: Rows, holdout: Vectors, task: Task, effort: Effo
     return Judged(members, blended(recipe, members), {fitted.plan.name: fitted.seconds for fitted in made})
 
 
-def judge_and_make(recipe: Recipe, rows: Rows, holdout: Vectors, everything: Rows, task: Task, effort: Effort) -> tuple[Judged, list[Fitted]]:
+def judge_and_make(recipe: Recipe, rows: Rows, holdout: Vectors, everything: Rows, *, task: Task, effort: Effort) -> tuple[Judged, list[Fitted]]:
     """Judge the recipe on the hold-out, and make it from all rows.
 
     Both at once where there are two threads or more: two fits with half of the threads each end sooner than one after the
