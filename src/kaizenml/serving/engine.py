@@ -48,7 +48,22 @@ class Decision(NamedTuple):
     predictions: Sequence[Prediction]
     decided_by: str
     reason: str | None
+
+
+class Asked(NamedTuple):
+    """One request with its ids, the arm that is to answer it, and the features that the arm's views gave."""
+
+    at: float
+    endpoint: LoadedEndpoint
+    arm: LoadedRoute
+    ids: list[str]
+    unit: str | None
+    rows: list[dict[str, Any]]
     features: list[dict[str, Any]] | None
+    lost: str | None
+    """Why the features could not be read."""
+    free: bool
+    """Whether the champion may answer in the arm's place."""
 
 
 class Answered(NamedTuple):
@@ -59,6 +74,7 @@ class Answered(NamedTuple):
     arm: LoadedRoute
     ids: list[str]
     rows: list[dict[str, Any]]
+    features: list[dict[str, Any]] | None
     decision: Decision
 
 
@@ -125,64 +141,69 @@ class Engine:
         InvalidInput : the rows do not fit the release.
         StorageFull, Unavailable : the journal cannot be written; nothing was answered.
         """
+        asked = self.choose(endpoint, request, pinned)
+        try:
+            decision = decide(asked)
+        except InvalidInput:
+            if not asked.free:
+                raise
+            asked = self.hand_over(asked)
+            decision = decide(asked)
+        return self.record(asked, decision, request, body, trace)
+
+    def choose(self, endpoint: LoadedEndpoint, request: PredictRequest, pinned: str | None = None) -> Asked:
+        """Give the rows their ids, choose the arm by the unit, and look the arm's features up; raises NotFound and InvalidInput."""
         rows = request.inputs
         at = self._clock.timestamp()
         ids = self._ids.make(at, len(rows))
-        route = endpoint.route
         arm = endpoint.arms[0]
         unit = _unit(request.unit, arm, rows)
+        free = False
         if pinned is not None:
             arm = _pinned(endpoint, pinned)
-        elif len(endpoint.arms) > 1 and route.killed is None:
-            arm = endpoint.arms[choose(route, unit or ids[0])]
+        elif len(endpoint.arms) > 1 and endpoint.route.killed is None:
+            arm = endpoint.arms[choose(endpoint.route, unit or ids[0])]
+            free = arm is not endpoint.arms[0]
         try:
-            decision = self._decide(arm, rows, at, route.killed)
+            features, lost = self._features(arm, rows, at)
         except InvalidInput:
-            if arm is endpoint.arms[0] or pinned is not None:
+            if not free:
                 raise
-            arm = endpoint.arms[0]  # a challenger may ask for more than clients know of yet
-            decision = self._decide(arm, rows, at, route.killed)
-        by, reason, label = decision.decided_by, decision.reason, arm.route.arm
+            arm, free = endpoint.arms[0], False
+            features, lost = self._features(arm, rows, at)
+        return Asked(at, endpoint, arm, ids, unit, rows, features, lost, free)
+
+    def hand_over(self, asked: Asked) -> Asked:
+        """Let the champion answer what does not fit the arm: a challenger may ask for more than clients know of yet."""
+        champion = asked.endpoint.arms[0]
+        features, lost = self._features(champion, asked.rows, asked.at)
+        return asked._replace(arm=champion, features=features, lost=lost, free=False)
+
+    def record(self, asked: Asked, decision: Decision, request: PredictRequest, body: bytes | None = None, trace: str | None = None) -> Answered:
+        """Write the journal's record, count, and put the shadows in their queue; the answer may leave afterwards, never before."""
+        endpoint, arm, ids = asked.endpoint, asked.arm, asked.ids
+        name, label, by, reason = endpoint.route.endpoint, arm.route.arm, decision.decided_by, decision.reason
         answers = [Answer(i, p.value, p.probabilities, by, reason) for i, p in zip(ids, decision.predictions, strict=True)]
         if body is None:
             body = self._encode_json(request)
-        record = PredictionRecord(at, route.endpoint, arm.route.release, label, unit, body, answers, decision.features, trace)
+        record = PredictionRecord(asked.at, name, arm.route.release, label, asked.unit, body, answers, asked.features, trace)
         self._journal.append(self._encode_record(record))
-        self._counters.add(f'kaizen_predictions_total{{endpoint="{route.endpoint}",arm="{label}",decided_by="{by}"}}', len(rows))
-        answered = Answered(at, endpoint, arm, ids, rows, decision)
+        self._counters.add(f'kaizen_predictions_total{{endpoint="{name}",arm="{label}",decided_by="{by}"}}', len(ids))
+        answered = Answered(asked.at, endpoint, arm, ids, asked.rows, asked.features, decision)
         if len(endpoint.arms) > 1 or endpoint.shadows:
             self._queue_shadows(answered)
         return answered
 
-    def _decide(
-        self, arm: LoadedRoute, rows: list[dict[str, Any]], at: float, killed: str | None, known: list[dict[str, Any]] | None = None
-    ) -> Decision:
-        """Ask the arm's model; where it may not or cannot answer, answer naively and say why. A bad input raises.
-
-        ``known``: what the arm's views gave for these rows, when it was looked up before.
-        """
-        model = arm.model
-        if model is None:
-            by, reason = ("kill", killed) if killed is not None else ("fallback", arm.broken)
-            return Decision([arm.naive] * len(rows), by, reason, None)
-        features: list[dict[str, Any]] | None = None
+    def _features(self, arm: LoadedRoute, rows: list[dict[str, Any]], at: float) -> tuple[list[dict[str, Any]] | None, str | None]:
+        """Return what the arm's views know of the rows, or why that could not be read."""
+        if arm.model is None or not arm.signature.views:
+            return None, None
         try:
-            full: Sequence[Row] = rows
-            if arm.signature.views:
-                features = known if known is not None else look_up(self._online, arm.signature.views, rows, at)
-                full = [row | given for row, given in zip(rows, features, strict=True)]
-            if killed is not None:
-                model.check(full)
-                return Decision([arm.naive] * len(rows), "kill", killed, features)
-            return Decision(model.answer(full), "model", None, features)
+            return look_up(self._online, arm.signature.views, rows, at), None
         except InvalidInput:
             raise
         except Exception as error:
-            if killed is not None:
-                return Decision([arm.naive] * len(rows), "kill", killed, features)
-            reason = (error.what if isinstance(error, KaizenError) else f"{type(error).__name__}: {error}")[:_LONGEST_REASON]
-            log.warning("release %s fell back: %s", arm.route.release, reason, exc_info=not isinstance(error, KaizenError))
-            return Decision([arm.naive] * len(rows), "fallback", reason, features)
+            return None, _told(arm, error)
 
     def _queue_shadows(self, answered: Answered) -> None:
         endpoint, arm, rows = answered.endpoint, answered.arm, answered.rows
@@ -220,13 +241,52 @@ class Engine:
     def _run_shadow(self, work: Answered, loaded: LoadedRoute) -> None:
         decision = work.decision
         if loaded.model is not work.arm.model or decision.decided_by != "model":  # else it has just said it
-            known = decision.features if loaded.signature.views == work.arm.signature.views else None
-            decision = self._decide(loaded, _without_strangers(work.rows, loaded, work.arm), work.at, None, known)
+            rows = _without_strangers(work.rows, loaded, work.arm)
+            known, lost = work.features, None
+            if known is None or loaded.signature.views != work.arm.signature.views:
+                known, lost = self._features(loaded, rows, work.at)
+            decision = _decide(loaded, rows, known, lost, None)
         answers = [
             Answer(i, p.value, p.probabilities, decision.decided_by, decision.reason) for i, p in zip(work.ids, decision.predictions, strict=True)
         ]
         name = work.endpoint.route.endpoint
         self._journal.append(self._encode_record(ShadowRecord(work.at, name, loaded.route.release, loaded.route.arm, answers)))
+
+
+def decide(asked: Asked) -> Decision:
+    """Ask the model of the arm that was chosen; where it may not or cannot answer, answer naively and say why.
+
+    Touches nothing of the engine, so it may run beside the event loop, one call at a time for each model.
+
+    Raises
+    ------
+    InvalidInput : the rows do not fit the release.
+    """
+    return _decide(asked.arm, asked.rows, asked.features, asked.lost, asked.endpoint.route.killed)
+
+
+def _decide(arm: LoadedRoute, rows: list[dict[str, Any]], features: list[dict[str, Any]] | None, lost: str | None, killed: str | None) -> Decision:
+    model = arm.model
+    if model is None or lost is not None:
+        by, reason = ("kill", killed) if killed is not None else ("fallback", lost or arm.broken)
+        return Decision([arm.naive] * len(rows), by, reason)
+    full: Sequence[Row] = rows if features is None else [row | given for row, given in zip(rows, features, strict=True)]
+    try:
+        if killed is not None:
+            model.check(full)
+            return Decision([arm.naive] * len(rows), "kill", killed)
+        return Decision(model.answer(full), "model", None)
+    except InvalidInput:
+        raise
+    except Exception as error:
+        by, reason = ("kill", killed) if killed is not None else ("fallback", _told(arm, error))
+        return Decision([arm.naive] * len(rows), by, reason)
+
+
+def _told(arm: LoadedRoute, error: Exception) -> str:
+    reason = (error.what if isinstance(error, KaizenError) else f"{type(error).__name__}: {error}")[:_LONGEST_REASON]
+    log.warning("release %s fell back: %s", arm.route.release, reason, exc_info=not isinstance(error, KaizenError))
+    return reason
 
 
 def _pinned(endpoint: LoadedEndpoint, wanted: str) -> LoadedRoute:
