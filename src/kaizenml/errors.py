@@ -114,6 +114,12 @@ class TooLarge(KaizenError):
     code, status = "too_large", 413
 
 
+class RateLimited(KaizenError):
+    """More requests than this token may send; wait as long as the values say."""
+
+    code, status = "rate_limited", 429
+
+
 class Unavailable(KaizenError):
     """Not now: a port is taken, a server does not answer, a queue is full."""
 

@@ -35,6 +35,7 @@ MODULES = {
     "serving": "kaizenml.serving.operations",
     "monitoring": "kaizenml.monitoring.operations",
     "loop": "kaizenml.loop.operations",
+    "tokens": "kaizenml.access.operations",
     "audit": "kaizenml.audit",
 }
 """Where the operations of a noun are."""

@@ -74,6 +74,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_depth: int = 64  # nesting of JSON
     fsync: Literal["off", "tick", "request"] = "off"
     segment_bytes: int = 64_000_000
+    auth: Literal["auto", "on", "off"] = "auto"  # API tokens; auto: needed wherever others than this machine can reach the port
     outcome_window: str = "90d"  # outcomes later than this are still taken, but called late
 
 

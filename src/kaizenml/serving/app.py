@@ -11,8 +11,9 @@ from typing import Any
 
 import msgspec
 
+from kaizenml.access.token import Keyring
 from kaizenml.clock import Clock
-from kaizenml.errors import KaizenError, NotFound, TooLarge, Unavailable, nearest
+from kaizenml.errors import KaizenError, NotFound, RateLimited, TooLarge, Unauthorized, Unavailable, nearest
 from kaizenml.serving.dialects.call import Call, Dialect
 from kaizenml.serving.dialects.invocations import Invocations
 from kaizenml.serving.dialects.oip import OpenInference
@@ -32,6 +33,7 @@ _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 _METHODS = {"/health/live": "GET", "/health/ready": "GET", "/metrics": "GET", "/openapi.json": "GET"}
 _PATHS = ["/predict/{endpoint}", "/outcomes/{endpoint}", "/v2/models/{endpoint}/infer", "/endpoints/{endpoint}/invocations", *_METHODS]
+_OPEN = ("/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready")
 _DISCARDED_BYTES = 64_000_000  # of a too large body, so that its sender gets to read the answer
 
 
@@ -40,7 +42,7 @@ class App:
 
     def __init__(
         self, *, engine: Engine, watcher: Watcher, outcomes: OutcomeStore, counters: Counters, clock: Clock, limits: Limits,
-        sync: Callable[[], None] | None = None,
+        sync: Callable[[], None] | None = None, keyring: Keyring | None = None,
     ) -> None:  # fmt: skip
         self.engine = engine
         self.watcher = watcher
@@ -49,6 +51,8 @@ class App:
         self._clock = clock
         self._limits = limits
         self._sync = sync
+        self.keyring = keyring
+        """Who may ask; None: everybody who can reach the port."""
         self._shadowing = False
         # outcomes wait for a lock and the disk: beside the loop, in one thread that owns the connection
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="outcomes")
@@ -72,6 +76,8 @@ class App:
         place, endpoint = "other", ""
         dialect: Dialect | None = None
         try:
+            if self.keyring is not None:
+                self._admit(scope, path, self.keyring)
             if path.startswith("/predict/"):
                 place, endpoint = "predict", path[9:]
                 trace, pinned = _check_post(scope, self._limits)
@@ -113,6 +119,13 @@ class App:
         if not self._shadowing and self.engine.has_shadows:
             self._shadowing = True
             asyncio.get_running_loop().call_soon(self._run_shadows)
+
+    def _admit(self, scope: MutableMapping[str, Any], path: str, keyring: Keyring) -> None:
+        """Ask for a token; whoever only wants to know whether the process is well needs none."""
+        if path in _OPEN:
+            return
+        shown = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), "")
+        keyring.check(shown, "outcomes" if path.startswith("/outcomes/") else "predict" if scope["method"] == "POST" else None, time.time())
 
     def _count(self, place: str, endpoint: str, status: int, start: float) -> None:
         known = endpoint if endpoint in self.engine.routing.endpoints else ""  # labels stay bounded whatever is asked for
@@ -274,6 +287,10 @@ def _too_large(size: int, limit: int) -> TooLarge:
 def _error_headers(error: KaizenError) -> tuple[tuple[bytes, bytes], ...]:
     if isinstance(error, MethodNotAllowed):
         return ((b"allow", str(error.values.get("expected", "POST")).encode()),)
+    if isinstance(error, Unauthorized):
+        return ((b"www-authenticate", b"Bearer"),)
+    if isinstance(error, RateLimited):
+        return ((b"retry-after", str(error.values.get("retry_after_s", 1)).encode()),)
     if isinstance(error, Unavailable):
         return ((b"retry-after", b"1"),)
     if isinstance(error, TooLarge):
