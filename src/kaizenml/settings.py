@@ -74,7 +74,11 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_depth: int = 64  # nesting of JSON
     fsync: Literal["off", "tick", "request"] = "off"
     segment_bytes: int = 64_000_000
-    auth: Literal["auto", "on", "off"] = "auto"  # API tokens; auto: needed wherever others than this machine can reach the port
+    auth: Literal["auto", "on", "off"] = "auto"  # API tokens; auto: needed wherever others than this machine can come in
+    tls_cert: str | None = None  # PEM file, relative to the project; the certificate first, then its chain
+    tls_key: str | None = None
+    root_path: str = ""  # path prefix under which a proxy shows the server, such as /ml; taken off or not
+    trusted_proxies: str = ""  # addresses or networks whose X-Forwarded-For and -Proto are believed, with commas between
     outcome_window: str = "90d"  # outcomes later than this are still taken, but called late
 
 

@@ -1,4 +1,7 @@
-"""Make, list and revoke API tokens."""
+"""Make, list and revoke API tokens.
+
+Their times are the machine's own, for they guard real doors; the record of who made them has the project's time, like every event.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import msgspec
 
 from kaizenml.access import store, token
 from kaizenml.access.token import SCOPES, Scope, Token
-from kaizenml.clock import parse_duration
+from kaizenml.clock import SystemClock, parse_duration
 from kaizenml.context import Context
 from kaizenml.errors import Conflict, UsageError, nearest, not_found
 from kaizenml.refs import check_name
@@ -46,9 +49,9 @@ def create(
     Parameters
     ----------
     name : whose it is, for the record.
-    scope : what it may do: predict, outcomes, or admin (everything); default predict and outcomes.
+    scope : what it may do: predict, outcomes, or admin (everything, also the control API); default predict and outcomes.
     rate : requests a second at most, over all workers; default as many as can be served.
-    expires : how long it is valid, as ``90d``; default for ever.
+    expires : how long it is valid, such as 90d; default for ever.
     why : reason, for the record.
 
     Returns
@@ -57,7 +60,7 @@ def create(
 
     Raises
     ------
-    UsageError : a scope that there is not, or a rate that is not above 0.
+    UsageError : a scope that there is not, a rate or a time that is not above 0.
     Conflict : there is a valid token of this name.
 
     Examples
@@ -68,11 +71,14 @@ def create(
     scopes = _scopes(scope)
     if rate is not None and not 0 < rate < float("inf"):
         raise UsageError(f"the rate is {rate}", remedy="--rate 100: requests a second, above 0", values={"rate": rate})
-    now = ctx.clock.timestamp()
-    ends = now + parse_duration(expires) if expires else None
-    identity, text = token.make()
-    made = Token(name=name, id=identity, hash=token.digest(text), scopes=scopes, rate=rate, created_at=now, expires_at=ends)
+    lasts = parse_duration(expires) if expires else None
+    if lasts == 0:
+        raise UsageError(f"the token would end at once: {expires}", remedy="--expires 90d", values={"expires": expires})
+    now = SystemClock().timestamp()
+    ends = None if lasts is None else now + lasts
     with ctx.catalog.write() as connection:
+        identity, text = token.make([each.id for each in store.every(connection) if each.valid(now)])
+        made = Token(name=name, id=identity, hash=token.digest(text), scopes=scopes, rate=rate, created_at=now, expires_at=ends)
         before = store.find(connection, name)
         if before and before.valid(now):
             raise Conflict(f"there is a valid token {name!r}", remedy=f"kaizen tokens revoke {name}, or another name", values={"name": name})
@@ -95,7 +101,7 @@ def list(ctx: Context) -> builtins.list[Listed]:
     --------
     ``kaizen tokens list``
     """
-    now = ctx.clock.timestamp()
+    now = SystemClock().timestamp()
     with ctx.catalog.read() as connection:
         found = store.every(connection)
     return [
@@ -132,7 +138,7 @@ def revoke(ctx: Context, name: str, *, why: str = "") -> Listed:
         if before is None:
             raise not_found("token", name, [each.name for each in store.every(connection)], remedy="kaizen tokens list")
         if before.revoked_at is None:
-            before = msgspec.structs.replace(before, revoked_at=ctx.clock.timestamp())
+            before = msgspec.structs.replace(before, revoked_at=SystemClock().timestamp())
             store.put(connection, before)
             ctx.record(connection, "tokens.revoked", name, why, id=before.id)
     publish(ctx)
@@ -140,7 +146,10 @@ def revoke(ctx: Context, name: str, *, why: str = "") -> Listed:
 
 
 def publish(ctx: Context) -> None:
-    """Write the file that serving processes read, from the catalog; under its write lock, so the newest state stands."""
+    """Write the file that serving processes read, from the catalog; under its write lock, so the newest state stands.
+
+    A crash before it is mended by the next call: a start of the server, or a turn of the loop.
+    """
     with ctx.catalog.write() as connection:
         token.write(ctx.state / "serving" / token.FILE, store.every(connection))
 
@@ -152,6 +161,6 @@ def _scopes(asked: builtins.list[str] | None) -> builtins.list[Scope]:
         if known is None:
             close = nearest(name, SCOPES)
             hint = f"; did you mean {close!r}?" if close else ""
-            raise UsageError(f"there is no scope {name!r}{hint}", remedy=f"--scope {' --scope '.join(SCOPES)}", values={"scope": name})
+            raise UsageError(f"there is no scope {name!r}{hint}", remedy=f"--scope with one or several of {','.join(SCOPES)}", values={"scope": name})
         found.append(known)
     return found

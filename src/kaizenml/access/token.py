@@ -11,13 +11,15 @@ import hmac
 import math
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, get_args
 
 import msgspec
 
-from kaizenml.errors import Forbidden, RateLimited, Unauthorized
+from kaizenml.access import buckets
+from kaizenml.access.buckets import Buckets
+from kaizenml.errors import Conflict, Corrupt, Forbidden, RateLimited, Unauthorized
 
 Scope = Literal["predict", "outcomes", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -27,7 +29,7 @@ _PREFIX = "kzn_"
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True):
-    """A token as it is kept: everything but the secret.
+    """A token as it is kept: everything but the secret. Times are the machine's, never a simulated clock's.
 
     ``admin`` is every scope. ``rate`` is requests a second over all workers; None: as many as can be served.
     """
@@ -53,10 +55,24 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     tokens: list[Token]
 
 
-def make() -> tuple[str, str]:
-    """Return a fresh id and the whole text of its token."""
-    identity = secrets.token_hex(4)
-    return identity, f"{_PREFIX}{identity}_{secrets.token_urlsafe(32)}"
+def make(taken: Collection[str] = ()) -> tuple[str, str]:
+    """Return a fresh id and the whole text of its token.
+
+    Parameters
+    ----------
+    taken : ids of the tokens that are valid; each has a bucket of its own.
+
+    Raises
+    ------
+    Conflict : there are as many valid tokens as there are buckets.
+    """
+    full = {buckets.slot(identity) for identity in taken}
+    if len(full) >= buckets.SLOTS:
+        raise Conflict(f"there are {len(full):,} valid tokens, and no room for more", remedy="kaizen tokens revoke NAME", values={"valid": len(full)})
+    while True:
+        identity = secrets.token_hex(4)
+        if buckets.slot(identity) not in full:
+            return identity, f"{_PREFIX}{identity}_{secrets.token_urlsafe(32)}"
 
 
 def digest(text: str) -> str:
@@ -65,23 +81,49 @@ def digest(text: str) -> str:
 
 
 def write(path: Path, tokens: Iterable[Token]) -> None:
-    """Replace the file at once, readable by this user alone."""
+    """Replace the file, if it is to change."""
+    raw = msgspec.json.encode(Kept(tokens=list(tokens)))
+    try:
+        if path.read_bytes() == raw:
+            return
+    except FileNotFoundError:
+        pass
+    write_private(path, raw)
+
+
+def write_private(path: Path, raw: bytes) -> None:
+    """Replace a file at once, readable by this user alone."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with open(handle, "wb") as file:
-        file.write(msgspec.json.encode(Kept(tokens=list(tokens))))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    fresh.unlink(missing_ok=True)  # one that a killed process left might have other rights
+    try:
+        with open(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise
 
 
 def read(path: Path) -> list[Token]:
-    """Read the tokens; [] when none was ever made."""
+    """Read the tokens; FileNotFoundError when none was ever made.
+
+    Raises
+    ------
+    Corrupt : it is damaged, or was written by a newer kaizenml.
+    """
+    raw = path.read_bytes()
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Kept).tokens
-    except FileNotFoundError:
-        return []
+        kept = msgspec.json.decode(raw, type=Kept)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        remedy = "kaizen loop --once writes it afresh, and so does a start of kaizen serve"
+        raise Corrupt(f"the file of tokens cannot be read ({error})", remedy=remedy, values={"file": str(path)}) from None
+    if kept.format > FORMAT:
+        what = f"the file of tokens has format {kept.format}, this server reads up to {FORMAT}"
+        raise Corrupt(what, remedy="pip install --upgrade kaizenml", values={"file": str(path), "found": kept.format, "known": FORMAT})
+    return kept.tokens
 
 
 class Keyring:
@@ -90,30 +132,28 @@ class Keyring:
     Parameters
     ----------
     tokens : those that are kept.
-    fixed : one more token with every scope, as text (from the environment); None: there is none.
-    share : of each token's rate that this process may give: one over the number of workers.
+    fixed : tokens with every scope and no limit, as texts by their owner's name: from the environment, and the project owner's.
+    rates : counts how often each is used; None: rates are not held.
     """
 
-    def __init__(self, tokens: Iterable[Token], *, fixed: str | None = None, share: float = 1.0) -> None:
+    def __init__(self, tokens: Iterable[Token], *, fixed: Mapping[str, str] | None = None, rates: Buckets | None = None) -> None:
         self._known = {token.id: token for token in tokens}
-        self._fixed = digest(fixed) if fixed else None
-        self._share = share
-        self._buckets: dict[str, tuple[float, float]] = {}  # token id -> requests left, at
+        self._fixed = [(name, digest(text)) for name, text in (fixed or {}).items()]
+        self._rates = rates
 
-    def renewed(self, tokens: Iterable[Token]) -> Keyring:
-        """Return a keyring of other tokens that remembers how often each was used."""
-        fresh = Keyring(tokens, share=self._share)
-        fresh._fixed, fresh._buckets = self._fixed, self._buckets
-        return fresh
-
-    def check(self, shown: str, scope: Scope | None, now: float) -> None:
+    def check(self, shown: str, scope: Scope | None, *, now: float, tick: float) -> str:
         """Let the owner of a token in, or raise.
 
         Parameters
         ----------
         shown : the ``Authorization`` header's value; "" when there was none.
         scope : what is to be done; None: anything that some token may.
-        now : seconds since 1970.
+        now : seconds since 1970, by the machine's clock: a token ends when it says, also while time is simulated.
+        tick : seconds of the machine's steady clock, for the rate.
+
+        Returns
+        -------
+        The token's name.
 
         Raises
         ------
@@ -126,8 +166,9 @@ class Keyring:
         if kind.lower() != "bearer" or not text:
             raise Unauthorized("a token is needed", remedy="send 'Authorization: Bearer TOKEN'; kaizen tokens create NAME makes one")
         hashed = digest(text)
-        if self._fixed is not None and hmac.compare_digest(hashed, self._fixed):
-            return
+        for name, known in self._fixed:
+            if hmac.compare_digest(hashed, known):
+                return name
         identity = text[len(_PREFIX) :].partition("_")[0] if text.startswith(_PREFIX) else ""
         token = self._known.get(identity)
         # the comparison runs also for unknown ids, so that time does not tell which ids there are
@@ -137,16 +178,9 @@ class Keyring:
         if scope is not None and scope not in token.scopes and "admin" not in token.scopes:
             what = f"the token {token.name!r} may not {scope}; it may {', '.join(token.scopes)}"
             raise Forbidden(what, remedy=f"kaizen tokens create NAME --scope {scope}", values={"scope": scope, "scopes": token.scopes})
-        if token.rate is not None:
-            self._count(token, token.rate * self._share, now)
-
-    def _count(self, token: Token, rate: float, now: float) -> None:
-        """Take one request from the token's bucket, which holds a second's worth."""
-        size = max(rate, 1.0)
-        left, at = self._buckets.get(token.id, (size, now))
-        left = min(size, left + max(now - at, 0.0) * rate)
-        if left < 1.0:
-            wait = (1.0 - left) / rate
-            values = {"rate": token.rate, "retry_after_s": math.ceil(wait)}
-            raise RateLimited(f"the token {token.name!r} may ask {token.rate:g} times a second", remedy=f"wait {wait:.2g} s", values=values)
-        self._buckets[token.id] = (left - 1.0, now)
+        if token.rate is not None and self._rates is not None:
+            wait = self._rates.take(token.id, token.rate, tick)
+            if wait:
+                values = {"rate": token.rate, "retry_after_s": math.ceil(wait)}
+                raise RateLimited(f"the token {token.name!r} may ask {token.rate:g} times a second", remedy=f"wait {wait:.2g} s", values=values)
+        return token.name

@@ -21,6 +21,7 @@ from kaizenml.errors import Corrupt, KaizenError, StorageFull, UsageError
 
 _SPACE = "free some space (df -h .) and repeat; nothing was half-written"
 _SMALL = 1 << 20
+_HIDDEN = "(hidden)"
 
 DAILY = {
     "init": ("kaizenml.cli.begin", "Make a project from a table"),
@@ -50,6 +51,7 @@ NOUNS = {
     "rollouts": "Which releases answer an endpoint",
     "serving": "The record of predictions and outcomes",
     "monitoring": "Drift, live accuracy, diagnosis, alerts",
+    "tokens": "Who may ask: API tokens, their scopes and rates",
     "audit": "Who did what, when and why",
 }
 
@@ -181,7 +183,8 @@ def _unusable_catalog(error: Exception, face: Face) -> KaizenError | None:
 def _unexpected(error: Exception, face: Face) -> KaizenError:
     """Keep the whole trace in a file and say one line: a person can do nothing with a traceback, whoever mends it can."""
     state = face.root() / ".kaizen"
-    told = f"kaizenml {kaizenml.__version__}, Python {sys.version}\narguments: {sys.argv[1:]}\n\n" + "".join(traceback.format_exception(error))
+    head = f"kaizenml {kaizenml.__version__}, Python {sys.version}\narguments: {_without_token(sys.argv[1:])}\n\n"
+    told = head + "".join(traceback.format_exception(error))
     folders = [state] if state.is_dir() and os.access(state, os.W_OK) else []
     path = next((written for folder in [*folders, Path(tempfile.gettempdir())] if (written := _written(folder, told))), "(could not be written)")
     text = " ".join(str(error).split())[:300]
@@ -190,6 +193,12 @@ def _unexpected(error: Exception, face: Face) -> KaizenError:
         remedy=f"report it as a bug, with the full trace in {path}",
         values={"type": type(error).__name__, "trace": path},
     )
+
+
+def _without_token(arguments: list[str]) -> list[str]:
+    """Leave out the secret that follows ``--token``: a trace is made to be passed on."""
+    kept = [f"--token={_HIDDEN}" if word.startswith("--token=") else word for word in arguments]
+    return [_HIDDEN if before == "--token" else word for before, word in zip(["", *kept], kept, strict=False)]
 
 
 def _written(folder: Path, text: str) -> str | None:

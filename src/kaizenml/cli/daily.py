@@ -13,7 +13,7 @@ from kaizenml.cli import derived, steps
 from kaizenml.cli.face import current
 from kaizenml.cli.output import cell, render
 from kaizenml.cli.shell import Command
-from kaizenml.errors import KaizenError, NotFound, Refused, Unavailable, UsageError, Waiting
+from kaizenml.errors import KaizenError, NotFound, Refused, Unauthorized, Unavailable, UsageError, Waiting
 
 if TYPE_CHECKING:
     from kaizenml.context import Context
@@ -52,10 +52,9 @@ def _deploy(release: str | None, endpoint: str | None, why: str) -> None:
     face.show(result, f"{release} answers endpoint {name}\n\nnext: kaizen up, or kaizen serve where it does not run yet")
 
 
-def _predict(endpoint: str | None, row: str | None, unit: str | None, url: str | None) -> None:
+def _predict(endpoint: str | None, row: str | None, unit: str | None, url: str | None, token: str | None) -> None:
+    from kaizenml.cli import reaching
     from kaizenml.cli.processes import read_address
-    from kaizenml.cli.running import address
-    from kaizenml.serving.client import Client
     from kaizenml.settings import load
 
     face = current()
@@ -67,9 +66,12 @@ def _predict(endpoint: str | None, row: str | None, unit: str | None, url: str |
     project = None if url else load(face.root())[0].project
     if endpoint is None:
         endpoint = (project or load(face.root())[0].project).name
-    client = Client(url or address(face.root()))
+    client = reaching.client(face.root(), url, token)
     try:
         answer = client.predict(endpoint, rows, unit=unit)
+    except Unauthorized as error:
+        remedy = "--token @FILE, or set KAIZEN_TOKEN; where the server runs: kaizen tokens create NAME"
+        raise Unauthorized(f"{client.url}: {error.what}", remedy=remedy, values=error.values) from error
     except (NotFound, Unavailable) as error:
         if project is None or read_address(face.root() / project.state):
             raise
@@ -212,6 +214,7 @@ COMMANDS = _Commands(
             click.Argument(["row"], required=False),
             _option("--unit", help="The key that makes the arm stick, such as a customer's number."),
             _option("--url", help="Where the server is; default the one that runs for this project."),
+            _option("--token", help="Text, @FILE, or - for stdin; default KAIZEN_TOKEN. The project's own server needs none on its machine."),
         ],
         help="Ask an endpoint for one row or several: JSON, @FILE, or - for stdin.",
         epilog="\b\nexamples:\n  kaizen predict shop '{\"price\": 20, \"country\": \"FR\"}'\n  kaizen predict shop @rows.json --json",

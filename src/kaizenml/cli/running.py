@@ -9,23 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from kaizenml.cli import processes, steps
+from kaizenml.cli import processes, reaching, steps
 from kaizenml.cli.face import Face, current
 from kaizenml.cli.processes import Part
 from kaizenml.cli.shell import Command
 from kaizenml.clock import format_duration, parse_duration
 from kaizenml.errors import Conflict, KaizenError
-from kaizenml.settings import load
 
 if TYPE_CHECKING:
     from kaizenml.context import Context
-
-
-def address(root: Path) -> str:
-    """Return the URL of the project's predictions: of the server that runs, else what the settings say."""
-    settings, _sources = load(root)
-    running = processes.read_address(root / settings.project.state)
-    return str(running["predict"]) if running else f"http://{_reachable(settings.serve.host)}:{settings.serve.port}"
 
 
 def _serve(host: str | None, port: int | None, workers: int | None) -> None:
@@ -55,14 +47,20 @@ class Listening(Part):
 
     @property
     def url(self) -> str:
-        return f"http://{_reachable(self.host)}:{self.document.get('port', self.port)}"
+        scheme = "https" if self.document.get("tls") else "http"
+        return f"{scheme}://{reaching.reachable(self.host)}:{self.document.get('port', self.port)}"
+
+    @property
+    def notes(self) -> list[str]:
+        """What it said that whoever starts it should read."""
+        return [str(note) for note in self.document.get("notes", ())]
 
 
 def _serving(ctx: Context, host: str | None, port: int | None, workers: int | None) -> Listening:
     serve = ctx.settings.serve
     return Listening(
-        "serving", "kaizenml.serving", ["--state", str(ctx.state), "--workers", str(workers or serve.workers)], host=host or serve.host,
-        port=serve.port if port is None else port, log=ctx.state / "logs" / "serving.log",
+        "serving", "kaizenml.serving", ["--state", str(ctx.state), "--project", str(ctx.root), "--workers", str(workers or serve.workers)],
+        host=host or serve.host, port=serve.port if port is None else port, log=ctx.state / "logs" / "serving.log",
     )  # fmt: skip
 
 
@@ -81,7 +79,9 @@ def _run_one(face: Face, ctx: Context, part: Listening) -> None:
         part.start()
         if part.name == "serving":
             _note_address(stack, ctx, {"predict": part.url, "console": None, "pid": os.getpid()})
-        document = {"name": part.name, "url": part.url, "pid": os.getpid(), "log": str(part.log)}
+        document = {"name": part.name, "url": part.url, "pid": os.getpid(), "log": str(part.log), "notes": part.notes}
+        for note in part.notes:
+            face.note(note)
         face.show(document, f"{part.name}: {part.url}  (Ctrl-C stops it; log: {part.log})")
         while not stop.wait(0.3):
             if part.revive():
@@ -160,7 +160,10 @@ def _up(*, host: str | None, port: int | None, console_port: int | None, workers
             "loop": ctx.settings.loop.every if len(parts) == 3 else None,
             "pid": os.getpid(),
             "logs": str(ctx.state / "logs"),
+            "notes": serving.notes,
         }
+        for note in serving.notes:
+            face.note(note)
         _note_address(stack, ctx, {"predict": serving.url, "console": f"{console.url}/", "pid": os.getpid()})
         face.show(document, _welcome(ctx, document))
         while not stop.wait(0.3):
@@ -175,7 +178,8 @@ def _check_alone(ctx: Context) -> None:
     from kaizenml.cli.status import answers
 
     running = processes.read_address(ctx.state)
-    if running and answers(str(running["predict"])):  # the number of a process that was killed may be another's by now
+    # asked, for the number of a process that was killed may be another's by now
+    if running and answers(str(running["predict"]), reaching.believed(ctx.root, ctx.settings.serve)):
         what = f"{ctx.settings.project.name} is served already at {running['predict']} by process {running['pid']}"
         raise Conflict(what, remedy=f"kaizen status; kill -INT {running['pid']} stops it", values={"served": running})
 
@@ -200,13 +204,17 @@ def _ready_release(face: Face, ctx: Context, endpoint: str, budget: str | None, 
             face.note(f"data: {version.dataset}@{version.number}, {version.rows} rows, {version.quarantined} in quarantine")
         _run, newest = steps.release_current(ctx, progress, face.note, budget=budget, why="first release")
     rollouts.deploy(ctx, endpoint, newest.ref, why="first release")
+    _publish(ctx)
     return newest.ref
 
 
 def _publish(ctx: Context) -> None:
+    """Write afresh the files that serving reads."""
+    from kaizenml.access import operations as tokens
     from kaizenml.rollouts import operations as rollouts
 
     rollouts.publish(ctx)
+    tokens.publish(ctx)
 
 
 def _welcome(ctx: Context, up: dict[str, Any]) -> str:
@@ -231,10 +239,6 @@ def _welcome(ctx: Context, up: dict[str, Any]) -> str:
 def _note_address(stack: ExitStack, ctx: Context, document: dict[str, Any]) -> None:
     processes.write_address(ctx.state, document)
     stack.callback(processes.address_file(ctx.state).unlink, missing_ok=True)
-
-
-def _reachable(host: str) -> str:
-    return {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, f"[{host}]" if ":" in host else host)  # noqa: S104  (a comparison, no bind)
 
 
 def _option(*names: str, **about: Any) -> click.Option:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import http.client
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import click
 
 from kaizenml import operations
-from kaizenml.cli import processes
+from kaizenml.cli import processes, reaching
 from kaizenml.cli.output import cell
-from kaizenml.errors import StorageFull
+from kaizenml.errors import KaizenError, StorageFull
 
 if TYPE_CHECKING:
+    import ssl
+
     from kaizenml.context import Context
 
 _FEWEST = 20
@@ -44,7 +44,7 @@ def document(ctx: Context, root: Path) -> dict[str, Any]:
             }
         )  # fmt: skip
     running = processes.read_address(ctx.state)
-    served = {**running, "ready": answers(str(running["predict"]))} if running else None
+    served = {**running, "ready": answers(str(running["predict"]), reaching.believed(root, ctx.settings.serve))} if running else None
     return {"project": ctx.settings.project.name, "folder": str(root), "endpoints": endpoints, "served": served}
 
 
@@ -122,14 +122,13 @@ def _loop(status: dict[str, Any] | None) -> str:
     return f"improvement {now['number']}: {how}" + (f" ({now['outcome']})" if now.get("outcome") else "")
 
 
-def answers(url: str) -> bool:
+def answers(url: str, tls: ssl.SSLContext | None = None) -> bool:
     """Tell whether a server is ready there."""
-    parts = urlsplit(url)
+    from kaizenml.serving.client import Client
+
     try:
-        connection = http.client.HTTPConnection(parts.hostname or "127.0.0.1", parts.port, timeout=2)
-        connection.request("GET", "/health/ready")
-        ready = connection.getresponse().status == 200
-        connection.close()
-    except OSError:
+        with Client(url, timeout_s=2, tls=tls) as client:
+            client.ready()
+    except KaizenError:
         return False
-    return ready
+    return True

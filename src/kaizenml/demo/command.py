@@ -19,6 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from kaizenml.access import owner
 from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
 from kaizenml.data import operations as data
@@ -239,7 +240,7 @@ def _replay(ctx: Context, clock: SimulatedClock, year: flights_data.Flights, *, 
     days = (plan.last - plan.first).days
     seen = 0
     with (
-        Client(f"http://127.0.0.1:{port}") as client,
+        Client(f"http://127.0.0.1:{port}", token=owner.read(ctx.state)) as client,
         closing(Replay(ctx, clock, year, client, plan=plan, say=tell.say)) as replay,
         tell.step("replaying the year") as progress,
     ):

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
+from kaizenml.access import operations as tokens
 from kaizenml.context import Context
 from kaizenml.errors import NotFound, Refused, UsageError, Waiting, nearest
 from kaizenml.loop import store
@@ -69,6 +70,7 @@ def tick(ctx: Context, *, progress: Callable[[str, float], None] | None = None) 
     ctx = ctx.acting_as("loop")
     with lease(ctx):
         rollouts.publish(ctx)
+        tokens.publish(ctx)
         drained_at = ctx.clock.timestamp()
         report = journal.drain(ctx)
         looked = []

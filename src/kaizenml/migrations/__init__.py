@@ -20,9 +20,9 @@ from kaizenml.schema import metadata
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision: a catalog that has it is current, which one query tells without importing Alembic."""
-ROOMS = ("data", "features", "training", "registry", "releases", "rollouts", "serving", "monitoring", "loop")
+ROOMS = ("access", "data", "features", "training", "registry", "releases", "rollouts", "serving", "monitoring", "loop")
 _LOCK = 727_369
 
 

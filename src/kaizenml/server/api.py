@@ -14,6 +14,7 @@ from starlette.routing import BaseRoute, Route
 from kaizenml import operations
 from kaizenml.context import Context
 from kaizenml.errors import KaizenError, UsageError
+from kaizenml.server.security import ACTOR
 
 log = logging.getLogger("kaizenml.server")
 
@@ -34,7 +35,8 @@ def routes(ctx: Context) -> list[BaseRoute]:
                 strict = False
             else:
                 arguments, strict = await _body(request), True
-            return reply(await run_in_threadpool(operation.call, ctx, arguments, strict=strict))
+            actor = request.scope.get(ACTOR)
+            return reply(await run_in_threadpool(operation.call, ctx.acting_as(actor) if actor else ctx, arguments, strict=strict))
         except Exception as error:
             return failure(error)
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import ipaddress
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http.cookies import CookieError, SimpleCookie
 from urllib.parse import urlsplit
@@ -20,9 +19,11 @@ import msgspec
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kaizenml.errors import Forbidden, KaizenError, TooLarge, Unauthorized, UsageError
+from kaizenml.access.loopback import is_loopback
+from kaizenml.errors import Forbidden, KaizenError, RateLimited, TooLarge, Unauthorized, UsageError
 
 COOKIE = "kaizen_session"
+ACTOR = "kaizenml.actor"  # in the request's scope: the name of the API token that was shown, or None
 MAX_FORM_BYTES = 64_000
 _OPEN = ("/static/", "/login", "/health")  # what needs no token
 
@@ -45,12 +46,14 @@ class Guard:
     """The rules of one console process.
 
     ``names`` are the host names under which it may be asked (loopback names always may). ``token`` is None only where
-    nobody but this machine's user can reach it.
+    nobody but this machine's user can reach it. ``admits`` takes an Authorization header's value and returns the name of the API
+    token with the scope admin in it, or raises.
     """
 
     names: frozenset[str] = frozenset()
     token: str | None = None
     max_body_bytes: int = 8_000_000
+    admits: Callable[[str], str] | None = None
     secret: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
 
     def knows_host(self, header: str) -> bool:
@@ -74,17 +77,29 @@ class Guard:
         """Compare in constant time."""
         return self.token is not None and hmac.compare_digest(shown.encode(), self.token.encode())
 
-    def may_enter(self, headers: Headers) -> bool:
-        """Say whether the request carries the token, as a bearer or through the login cookie."""
+    def enter(self, headers: Headers) -> str | None:
+        """Let a request in that carries the token, as a bearer or through the login cookie, or an API token; or raise.
+
+        Returns
+        -------
+        The API token's name; None for everybody else.
+        """
         if self.token is None:
-            return True
-        scheme, _, shown = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer" and self.token_fits(shown.strip()):
-            return True
-        return hmac.compare_digest(_cookie(headers, COOKIE).encode(), self.session().encode())
+            return None
+        shown = headers.get("authorization", "")
+        scheme, _, text = shown.partition(" ")
+        if scheme.lower() == "bearer" and self.token_fits(text.strip()):
+            return None
+        if hmac.compare_digest(_cookie(headers, COOKIE).encode(), self.session().encode()):
+            return None
+        if shown and self.admits is not None:
+            return self.admits(shown)
+        raise Unauthorized("a token is needed", remedy="send 'Authorization: Bearer $KAIZEN_TOKEN', or log in at /login")
 
 
-def guard_for(host: str, *, token: str | None, names: Iterable[str] = (), max_body_bytes: int = 8_000_000) -> Guard:
+def guard_for(
+    host: str, *, token: str | None, names: Iterable[str] = (), max_body_bytes: int = 8_000_000, admits: Callable[[str], str] | None = None
+) -> Guard:
     """Build the rules for a bind address.
 
     Raises
@@ -100,17 +115,7 @@ def guard_for(host: str, *, token: str | None, names: Iterable[str] = (), max_bo
         )
     if not is_loopback(host) and not named:
         named = frozenset({"*"})  # the token protects; which of its names the machine is called by is unknown
-    return Guard(names=named, token=token or None, max_body_bytes=max_body_bytes)
-
-
-def is_loopback(host: str) -> bool:
-    """Say whether only this machine reaches ``host``."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
+    return Guard(names=named, token=token or None, max_body_bytes=max_body_bytes, admits=admits)
 
 
 class Protect:
@@ -135,7 +140,7 @@ class Protect:
                 outgoing.setdefault("Cache-Control", "no-store")
             await send(message)
 
-        refusal = self._refuses(scope["method"], path, headers)
+        refusal = self._refuses(scope, path, headers)
         if refusal is not None:
             await _answer(refusal, path, scope, protected)
             return
@@ -149,13 +154,16 @@ class Protect:
         except TooLarge as error:  # a body without a length that grew past the limit
             await _answer(error, path, scope, protected)
 
-    def _refuses(self, method: str, path: str, headers: Headers) -> KaizenError | None:
+    def _refuses(self, scope: Scope, path: str, headers: Headers) -> KaizenError | None:
         if not self.guard.knows_host(headers.get("host", "")):
             return Forbidden("this server does not answer under that name", remedy="open it as http://127.0.0.1, or name it with --public-host")
-        if method not in ("GET", "HEAD", "OPTIONS") and not _same_site(headers):
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and not _same_site(headers):
             return Forbidden("a page of another site tried to change something here", remedy="do it in the console itself")
-        if not path.startswith(_OPEN) and not self.guard.may_enter(headers):
-            return Unauthorized("a token is needed", remedy="send 'Authorization: Bearer $KAIZEN_TOKEN', or log in at /login")
+        if not path.startswith(_OPEN):
+            try:
+                scope[ACTOR] = self.guard.enter(headers)
+            except KaizenError as error:
+                return error
         return None
 
 
@@ -180,6 +188,8 @@ async def _answer(error: KaizenError, path: str, scope: Scope, send: Send) -> No
     headers = [(b"content-type", b"application/json"), *([(b"location", location.encode())] if location else [])]
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, RateLimited):
+        headers.append((b"retry-after", str(error.values.get("retry_after_s", 1)).encode()))
     await send({"type": "http.response.start", "status": 303 if location else error.status, "headers": headers})
     await send({"type": "http.response.body", "body": msgspec.json.encode({"error": error.document()})})
 

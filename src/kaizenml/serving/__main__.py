@@ -14,6 +14,7 @@ from pathlib import Path
 from kaizenml import settings as settings_module
 from kaizenml.errors import KaizenError, NotFound
 from kaizenml.serving import supervisor
+from kaizenml.serving.front import Front, front_for, prepare
 from kaizenml.settings import ServeSettings
 
 
@@ -50,8 +51,17 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     return given
 
 
+def _root(given: argparse.Namespace) -> Path | None:
+    found: Path | None = given.project or (given.state.resolve().parent if given.state else None)
+    return found
+
+
+def _front(given: argparse.Namespace, serve: ServeSettings, listening: socket.socket) -> Front:
+    return front_for(serve, listening.getsockname()[0], root=_root(given) or Path(), environ=os.environ)
+
+
 def _settings(given: argparse.Namespace) -> ServeSettings:
-    root = given.project or (given.state.resolve().parent if given.state else None)
+    root = _root(given)
     if root is not None and (root / settings_module.FILE).exists():
         return settings_module.load(root)[0].serve
     return ServeSettings()
@@ -64,25 +74,29 @@ def _serve_project(given: argparse.Namespace) -> int:
         raise NotFound(f"there is no state folder {given.state}", remedy=remedy, values={"folder": str(given.state)})
     port = serve.port if given.port is None else given.port
     listening = supervisor.bind(given.host or serve.host, port)
+    front = _front(given, serve, listening)
+    told = prepare(front, given.state, listening.getsockname()[0], os.environ)
     _forget_counters(given.state)
     command = [sys.executable, "-m", "kaizenml.serving", "--state", str(given.state)]
     if given.project:
         command += ["--project", str(given.project)]
-    return supervisor.Supervisor(command, listening, given.workers or serve.workers).run()
+    return supervisor.Supervisor(command, listening, given.workers or serve.workers, told).run()
 
 
 def _work(given: argparse.Namespace) -> int:
     from kaizenml.serving import worker
 
     listening = socket.socket(fileno=given.socket)
-    app = worker.build(given.state, _settings(given), worker=given.worker)
+    serve = _settings(given)
+    front = _front(given, serve, listening)
+    app = worker.build(given.state, serve, worker=given.worker, front=front)
 
     def ready() -> None:
         with contextlib.suppress(BrokenPipeError):  # the supervisor is gone; the other pipe tells
             os.write(given.ready, b"1")
         os.close(given.ready)
 
-    return worker.run(app, listening, ready=ready, parent=given.parent)
+    return worker.run(app, listening, ready=ready, parent=given.parent, front=front)
 
 
 def _serve_bundle(given: argparse.Namespace) -> int:
@@ -90,14 +104,18 @@ def _serve_bundle(given: argparse.Namespace) -> int:
 
     fixed = worker.bundle_snapshot(given.bundle)
     listening = supervisor.bind(given.host or "127.0.0.1", 0 if given.port is None else given.port)
+    serve = _settings(given)
+    front = _front(given, serve, listening)
     with tempfile.TemporaryDirectory(prefix="kaizen-bundle-") as folder:
-        app = worker.build(given.state or Path(folder), _settings(given), fixed=fixed)
+        state = given.state or Path(folder)
+        told = prepare(front, state, listening.getsockname()[0], os.environ)
+        app = worker.build(state, serve, fixed=fixed, front=front)
 
         def ready() -> None:
             host, port = listening.getsockname()[:2]
-            print(json.dumps({"port": port, "pid": os.getpid(), "host": host, "workers": 1}), flush=True)
+            print(json.dumps({"port": port, "pid": os.getpid(), "host": host, "workers": 1, **told}), flush=True)
 
-        return worker.run(app, listening, ready=ready)
+        return worker.run(app, listening, ready=ready, front=front)
 
 
 def _forget_counters(state: Path) -> None:

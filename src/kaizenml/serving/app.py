@@ -11,12 +11,12 @@ from typing import Any
 
 import msgspec
 
-from kaizenml.access.token import Keyring
 from kaizenml.clock import Clock
 from kaizenml.errors import KaizenError, NotFound, RateLimited, TooLarge, Unauthorized, Unavailable, nearest
 from kaizenml.serving.dialects.call import Call, Dialect
 from kaizenml.serving.dialects.invocations import Invocations
 from kaizenml.serving.dialects.oip import OpenInference
+from kaizenml.serving.door import Door
 from kaizenml.serving.engine import Engine
 from kaizenml.serving.metrics import Counters
 from kaizenml.serving.openapi import document as openapi_document
@@ -33,7 +33,6 @@ _JSON = (b"content-type", b"application/json")
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 _METHODS = {"/health/live": "GET", "/health/ready": "GET", "/metrics": "GET", "/openapi.json": "GET"}
 _PATHS = ["/predict/{endpoint}", "/outcomes/{endpoint}", "/v2/models/{endpoint}/infer", "/endpoints/{endpoint}/invocations", *_METHODS]
-_OPEN = ("/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready")
 _DISCARDED_BYTES = 64_000_000  # of a too large body, so that its sender gets to read the answer
 
 
@@ -42,7 +41,7 @@ class App:
 
     def __init__(
         self, *, engine: Engine, watcher: Watcher, outcomes: OutcomeStore, counters: Counters, clock: Clock, limits: Limits,
-        sync: Callable[[], None] | None = None, keyring: Keyring | None = None,
+        sync: Callable[[], None] | None = None, door: Door | None = None, root_path: str = "",
     ) -> None:  # fmt: skip
         self.engine = engine
         self.watcher = watcher
@@ -51,8 +50,9 @@ class App:
         self._clock = clock
         self._limits = limits
         self._sync = sync
-        self.keyring = keyring
+        self.door = door
         """Who may ask; None: everybody who can reach the port."""
+        self._root_path = root_path
         self._shadowing = False
         # outcomes wait for a lock and the disk: beside the loop, in one thread that owns the connection
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="outcomes")
@@ -69,15 +69,14 @@ class App:
             await send({"type": "websocket.close", "code": 1003})
 
     async def _http(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-        path: str = scope["path"]
+        path = self._within(scope) if self._root_path else str(scope["path"])
         start = time.perf_counter()
         status, kind, body = 200, _JSON, b""
         headers: tuple[tuple[bytes, bytes], ...] = ()
         place, endpoint = "other", ""
         dialect: Dialect | None = None
         try:
-            if self.keyring is not None:
-                self._admit(scope, path, self.keyring)
+            known = self.door is None or self.door.admit(scope, path)
             if path.startswith("/predict/"):
                 place, endpoint = "predict", path[9:]
                 trace, pinned = _check_post(scope, self._limits)
@@ -93,9 +92,9 @@ class App:
                     return
                 body = await self._take_outcomes(endpoint, raw)
             elif path in _METHODS:
-                status, kind, body = self._other(scope, path)
+                status, kind, body = self._other(scope, path, known)
             else:
-                dialect = next((one for one in self._dialects if one.speaks(path)), None)
+                dialect = self._dialect(path)
                 if dialect is None:
                     raise _nowhere(path)
                 call = _call(scope, self._limits)
@@ -106,7 +105,7 @@ class App:
                 place, endpoint = ("predict", reply.endpoint) if reply.predicted else ("other", "")
                 status, kind, body, headers = reply.status, (b"content-type", reply.kind), reply.body, reply.headers
         except KaizenError as error:
-            status = error.status
+            status, dialect = error.status, dialect or self._dialect(path)
             body = dialect.explain(error) if dialect is not None else self._encode({"error": error.document()})
             headers = _error_headers(error)
         except Exception:
@@ -120,12 +119,15 @@ class App:
             self._shadowing = True
             asyncio.get_running_loop().call_soon(self._run_shadows)
 
-    def _admit(self, scope: MutableMapping[str, Any], path: str, keyring: Keyring) -> None:
-        """Ask for a token; whoever only wants to know whether the process is well needs none."""
-        if path in _OPEN:
-            return
-        shown = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"), "")
-        keyring.check(shown, "outcomes" if path.startswith("/outcomes/") else "predict" if scope["method"] == "POST" else None, time.time())
+    def _within(self, scope: MutableMapping[str, Any]) -> str:
+        """Return the path without the prefix of a proxy in front, which may have taken it off already."""
+        path, prefix = str(scope["path"]), self._root_path
+        if path == prefix or path.startswith(f"{prefix}/"):
+            path = scope["path"] = path[len(prefix) :] or "/"
+        return path
+
+    def _dialect(self, path: str) -> Dialect | None:
+        return next((one for one in self._dialects if one.speaks(path)), None)
 
     def _count(self, place: str, endpoint: str, status: int, start: float) -> None:
         known = endpoint if endpoint in self.engine.routing.endpoints else ""  # labels stay bounded whatever is asked for
@@ -172,7 +174,7 @@ class App:
                 self._counters.add(f'kaizen_outcomes_total{{endpoint="{name}",state="{state}"}}', number)
         return self._encode(taken)
 
-    def _other(self, scope: MutableMapping[str, Any], path: str) -> tuple[int, tuple[bytes, bytes], bytes]:
+    def _other(self, scope: MutableMapping[str, Any], path: str, known: bool) -> tuple[int, tuple[bytes, bytes], bytes]:
         if scope["method"] not in ("GET", "HEAD"):
             values = {"method": scope["method"], "expected": "GET"}
             raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"GET {path}", values=values)
@@ -180,9 +182,13 @@ class App:
             return 200, _JSON, b'{"live":true}'
         if path == "/health/ready":
             ready, document = self.watcher.state()
+            if not known:
+                document = {"ready": ready}  # what is served, and what is wrong with it, is for those who may ask
+            elif self.door is not None and self.door.problem:
+                document["problems"].append(self.door.problem)
             return 200 if ready else 503, _JSON, self._encode(document)
         if path == "/openapi.json":
-            return 200, _JSON, self._encode(openapi_document(self.engine.routing))
+            return 200, _JSON, self._encode(openapi_document(self.engine.routing, root_path=self._root_path, auth=self.door is not None))
         revision = float(self.engine.routing.revision)
         return 200, _TEXT, self._counters.render({"kaizen_snapshot_revision": revision}).encode()
 
@@ -200,6 +206,8 @@ class App:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 await self.watcher.start()
+                if self.door is not None:
+                    self._tasks.append(asyncio.create_task(self.door.watch()))
                 if self._sync is not None:
                     self._tasks.append(asyncio.create_task(self._syncing(self._sync)))
                 await send({"type": "lifespan.startup.complete"})

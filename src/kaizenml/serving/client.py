@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -23,20 +24,26 @@ class Client:
     url : where the server listens, for example ``http://127.0.0.1:8080``.
     timeout_s : how long to wait for an answer.
     token : sent as a bearer token when given.
+    tls : whose certificates to believe, for https; default those of the machine's authorities (and of ``SSL_CERT_FILE``).
 
     >>> with Client("http://127.0.0.1:8080") as client:  # doctest: +SKIP
     ...     client.predict("shop", [{"price": 3.0}])["predictions"][0]["value"]
     False
     """
 
-    def __init__(self, url: str = "http://127.0.0.1:8080", *, timeout_s: float = 30.0, token: str | None = None) -> None:
+    def __init__(
+        self, url: str = "http://127.0.0.1:8080", *, timeout_s: float = 30.0, token: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"{url!r} is not the address of a server", remedy="write http://127.0.0.1:8080", values={"found": url})
-        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self.url = url.rstrip("/")
         self._prefix = parts.path.rstrip("/")
-        self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+        self._connection = (
+            http.client.HTTPSConnection(parts.hostname, parts.port, timeout=timeout_s, context=tls)
+            if parts.scheme == "https"
+            else http.client.HTTPConnection(parts.hostname, parts.port, timeout=timeout_s)
+        )
         self._headers = {"content-type": "application/json"} | ({"authorization": f"Bearer {token}"} if token else {})
 
     def predict(self, endpoint: str, rows: Sequence[Mapping[str, Any]], unit: str | None = None) -> dict[str, Any]:
@@ -99,6 +106,9 @@ class Client:
 
     def _unreachable(self, error: Exception) -> KaizenError:
         text = str(error) or type(error).__name__
+        if isinstance(error, ssl.SSLCertVerificationError):
+            what = f"the certificate of {self.url} is not believed: {error.verify_message}"
+            return Unavailable(what, remedy="SSL_CERT_FILE=CA.pem names an authority of your own", values={"url": self.url})
         return Unavailable(f"{self.url} does not answer: {text}", remedy="kaizen serve, or look whether it listens there", values={"url": self.url})
 
 

@@ -16,8 +16,14 @@ _TYPES: dict[str, dict[str, Any]] = {
 }
 
 
-def document(routing: Routing) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of the endpoints."""
+def document(routing: Routing, *, root_path: str = "", auth: bool = False) -> dict[str, Any]:
+    """Return the OpenAPI 3.1 document of the endpoints.
+
+    Parameters
+    ----------
+    root_path : the path prefix under which a proxy shows the server.
+    auth : whether tokens are asked for.
+    """
     paths: dict[str, Any] = {}
     for name, endpoint in sorted(routing.endpoints.items()):
         paths[f"/predict/{name}"] = {"post": _predict(name, endpoint)}
@@ -25,7 +31,26 @@ def document(routing: Routing) -> dict[str, Any]:
     told = {"/health/live": "The process runs.", "/health/ready": "Every endpoint can answer.", "/metrics": "Counters for Prometheus."}
     for path, summary in told.items():
         paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary}}}}
-    return {"openapi": "3.1.0", "info": {"title": "kaizenml data plane", "version": str(routing.revision)}, "paths": paths}
+    info = {"title": "kaizenml data plane", "version": str(routing.revision)}
+    found: dict[str, Any] = {"openapi": "3.1.0", "info": info, "servers": [{"url": root_path or "/"}], "paths": paths}
+    return _with_tokens(found) if auth else found
+
+
+def _with_tokens(found: dict[str, Any]) -> dict[str, Any]:
+    """Say in a document that its operations ask for a token, except those that tell whether the process is well."""
+    refusals = {
+        "401": {"description": "No valid token was shown.", "headers": {"WWW-Authenticate": {"schema": {"const": "Bearer"}}}},
+        "403": {"description": "The token's scopes do not allow it."},
+        "429": {"description": "The token's rate is used up.", "headers": {"Retry-After": {"schema": {"type": "integer"}}}},
+    }
+    for path, operations in found["paths"].items():
+        for operation in operations.values():
+            if path.startswith("/health/"):
+                operation["security"] = []
+            else:
+                operation["responses"] |= refusals
+    scheme = {"type": "http", "scheme": "bearer", "description": "A token of `kaizen tokens create`."}
+    return found | {"components": {"securitySchemes": {"token": scheme}}, "security": [{"token": []}]}
 
 
 def _predict(name: str, endpoint: LoadedEndpoint) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from kaizenml.errors import Unavailable, UsageError
 
@@ -85,12 +86,16 @@ class _Worker:
 
 
 class Supervisor:
-    """Starts ``workers`` processes on ``listening`` and keeps them running until SIGTERM or SIGINT."""
+    """Starts ``workers`` processes on ``listening`` and keeps them running until SIGTERM or SIGINT.
 
-    def __init__(self, command: list[str], listening: socket.socket, workers: int) -> None:
+    ``told`` is said beside the port in the line that tells that it listens.
+    """
+
+    def __init__(self, command: list[str], listening: socket.socket, workers: int, told: dict[str, Any] | None = None) -> None:
         self._command = command
         self._listening = listening
         self._count = workers
+        self._told = told or {}
         self._workers: dict[int, _Worker] = {}
         self._ending = False
         self._quick = 0
@@ -107,7 +112,7 @@ class Supervisor:
             if not self._await_ready():
                 return 0 if self._ending else 1
             host, port = self._listening.getsockname()[:2]
-            print(json.dumps({"port": port, "pid": os.getpid(), "host": host, "workers": self._count}), flush=True)
+            print(json.dumps({"port": port, "pid": os.getpid(), "host": host, "workers": self._count, **self._told}), flush=True)
             return self._watch()
         finally:
             self._stop()

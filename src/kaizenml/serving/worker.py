@@ -22,7 +22,9 @@ from kaizenml.errors import NotFound
 from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Snapshot
 from kaizenml.serving import journal
 from kaizenml.serving.app import App
+from kaizenml.serving.door import Door
 from kaizenml.serving.engine import Engine
+from kaizenml.serving.front import Front, fixed_token
 from kaizenml.serving.ids import Ids, project_key
 from kaizenml.serving.journal import Journal
 from kaizenml.serving.metrics import Counters
@@ -35,7 +37,7 @@ BUNDLE_ENDPOINT = "release"
 DRAIN_S = 10  # for requests in flight, after SIGTERM
 
 
-def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snapshot | None = None) -> App:
+def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snapshot | None = None, front: Front | None = None) -> App:
     """Put a worker together: the composition root of the serving process.
 
     Parameters
@@ -44,6 +46,7 @@ def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snaps
     settings : the ``[serve]`` section of kaizen.toml.
     worker : this worker's number, for its counters.
     fixed : routes that never change, instead of the project's snapshot file.
+    front : how it is reached; default without tokens or a prefix.
     """
     clock = open_clock()
     limits = Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows, depth=settings.max_depth)
@@ -56,7 +59,8 @@ def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snaps
     kept = OutcomeStore(state, ids, window_s=parse_duration(settings.outcome_window), durable=settings.fsync == "request")
     return App(
         engine=engine, watcher=Watcher(state, engine, fixed=fixed), outcomes=kept, counters=counters, clock=clock, limits=limits,
-        sync=written.sync if settings.fsync == "tick" else None,
+        sync=written.sync if settings.fsync == "tick" else None, root_path=front.root_path if front else "",
+        door=Door(state, fixed=fixed_token(os.environ)) if front and front.auth else None,
     )  # fmt: skip
 
 
@@ -75,7 +79,7 @@ def bundle_snapshot(bundle: Path) -> Snapshot:
     return Snapshot(revision=1, written_at=0.0, endpoints={BUNDLE_ENDPOINT: EndpointRoute(endpoint=BUNDLE_ENDPOINT, revision=1, arms=[route])})
 
 
-def run(app: App, listening: socket.socket, *, ready: Callable[[], None], parent: int | None = None) -> int:
+def run(app: App, listening: socket.socket, *, ready: Callable[[], None], parent: int | None = None, front: Front | None = None) -> int:
     """Serve until SIGTERM or SIGINT; requests in flight are answered first.
 
     Parameters
@@ -83,11 +87,15 @@ def run(app: App, listening: socket.socket, *, ready: Callable[[], None], parent
     listening : a bound socket, perhaps shared with other workers.
     ready : called once when requests are taken.
     parent : the reading end of a pipe that the supervisor holds open; when it closes, this process ends too.
+    front : how it is reached; default plain HTTP, and no proxy is believed.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s %(levelname)s [{os.getpid()}] %(message)s", force=True)
+    front = front or Front()
+    cert, key = front.tls or (None, None)
     config = uvicorn.Config(
         app, loop="uvloop", http="httptools", ws="none", lifespan="on", access_log=False, log_config=None, log_level="warning",
         server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=DRAIN_S, backlog=2048,
+        ssl_certfile=cert, ssl_keyfile=key, proxy_headers=bool(front.proxies), forwarded_allow_ips=front.proxies,
     )  # fmt: skip
     server = _Server(config, ready, parent)
     # what was loaded stays: the collector need not walk it again and again

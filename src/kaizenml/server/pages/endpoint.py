@@ -20,6 +20,7 @@ from kaizenml.rollouts.rollout import WHOLE, Rollout
 from kaizenml.server import actions
 from kaizenml.server.pages import vitals, words
 from kaizenml.server.rendering import commas
+from kaizenml.serving.front import needs_token
 
 SHOWN_COLUMNS = 10
 DRIFT_DAYS = 7
@@ -153,4 +154,6 @@ def _example(ctx: Context, rollout: Rollout) -> str:
     body = msgspec.json.encode({"inputs": found[:1]}).decode()
     serve = ctx.settings.serve
     quoted = body.replace("'", "'\\''")
-    return f"curl -s http://{serve.host}:{serve.port}/predict/{rollout.endpoint} \\\n  -H 'Content-Type: application/json' -d '{quoted}'"
+    where = f"{'https' if serve.tls_cert else 'http'}://{serve.host}:{serve.port}/predict/{rollout.endpoint}"
+    token = "-H 'Authorization: Bearer TOKEN' " if needs_token(serve, serve.host) else ""
+    return f"curl -s {where} \\\n  {token}-H 'Content-Type: application/json' -d '{quoted}'"
