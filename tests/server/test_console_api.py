@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
@@ -15,7 +16,9 @@ import pytest
 from console_shop import Shop, start, stop
 
 from kaizenml import events, operations
+from kaizenml.access import operations as tokens
 from kaizenml.context import Context
+from kaizenml.project import open_project
 
 Answer = tuple[int, dict[str, str], Any]
 
@@ -179,6 +182,35 @@ def test_anything_but_loopback_asks_for_the_token_and_works_under_a_prefix(guard
     assert status == 200
     assert 'href="/kaizen/models"' in page
     assert 'src="/kaizen/static/app.js' in page
+
+
+def test_an_api_token_for_admin_opens_the_control_api_and_its_name_stands_in_the_record(tmp_path: Path) -> None:
+    (tmp_path / "kaizen.toml").write_text('[project]\nname = "empty"\n')
+    ctx = open_project(tmp_path, actor="maria")
+    admin = tokens.create(ctx, "ci", scope=["admin"], rate=5)
+    predict = tokens.create(ctx, "till", scope=["predict"])
+    process, ready = start(
+        "kaizenml.server", "--project", str(ctx.root), "--host", "0.0.0.0", "--port", "0", KAIZEN_TOKEN="s3cret-s3cret"
+    )
+    try:
+        base = f"http://127.0.0.1:{ready['port']}"
+        status, headers, made = ask(base, "/api/tokens/create", "POST", {"name": "new"}, Authorization=f"Bearer {admin.token}")
+        assert (status, headers["cache-control"]) == (200, "no-store")
+        status, _, refusal = ask(base, "/api/tokens/list", Authorization=f"Bearer {predict.token}")
+        assert (status, refusal["error"]["code"]) == (403, "forbidden")
+        assert ask(base, "/api/tokens/revoke", "POST", {"name": "ci"}, Authorization="Bearer s3cret-s3cret")[0] == 200
+        status, headers, refusal = ask(base, "/api/tokens/list", Authorization=f"Bearer {admin.token}")
+        assert (status, headers["www-authenticate"]) == (401, "Bearer")
+        listed = ask(base, "/api/tokens/list", Authorization="Bearer s3cret-s3cret")[2]
+        assert [(one["name"], one["state"]) for one in listed] == [("ci", "revoked"), ("new", "valid"), ("till", "valid")]
+        assert made["token"] not in json.dumps(listed)
+    finally:
+        stop(process)
+    with ctx.catalog.read() as connection:
+        by = {event.subject: event.actor for event in events.read(connection, kind="tokens.created")}
+    assert by["new"] == "ci"
+    ctx.online.close()
+    ctx.catalog.close()
 
 
 def _refused(ctx: Context, *arguments: str) -> tuple[int, str]:

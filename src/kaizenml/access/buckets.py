@@ -16,6 +16,7 @@ from pathlib import Path
 FILE = "rates"  # below the project's state folder, in ``serving/``
 SLOTS = 4096
 _BYTES = SLOTS * 8
+_LATE_S = 1.0  # a process may have read its clock, and then waited: what others took meanwhile is not to be forgotten
 
 
 def take(full_at: float, rate: float, now: float) -> tuple[float, float]:
@@ -34,7 +35,8 @@ def take(full_at: float, rate: float, now: float) -> tuple[float, float]:
     longest = max(rate, 1.0) / rate  # to fill an empty bucket
     if not full_at > now:  # also what is no number
         full_at = now
-    full_at = min(full_at, now + longest)  # a moment of before the machine's last start
+    if full_at > now + longest + _LATE_S:  # a moment of before the machine's last start
+        full_at = now + longest
     wait = full_at + 1.0 / rate - (now + longest)
     return (full_at, wait) if wait > 1e-9 else (full_at + 1.0 / rate, 0.0)
 
