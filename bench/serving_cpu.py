@@ -25,6 +25,7 @@ import numpy as np
 
 import _bundle
 from _rows import OURS, options, report
+from kaizenml.access import token as tokens
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.snapshot import EndpointRoute, Snapshot
 
@@ -39,11 +40,15 @@ def main() -> None:
     seconds, runs = (0.3, 3) if given.quick else (2.0, 9)
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
         ours, shadowed = (stack.enter_context(_ours(Path(folder) / name, releases)) for name, releases in (("one", 1), ("two", 2)))
+        guarded = stack.enter_context(_ours(Path(folder) / "guarded", 1, KAIZEN_SERVE_AUTH="on"))
+        free, rated = (_token(Path(folder) / "guarded", rate) for rate in (None, 1e6))
         theirs = stack.enter_context(_started(str(Path(__file__).with_name("_by_hand.py")), str(Path(folder) / "one/releases/bench/1/model/m.txt")))
         asked = [
             ("1 row", [(OURS, ours), (BY_HAND, theirs)], _request(1)),
             ("100 rows", [(OURS, ours), (BY_HAND, theirs)], _request(100)),
             ("1 row, a shadow", [(OURS, shadowed)], _request(1)),
+            ("1 row, a token", [(OURS, guarded)], _request(1, free)),
+            ("1 row, a token with a rate", [(OURS, guarded)], _request(1, rated)),
         ]
         made = []
         for number in range(runs + 1):
@@ -62,20 +67,20 @@ class Server(NamedTuple):
 
 
 @contextmanager
-def _ours(state: Path, releases: int) -> Iterator[Server]:
+def _ours(state: Path, releases: int, **environ: str) -> Iterator[Server]:
     """Serve a release, and the others as its shadows."""
     routes = [_bundle.write(state, number) for number in range(1, releases + 1)]
     shadows = [msgspec.structs.replace(route, arm="shadow") for route in routes[1:]]
     endpoint = EndpointRoute(endpoint="bench", revision=1, arms=routes[:1], shadows=shadows)
     snapshot.write(state / "serving" / snapshot.FILE, Snapshot(revision=1, written_at=0.0, endpoints={"bench": endpoint}))
-    with _started("-m", "kaizenml.serving", "--state", str(state), "--port", "0") as supervisor:
+    with _started("-m", "kaizenml.serving", "--state", str(state), "--port", "0", **environ) as supervisor:
         (worker,) = _children(supervisor.pid)
         yield Server(supervisor.port, worker)
 
 
 @contextmanager
-def _started(*command: str) -> Iterator[Server]:
-    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+def _started(*command: str, **environ: str) -> Iterator[Server]:
+    environ = {**os.environ, "OMP_NUM_THREADS": "1", **environ}
     with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environ) as process:
         assert process.stdout is not None
         try:
@@ -95,11 +100,23 @@ def _memory(server: Server) -> float:
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
 
-def _request(rows: int) -> bytes:
+def _token(state: Path, rate: float | None) -> str:
+    """Make a token that the servers of ``state`` know, beside those that there are; return its text."""
+    path = state / "serving" / tokens.FILE
+    known = tokens.read(path) if path.exists() else []
+    identity, text = tokens.make([each.id for each in known])
+    made = tokens.Token(name=f"bench-{len(known)}", id=identity, hash=tokens.digest(text), scopes=["predict"], rate=rate, created_at=0.0)
+    tokens.write(path, [*known, made])
+    return text
+
+
+def _request(rows: int, token: str | None = None) -> bytes:
     rng = np.random.default_rng(9)
     inputs = [dict(zip(_bundle.NAMES, map(float, row), strict=True)) for row in rng.normal(size=(rows, len(_bundle.NAMES)))]
     body = msgspec.json.encode({"inputs": inputs})
-    return b"POST /predict/bench HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+    shown = f"authorization: Bearer {token}\r\n".encode() if token else b""
+    head = b"POST /predict/bench HTTP/1.1\r\nhost: x\r\n%scontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % (shown, len(body)) + body
 
 
 def _ask(port: int, request: bytes, seconds: float) -> int:
