@@ -97,13 +97,13 @@ class Waiting(KaizenError):
 
 
 class Unauthorized(KaizenError):
-    """The token is missing, wrong, or lacks the scope."""
+    """No valid token was shown: none, or one that is unknown, expired or revoked."""
 
     code, status = "unauthorized", 401
 
 
 class Forbidden(KaizenError):
-    """Known, and not allowed: a write that comes from another site, a name that this server does not answer under."""
+    """Known, and not allowed: a token without the scope, a write from another site, a name that this server does not answer under."""
 
     code, status = "forbidden", 403
 

@@ -18,7 +18,9 @@ def pages() -> dict[str, str]:
 
 
 def _operations() -> str:
-    lines = ["# Operations", "", "Each is `kaizen NOUN VERB`, `POST /api/NOUN/VERB`, and a function of `kaizenml.NOUN.operations`.", ""]
+    about = "Each is `kaizen NOUN VERB`, `POST /api/NOUN/VERB`, and a function of `kaizenml.NOUN.operations`"
+    others = {noun: module for noun, module in operations.MODULES.items() if module != f"kaizenml.{noun}.operations"}
+    lines = ["# Operations", "", f"{about} (of {', '.join(f'{noun}: `{module}`' for noun, module in others.items())}).", ""]
     for name, operation in operations.all().items():
         lines += [f"## {name}", "", operation.summary, *([operation.help] if operation.help else []), ""]
         if operation.parameters:

@@ -74,7 +74,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_depth: int = 64  # nesting of JSON
     fsync: Literal["off", "tick", "request"] = "off"
     segment_bytes: int = 64_000_000
-    auth: Literal["auto", "on", "off"] = "auto"  # API tokens; auto: needed wherever others than this machine can come in
+    auth: Literal["auto", "on", "off"] = "auto"  # API tokens; auto: asked for wherever others than this machine can come in
     tls_cert: str | None = None  # PEM file, relative to the project; the certificate first, then its chain
     tls_key: str | None = None
     root_path: str = ""  # path prefix under which a proxy shows the server, such as /ml; taken off or not

@@ -135,6 +135,16 @@ def test_an_unexpected_error_is_one_line_and_its_trace_is_kept(project, capsys, 
         assert "Traceback" in trace.read()
 
 
+def test_the_trace_of_an_unexpected_error_holds_no_token(project, capsys, monkeypatch):
+    monkeypatch.setenv("KAIZEN_PROJECT_CATALOG", "mysql+nothing://x")
+    monkeypatch.setattr(sys, "argv", ["kaizen", "predict", "--token", "hunter2", "--token=hunter3", "shop", "{}"])
+    assert run(["audit", "verify"]) == 1
+    with open(capsys.readouterr().err.rpartition(" ")[2].strip(), encoding="utf-8") as trace:
+        told = trace.read()
+    assert "'--token', '(hidden)', '--token=(hidden)', 'shop'" in told
+    assert "hunter" not in told
+
+
 @pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_output_without_a_terminal_or_with_no_color_has_no_escapes(project, environ):
     code = "from kaizenml.cli.application import run; print([run(line.split()) for line in ('--help', 'audit settings', 'nothing')])"

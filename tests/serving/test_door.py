@@ -178,7 +178,8 @@ def test_the_openapi_document_says_what_needs_a_token(ctx):
     ],
 )  # fmt: skip
 def test_tokens_are_asked_for_wherever_others_can_come_in(more, host, asks):
-    assert needs_token(ServeSettings(**more), host) is asks
+    assert needs_token(ServeSettings(**more), host, {}) is asks
+    assert needs_token(ServeSettings(**more), host, {"KAIZEN_TOKEN": "set"}) is (more.get("auth") != "off")
 
 
 @pytest.mark.parametrize(

@@ -177,8 +177,9 @@ def test_a_secret_stands_in_no_file_and_in_no_command_line(ctx, serve):
 def test_a_bundle_is_held_to_the_same_rule(ctx, tmp_path):
     bundles.write_bundle(ctx.state)
     bundle = str(ctx.state / "releases" / "shop" / "1")
-    for host, auth in (("127.0.0.1", False), ("0.0.0.0", True)):
-        process = bundles.start("--bundle", bundle, "--host", host, env={"KAIZEN_TOKEN": "a-fixed-token-for-a-container"}, log=tmp_path / "log")
+    fixed = {"KAIZEN_TOKEN": "a-fixed-token-for-a-container"}
+    for host, environ, auth in (("127.0.0.1", {}, False), ("127.0.0.1", fixed, True), ("0.0.0.0", fixed, True)):
+        process = bundles.start("--bundle", bundle, "--host", host, env=environ, log=tmp_path / "log")
         try:
             document = said(process)
             assert document["auth"] is auth

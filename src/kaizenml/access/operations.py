@@ -27,6 +27,7 @@ class Granted(msgspec.Struct, frozen=True, kw_only=True):
     scopes: builtins.list[Scope]
     rate: float | None
     expires_at: float | None
+    note: str = "the token is shown this once; keep it like a password"
 
 
 class Listed(msgspec.Struct, frozen=True, kw_only=True):

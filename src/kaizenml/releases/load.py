@@ -132,7 +132,8 @@ def serving(bundle: Path) -> Iterator[int]:
     ------
     Unavailable : it did not come up; the end of what it wrote is in the values.
     """
-    environment = {name: value for name, value in os.environ.items() if name != "KAIZEN_CLOCK"} | {"KAIZEN_PARENT": str(os.getpid())}
+    kept = {name: value for name, value in os.environ.items() if name not in ("KAIZEN_CLOCK", "KAIZEN_TOKEN")}
+    environment = kept | {"KAIZEN_PARENT": str(os.getpid())}
     command = [sys.executable, "-c", _LAUNCH, "--bundle", str(bundle), "--host", "127.0.0.1", "--port", "0"]
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment, start_new_session=True)

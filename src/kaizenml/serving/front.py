@@ -45,7 +45,7 @@ def front_for(settings: ServeSettings, host: str, *, root: Path, environ: Mappin
 
         found = tls.files(root, settings.tls_cert, settings.tls_key)
     front = Front(
-        auth=needs_token(settings, host), root_path=_prefix(settings.root_path), proxies=_proxies(settings.trusted_proxies),
+        auth=needs_token(settings, host, environ), root_path=_prefix(settings.root_path), proxies=_proxies(settings.trusted_proxies),
         tls=(str(found[0]), str(found[1])) if found else None,
     )  # fmt: skip
     if front.auth:
@@ -53,10 +53,13 @@ def front_for(settings: ServeSettings, host: str, *, root: Path, environ: Mappin
     return front
 
 
-def needs_token(settings: ServeSettings, host: str) -> bool:
-    """Tell whether tokens are asked for: by ``auto`` wherever others than this machine's users can come in, also through a proxy."""
+def needs_token(settings: ServeSettings, host: str, environ: Mapping[str, str]) -> bool:
+    """Tell whether tokens are asked for.
+
+    By ``auto`` wherever others than this machine's users can come in, also through a proxy, and where a token was set: as in the console.
+    """
     if settings.auth == "auto":
-        return not is_loopback(host) or bool(settings.root_path or settings.trusted_proxies)
+        return not is_loopback(host) or bool(settings.root_path or settings.trusted_proxies or environ.get(TOKEN))
     return settings.auth == "on"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from typing import Any
 
 import msgspec
@@ -155,5 +156,5 @@ def _example(ctx: Context, rollout: Rollout) -> str:
     serve = ctx.settings.serve
     quoted = body.replace("'", "'\\''")
     where = f"{'https' if serve.tls_cert else 'http'}://{serve.host}:{serve.port}/predict/{rollout.endpoint}"
-    token = "-H 'Authorization: Bearer TOKEN' " if needs_token(serve, serve.host) else ""
+    token = "-H 'Authorization: Bearer TOKEN' " if needs_token(serve, serve.host, os.environ) else ""
     return f"curl -s {where} \\\n  {token}-H 'Content-Type: application/json' -d '{quoted}'"
