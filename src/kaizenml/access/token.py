@@ -6,6 +6,7 @@ guess, a slow hash would protect no better.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import math
@@ -83,11 +84,9 @@ def digest(text: str) -> str:
 def write(path: Path, tokens: Iterable[Token]) -> None:
     """Replace the file, if it is to change."""
     raw = msgspec.json.encode(Kept(tokens=list(tokens)))
-    try:
+    with contextlib.suppress(OSError):  # none yet, or another user's: replaced
         if path.read_bytes() == raw:
             return
-    except FileNotFoundError:
-        pass
     write_private(path, raw)
 
 
