@@ -40,6 +40,7 @@ def _settings() -> str:
     lines = ["# Settings", "", about, ""]
     sections: dict[str, Any] = {"project": settings.ProjectSettings, "task": settings.TaskSettings, "features.NAME": settings.ViewSettings}
     sections |= {f.name: f.type for f in msgspec.structs.fields(settings.Settings) if inspect.isclass(f.type) and f.name != "project"}
+    sections["[route]"] = settings.RouteSettings
     for section, kind in sections.items():
         lines += [f"## [{section}]", "", "| key | type | default |", "|---|---|---|"]
         annotations = inspect.get_annotations(kind)

@@ -82,6 +82,29 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     outcome_window: str = "90d"  # outcomes later than this are still taken, but called late
 
 
+class FallbackSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """What the model does not know, and what answers then. All off unless set; looked at after every ``[[route]]``."""
+
+    unknown: bool | list[str] = False  # a category's level that training has not seen: of any input, or of the inputs named
+    outside: float | None = None  # an input beyond what training saw, by more than this many widths of the range seen; 0: by anything
+    confidence: float | None = None  # the largest probability is below this
+    answer: str = "naive"  # naive, constant, refuse, or a release (shop@1)
+    by: str | None = None  # naive: the answer of the row's segment by this input, instead of the one for all
+    value: str | int | float | bool | None = None  # constant: what is answered
+    explore: float = 0.0  # share of such units that the model answers all the same, to learn from what comes of it
+
+
+class RouteSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A rule ``[[route]]``: rows for which ``when`` holds are not the model's. The first that holds decides."""
+
+    when: str  # carrier == 'XX' and (distance > 2000 or weather_temp is null)
+    endpoint: str | None = None  # only there; default every endpoint
+    answer: str = "naive"
+    by: str | None = None
+    value: str | int | float | bool | None = None
+    explore: float = 0.0
+
+
 class ConsoleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8081
@@ -112,6 +135,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     train: TrainSettings = TrainSettings()
     gates: GateSettings = GateSettings()
     serve: ServeSettings = ServeSettings()
+    fallback: FallbackSettings = FallbackSettings()
+    route: list[RouteSettings] = []
     console: ConsoleSettings = ConsoleSettings()
     monitor: MonitorSettings = MonitorSettings()
     loop: LoopSettings = LoopSettings()
@@ -187,7 +212,8 @@ def _explained(path: Path, text: str, sources: Mapping[str, str]) -> InvalidSett
 def _sections() -> list[type[msgspec.Struct]]:
     return [
         Settings,
-        ProjectSettings, TaskSettings, ViewSettings, TrainSettings, GateSettings, ServeSettings, ConsoleSettings, MonitorSettings, LoopSettings,
+        ProjectSettings, TaskSettings, ViewSettings, TrainSettings, GateSettings, ServeSettings, FallbackSettings, RouteSettings,
+        ConsoleSettings, MonitorSettings, LoopSettings,
     ]  # fmt: skip
 
 

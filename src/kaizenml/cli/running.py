@@ -25,7 +25,7 @@ def _serve(host: str | None, port: int | None, workers: int | None) -> None:
     ctx = face.open()
     part = _serving(ctx, host, port, workers)
     processes.check_port(part.host, part.port, option="--port", what="predictions")
-    _publish(ctx)
+    _publish(face, ctx)
     _run_one(face, ctx, part)
 
 
@@ -194,7 +194,7 @@ def _ready_release(face: Face, ctx: Context, endpoint: str, budget: str | None, 
 
     now = steps.champion(ctx, endpoint)
     if now is not None:
-        _publish(ctx)
+        _publish(face, ctx)
         face.note(f"{now} answers endpoint {endpoint}")
         return now
     newest = steps.newest_release(ctx)
@@ -208,12 +208,13 @@ def _ready_release(face: Face, ctx: Context, endpoint: str, budget: str | None, 
     return newest.ref
 
 
-def _publish(ctx: Context) -> None:
+def _publish(face: Face, ctx: Context) -> None:
     """Write afresh the files that serving reads."""
     from kaizenml.access import operations as tokens
-    from kaizenml.rollouts import operations as rollouts
+    from kaizenml.rollouts import publishing
 
-    rollouts.publish(ctx)
+    for problem in publishing.problems(publishing.publish(ctx)):
+        face.note(f"not in force: {problem}")
     tokens.publish(ctx)
 
 

@@ -14,6 +14,7 @@ from kaizenml.loop.improvement import STEPS, Improvement
 from kaizenml.loop.reconciler import lease, reconcile
 from kaizenml.monitoring import operations as monitoring
 from kaizenml.rollouts import operations as rollouts
+from kaizenml.rollouts import publishing
 from kaizenml.serving import drain as journal
 
 __all__ = ["ask", "history", "improve", "status", "tick"]
@@ -69,7 +70,7 @@ def tick(ctx: Context, *, progress: Callable[[str, float], None] | None = None) 
     """
     ctx = ctx.acting_as("loop")
     with lease(ctx):
-        rollouts.publish(ctx)
+        publishing.publish(ctx)  # rules that cannot be followed are told by the snapshot and do not hold the loop up
         tokens.publish(ctx)
         drained_at = ctx.clock.timestamp()
         report = journal.drain(ctx)

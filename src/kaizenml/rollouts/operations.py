@@ -6,7 +6,7 @@ import builtins
 from collections.abc import Callable
 
 from kaizenml.context import Context
-from kaizenml.errors import Conflict, NotFound, Refused, not_found
+from kaizenml.errors import Conflict, InvalidSettings, NotFound, Refused, not_found
 from kaizenml.refs import check_name
 from kaizenml.releases import operations as releases
 from kaizenml.releases.release import Release
@@ -357,19 +357,31 @@ def history(ctx: Context, endpoint: str, *, limit: int = 50) -> builtins.list[Ch
 
 
 def publish(ctx: Context) -> Snapshot:
-    """Write the routing snapshot from the catalog anew, so that serving follows it.
+    """Write the routing snapshot from the catalog and the rules in kaizen.toml anew, so that serving follows it within a second.
 
-    Every change does this by itself; calling it again is harmless and mends a snapshot that was lost.
+    Every change does this by itself, and the loop at every look; after an edit of ``[fallback]`` or ``[[route]]`` it saves the wait.
+    Calling it again is harmless and mends a snapshot that was lost.
 
     Returns
     -------
     The snapshot as it stands on disk.
 
+    Raises
+    ------
+    InvalidSettings : the rules cannot be followed; everything else is published, and the last good rules stay in force.
+
     Examples
     --------
     ``kaizen rollouts publish``
     """
-    return publishing.publish(ctx)
+    published = publishing.publish(ctx)
+    if problems := publishing.problems(published):
+        raise InvalidSettings(
+            "; ".join(problems),
+            remedy="mend kaizen.toml and repeat; until then the last good rules stay in force",
+            values={"problems": problems},
+        )
+    return published
 
 
 def _change(

@@ -9,15 +9,29 @@ from pathlib import Path
 
 import msgspec
 
+from kaizenml import settings as settings_module
 from kaizenml.context import Context
+from kaizenml.errors import InvalidSettings, KaizenError
+from kaizenml.releases import operations as releases_operations
 from kaizenml.releases import store as releases
 from kaizenml.releases.release import Release
-from kaizenml.rollouts import snapshot, store
+from kaizenml.rollouts import rules, snapshot, store
 from kaizenml.rollouts.rollout import Rollout
-from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Snapshot
+from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Rule, Snapshot
+from kaizenml.settings import Settings
+from kaizenml.training import model_file
+from kaizenml.training.model_file import ModelSpec
 
 
-def derive(rollouts: list[Rollout], known: Mapping[str, Release], *, at: float) -> Snapshot:
+class Ruled(msgspec.Struct, frozen=True):
+    """An endpoint's rules, the releases they name, and why those of kaizen.toml are not in force."""
+
+    rules: list[Rule] = []
+    others: list[Route] = []
+    problem: str | None = None
+
+
+def derive(rollouts: list[Rollout], known: Mapping[str, Release], *, at: float, ruled: Mapping[str, Ruled] | None = None) -> Snapshot:
     """Turn rollouts into routes. Pure: the same rollouts always give the same routes.
 
     Parameters
@@ -25,33 +39,49 @@ def derive(rollouts: list[Rollout], known: Mapping[str, Release], *, at: float) 
     rollouts : all endpoints as they are now.
     known : every release that they name, by reference.
     at : seconds since 1970, for ``written_at``.
+    ruled : the rules of each endpoint; default none.
     """
+    by_rule = ruled or {}
     return Snapshot(
+        format=2 if any(found.rules for found in by_rule.values()) else 1,
         revision=sum(rollout.revision for rollout in rollouts),
         written_at=at,
-        endpoints={rollout.endpoint: _endpoint(rollout, known) for rollout in rollouts},
+        endpoints={rollout.endpoint: _endpoint(rollout, known, by_rule.get(rollout.endpoint, Ruled())) for rollout in rollouts},
     )
 
 
 def publish(ctx: Context) -> Snapshot:
-    """Derive the snapshot from the catalog anew and write it if it differs from what stands there.
+    """Derive the snapshot from the catalog and the rules in kaizen.toml, and write it if it differs from what stands there.
 
-    Reading and writing happen under one lock, so of two publishers the later writer has also read
-    later: an older state never replaces a newer one. A crash before it is mended by the next call.
+    Rules that cannot be followed leave the last good ones in force; the snapshot then says why. Reading and writing happen
+    under one lock, so of two publishers the later writer has also read later: an older state never replaces a newer one. A crash
+    before it is mended by the next call.
     """
     folder = ctx.state / "serving"
     path = folder / snapshot.FILE
+    # the file as it is now: whoever publishes may have opened the project days ago
+    found = _settings(ctx)
     with _locked(folder):
         with ctx.catalog.read() as connection:
             rollouts = store.every(connection)
             refs = {ref for rollout in rollouts for ref in _releases(rollout)}
             known = {ref: releases.get(connection, ref) for ref in sorted(refs)}
-        fresh = derive(rollouts, known, at=ctx.clock.timestamp())
         standing = _standing(path)
+        before = standing.endpoints if standing else {}
+        names = [rollout.endpoint for rollout in rollouts]
+        ruled = {rollout.endpoint: _ruled(ctx, found, rollout, names, before.get(rollout.endpoint)) for rollout in rollouts}
+        fresh = derive(rollouts, known, at=ctx.clock.timestamp(), ruled=ruled)
         if standing and msgspec.structs.replace(standing, written_at=fresh.written_at) == fresh:
             return standing
+        for name, route in fresh.endpoints.items():
+            _record(ctx, name, route, before.get(name))
         snapshot.write(path, fresh)
     return fresh
+
+
+def problems(published: Snapshot) -> list[str]:
+    """Return why rules of kaizen.toml are not in force."""
+    return list(dict.fromkeys(route.problem for route in published.endpoints.values() if route.problem))
 
 
 def lineage(release: Release) -> Lineage:
@@ -60,7 +90,67 @@ def lineage(release: Release) -> Lineage:
     return Lineage(model=pins.model, data=pins.data[0], features=pins.features, code=pins.code, hash=release.hash)
 
 
-def _endpoint(rollout: Rollout, known: Mapping[str, Release]) -> EndpointRoute:
+def _settings(ctx: Context) -> Settings | KaizenError:
+    try:
+        return settings_module.load(ctx.root)[0]
+    except KaizenError as error:
+        return error
+
+
+def _ruled(ctx: Context, found: Settings | KaizenError, rollout: Rollout, endpoints: list[str], before: EndpointRoute | None) -> Ruled:
+    """Read an endpoint's rules; where that cannot be done, keep those that stand."""
+    try:
+        if isinstance(found, KaizenError):
+            raise found
+        if not found.route and found.fallback == settings_module.FallbackSettings():
+            return Ruled()
+        rules.check_endpoints(found, endpoints)
+        spec = _spec(ctx, releases_operations.show(ctx, rollout.champion))
+        wanted = rules.of(found, rollout.endpoint, spec)
+        trusted = {route.release for route in before.others} if before else set()
+        names = dict.fromkeys(rule.release for rule in wanted if rule.release)
+        return Ruled(wanted, [_other(ctx, name, spec, trusted) for name in names])
+    except (KaizenError, OSError) as error:  # whatever it is, a kill must get through
+        problem = error.what if isinstance(error, KaizenError) else str(error)
+        return Ruled(before.rules, before.others, problem) if before else Ruled(problem=problem)
+
+
+def _other(ctx: Context, name: str, spec: ModelSpec, trusted: set[str]) -> Route:
+    """Return the route to a release that a rule names: registered, passed, whole, and it answers the same question."""
+    found = releases_operations.show(ctx, name)
+    remedy = "name a release that passed its gates: kaizen releases list"
+    if found.state != "passed":
+        raise InvalidSettings(f"kaizen.toml: {name} was refused by its gates, so no rule may let it answer", remedy=remedy, values={"found": name})
+    if name not in trusted:
+        releases_operations.verify(ctx, name)
+    ours, theirs = spec.signature, _spec(ctx, found).signature
+    if (theirs.target, theirs.task, theirs.classes) != (ours.target, ours.task, ours.classes):
+        raise InvalidSettings(
+            f"kaizen.toml: {name} answers {theirs.target!r} ({theirs.task}, classes {theirs.classes[:10]}), "
+            f"the champion {ours.target!r} ({ours.task}, classes {ours.classes[:10]})",
+            remedy=remedy, values={"found": name},
+        )  # fmt: skip
+    return _route(found, 0, "rule")
+
+
+def _spec(ctx: Context, release: Release) -> ModelSpec:
+    return model_file.read(ctx.state / release.bundle / "model")
+
+
+def _record(ctx: Context, name: str, now: EndpointRoute, before: EndpointRoute | None) -> None:
+    """Leave an event of rules that change, or cannot be followed. Written first: killed in between, it is written again, and never lost."""
+    old, problem = (before.rules, before.problem) if before else ([], None)
+    changed, refused = now.rules != old, now.problem is not None and now.problem != problem
+    if not changed and not refused:
+        return
+    with ctx.catalog.write() as connection:
+        if changed:
+            ctx.record(connection, "rollouts.ruled", name, "kaizen.toml", rules=[rules.describe(rule) for rule in now.rules])
+        if refused:
+            ctx.record(connection, "rollouts.rules_refused", name, now.problem or "")
+
+
+def _endpoint(rollout: Rollout, known: Mapping[str, Release], ruled: Ruled) -> EndpointRoute:
     champion = _route(known[rollout.champion], rollout.champion_weight, "champion")
     others = [_route(known[arm.release], arm.weight, f"challenger-{arm.number}", arm.slots) for arm in rollout.challengers]
     # A shadow gives exactly one answer to every row: as an arm it answers, or is paired with the one that does.
@@ -74,6 +164,9 @@ def _endpoint(rollout: Rollout, known: Mapping[str, Release]) -> EndpointRoute:
         shadows=[_route(known[ref], 0, "shadow") for ref in shadows],
         paired=bool(others),
         killed=rollout.killed,
+        rules=ruled.rules,
+        others=ruled.others,
+        problem=ruled.problem,
     )
 
 

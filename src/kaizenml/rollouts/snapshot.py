@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any, Literal
 
 import msgspec
 
-FORMAT = 1
+FORMAT = 2  # 2: with rules. A snapshot without any says 1, so that servers that know no rules go on reading it
 FILE = "snapshot.json"  # below the project's state folder, in ``serving/``
 
 
@@ -32,6 +33,20 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     slots: list[tuple[int, int]] = []  # a challenger's units, as ranges of 0..1000; the champion has the rest
 
 
+class Rule(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """When the model is not to decide a row, and what answers then. The first rule that holds decides; ``confidence`` is looked at last."""
+
+    when: str | None = None  # a condition over the inputs
+    unknown: bool | list[str] = False  # a category's level was not seen in training: of any input, or of these
+    outside: float | None = None  # an input beyond what training saw, by more than this many widths of the range seen
+    confidence: float | None = None  # the largest probability is below this
+    answer: Literal["naive", "constant", "refuse", "release"] = "naive"
+    by: str | None = None  # naive: the answer of the row's segment by this input
+    value: Any = None  # constant: what is answered
+    release: str | None = None  # release: who answers
+    explore: int = 0  # 1/1000 of the units whose rows the model answers in spite of the rule, to learn from what comes of it
+
+
 class EndpointRoute(msgspec.Struct, frozen=True, kw_only=True):
     """How one endpoint answers now. Weights of ``arms`` sum to 1000.
 
@@ -45,12 +60,15 @@ class EndpointRoute(msgspec.Struct, frozen=True, kw_only=True):
     shadows: list[Route] = []
     paired: bool = False
     killed: str | None = None  # why; answers are naive while it is set
+    rules: list[Rule] = []  # in order
+    others: list[Route] = []  # older releases that rules name
+    problem: str | None = None  # why the rules in kaizen.toml are not those above: the last good ones stay in force
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """All routes of a project."""
 
-    format: int = FORMAT
+    format: int = 1
     revision: int  # sum of the endpoints' revisions: grows with every change
     written_at: float
     endpoints: dict[str, EndpointRoute]

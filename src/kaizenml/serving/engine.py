@@ -6,9 +6,9 @@ Nothing leaves before its journal record is written. Shadows run afterwards, and
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -24,11 +24,13 @@ from kaizenml.serving.metrics import Counters
 from kaizenml.serving.protocol import Limits, PredictRequest, read_predict
 from kaizenml.serving.records import Answer, PredictionRecord, ShadowRecord
 from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute, Routing
+from kaizenml.serving.rules import MODEL, By, Hit
 
 log = logging.getLogger("kaizenml.serving")
 SHADOW_ROWS = 20_000  # waiting to be run by shadows; more are shed
 _LONGEST_REASON = 300
 Row = Mapping[str, Any]
+Features = dict[str, Any]
 
 
 class _Said(msgspec.Struct, frozen=True):
@@ -40,18 +42,21 @@ class _Said(msgspec.Struct, frozen=True):
     decided_by: str
     reason: str | None
     arm: str
+    release: str | msgspec.UnsetType = msgspec.UNSET  # where another release decided than the one named beside the predictions
 
 
-class Decision(NamedTuple):
-    """Who decided, why where it was not the model, and what."""
+class Decision(msgspec.Struct, frozen=True):
+    """What was decided, by whom, and why where it was not the model."""
 
     predictions: Sequence[Prediction]
     decided_by: str
     reason: str | None
+    rows: list[By] | None = None
+    """Who decided each row; None: the same for all. ``decided_by`` is ``mixed`` where they differ."""
 
 
-class Asked(NamedTuple):
-    """One request with its ids, the arm that is to answer it, and the features that the arm's views gave."""
+class Asked(msgspec.Struct, frozen=True):
+    """One request with its ids, the arm that is to answer it, the features that the arm's views gave, and what rules say of its rows."""
 
     at: float
     endpoint: LoadedEndpoint
@@ -64,9 +69,15 @@ class Asked(NamedTuple):
     """Why the features could not be read."""
     free: bool
     """Whether the champion may answer in the arm's place."""
+    full: Sequence[Row]
+    """The rows with their features."""
+    hits: list[Hit | None] | None
+    """The rows that rules take from the model; None: none."""
+    lent: dict[str, tuple[list[Features] | None, str | None]]
+    """Of releases that rules name and that read other views: their features, or why those could not be read."""
 
 
-class Answered(NamedTuple):
+class Answered(msgspec.Struct, frozen=True):
     """One answered request; its journal record is written."""
 
     at: float
@@ -119,7 +130,13 @@ class Engine:
         answered = self.answer(endpoint, read_predict(body, self._limits), body, trace, pinned)
         by, reason, arm = answered.decision.decided_by, answered.decision.reason, answered.arm
         label, predictions = arm.route.arm, answered.decision.predictions
-        said = self._encode_json([_Said(i, p.value, p.probabilities, by, reason, label) for i, p in zip(answered.ids, predictions, strict=True)])
+        if answered.decision.rows is None:
+            said = self._encode_json([_Said(i, p.value, p.probabilities, by, reason, label) for i, p in zip(answered.ids, predictions, strict=True)])
+        else:
+            rows = zip(answered.ids, predictions, answered.decision.rows, strict=True)
+            said = self._encode_json(
+                [_Said(i, p.value, p.probabilities, who.decided_by, who.reason, label, who.release or msgspec.UNSET) for i, p, who in rows]
+            )
         return b'{"predictions":' + said + arm.tail
 
     def answer(
@@ -165,30 +182,64 @@ class Engine:
             arm = endpoint.arms[choose(endpoint.route, unit or ids[0])]
             free = arm is not endpoint.arms[0]
         try:
-            features, lost = self._features(arm, rows, at)
+            return self._gather(endpoint, arm, rows, at=at, ids=ids, unit=unit, free=free)
         except InvalidInput:
             if not free:
                 raise
-            arm, free = endpoint.arms[0], False
-            features, lost = self._features(arm, rows, at)
-        return Asked(at, endpoint, arm, ids, unit, rows, features, lost, free)
+            return self._gather(endpoint, endpoint.arms[0], rows, at=at, ids=ids, unit=unit, free=False)
 
     def hand_over(self, asked: Asked) -> Asked:
         """Let the champion answer what does not fit the arm: a challenger may ask for more than clients know of yet."""
-        champion = asked.endpoint.arms[0]
-        features, lost = self._features(champion, asked.rows, asked.at)
-        return asked._replace(arm=champion, features=features, lost=lost, free=False)
+        return self._gather(asked.endpoint, asked.endpoint.arms[0], asked.rows, at=asked.at, ids=asked.ids, unit=asked.unit, free=False)
+
+    def _gather(
+        self, endpoint: LoadedEndpoint, arm: LoadedRoute, rows: list[dict[str, Any]], *, at: float, ids: list[str], unit: str | None, free: bool
+    ) -> Asked:
+        """Look up what the arm's views know of the rows, and which rows rules take from its model."""
+        features: list[Features] | None = None
+        lost: str | None = None
+        full: Sequence[Row] = rows
+        if arm.signature.views:
+            features, lost = self._features(arm, rows, at)
+            full = _merged(rows, features)
+        hits: list[Hit | None] | None = None
+        lent: dict[str, tuple[list[Features] | None, str | None]] = {}
+        if endpoint.rules and arm.model is not None and lost is None and endpoint.route.killed is None:
+            rules = endpoint.rules[arm.route.release]
+            hits = rules.hits(full, unit, ids)
+            for name in rules.named(hits) if hits is not None or rules.doubts else ():
+                other = endpoint.others.get(name)
+                if other is not None and other.signature.views and other.signature.views != arm.signature.views:
+                    lent[name] = self._lend(other, rows, at)
+        return Asked(at, endpoint, arm, ids, unit, rows, features, lost, free, full, hits, lent)
+
+    def _lend(self, other: LoadedRoute, rows: list[dict[str, Any]], at: float) -> tuple[list[Features] | None, str | None]:
+        """Read what another release's views know; that the request does not name its entities is no fault of the request's."""
+        try:
+            return self._features(other, rows, at)
+        except InvalidInput as error:
+            return None, error.what
 
     def record(self, asked: Asked, decision: Decision, request: PredictRequest, body: bytes | None = None, trace: str | None = None) -> Answered:
         """Write the journal's record, count, and put the shadows in their queue; the answer may leave afterwards, never before."""
         endpoint, arm, ids = asked.endpoint, asked.arm, asked.ids
         name, label, by, reason = endpoint.route.endpoint, arm.route.arm, decision.decided_by, decision.reason
-        answers = [Answer(i, p.value, p.probabilities, by, reason) for i, p in zip(ids, decision.predictions, strict=True)]
+        if decision.rows is None:
+            answers = [Answer(i, p.value, p.probabilities, by, reason) for i, p in zip(ids, decision.predictions, strict=True)]
+        else:
+            answers = [
+                Answer(i, p.value, p.probabilities, who.decided_by, who.reason, who.release, who.propensity)
+                for i, p, who in zip(ids, decision.predictions, decision.rows, strict=True)
+            ]
         if body is None:
             body = self._encode_json(request)
         record = PredictionRecord(asked.at, name, arm.route.release, label, asked.unit, body, answers, asked.features, trace)
         self._journal.append(self._encode_record(record))
-        self._counters.add(f'kaizen_predictions_total{{endpoint="{name}",arm="{label}",decided_by="{by}"}}', len(ids))
+        if decision.rows is None:
+            self._counters.add(f'kaizen_predictions_total{{endpoint="{name}",arm="{label}",decided_by="{by}"}}', len(ids))
+        else:
+            for by, number in Counter(row.decided_by for row in decision.rows).items():
+                self._counters.add(f'kaizen_predictions_total{{endpoint="{name}",arm="{label}",decided_by="{by}"}}', number)
         answered = Answered(asked.at, endpoint, arm, ids, asked.rows, asked.features, decision)
         if len(endpoint.arms) > 1 or endpoint.shadows:
             self._queue_shadows(answered)
@@ -240,12 +291,12 @@ class Engine:
 
     def _run_shadow(self, work: Answered, loaded: LoadedRoute) -> None:
         decision = work.decision
-        if loaded.model is not work.arm.model or decision.decided_by != "model":  # else it has just said it
+        if loaded.model is not work.arm.model or decision.rows is not None or decision.decided_by != "model":  # else it has just said it
             rows = _without_strangers(work.rows, loaded, work.arm)
             known, lost = work.features, None
             if known is None or loaded.signature.views != work.arm.signature.views:
                 known, lost = self._features(loaded, rows, work.at)
-            decision = _decide(loaded, rows, known, lost, None)
+            decision = _decide(loaded, _merged(rows, known), lost, None)
         answers = [
             Answer(i, p.value, p.probabilities, decision.decided_by, decision.reason) for i, p in zip(work.ids, decision.predictions, strict=True)
         ]
@@ -254,7 +305,7 @@ class Engine:
 
 
 def decide(asked: Asked) -> Decision:
-    """Ask the model of the arm that was chosen; where it may not or cannot answer, answer naively and say why.
+    """Ask the model of the arm that was chosen; where it may not or cannot answer, answer otherwise and say why.
 
     Touches nothing of the engine, so it may run beside the event loop, one call at a time for each model.
 
@@ -262,25 +313,100 @@ def decide(asked: Asked) -> Decision:
     ------
     InvalidInput : the rows do not fit the release.
     """
-    return _decide(asked.arm, asked.rows, asked.features, asked.lost, asked.endpoint.route.killed)
+    arm = asked.arm
+    if asked.hits is None:
+        decision = _decide(arm, asked.full, asked.lost, asked.endpoint.route.killed)
+        rules = asked.endpoint.rules.get(arm.route.release) if asked.endpoint.rules else None
+        if rules is None or not rules.doubts or decision.decided_by != "model":
+            return decision
+        doubts = rules.doubt(decision.predictions, asked.unit, asked.ids)
+        return decision if doubts is None else _overrule(asked, doubts, list(decision.predictions), [MODEL] * len(asked.ids))
+    return _decide_by_row(asked, asked.hits)
 
 
-def _decide(arm: LoadedRoute, rows: list[dict[str, Any]], features: list[dict[str, Any]] | None, lost: str | None, killed: str | None) -> Decision:
+def _decide(arm: LoadedRoute, full: Sequence[Row], lost: str | None, killed: str | None) -> Decision:
     model = arm.model
     if model is None or lost is not None:
         by, reason = ("kill", killed) if killed is not None else ("fallback", lost or arm.broken)
-        return Decision([arm.naive] * len(rows), by, reason)
-    full: Sequence[Row] = rows if features is None else [row | given for row, given in zip(rows, features, strict=True)]
+        return Decision([arm.naive] * len(full), by, reason)
     try:
         if killed is not None:
             model.check(full)
-            return Decision([arm.naive] * len(rows), "kill", killed)
+            return Decision([arm.naive] * len(full), "kill", killed)
         return Decision(model.answer(full), "model", None)
     except InvalidInput:
         raise
     except Exception as error:
         by, reason = ("kill", killed) if killed is not None else ("fallback", _told(arm, error))
-        return Decision([arm.naive] * len(rows), by, reason)
+        return Decision([arm.naive] * len(full), by, reason)
+
+
+def _decide_by_row(asked: Asked, hits: list[Hit | None]) -> Decision:
+    """Ask the model for the rows that are its own and for those that chance gives back to it, then let the rules answer the rest."""
+    arm, full, ids = asked.arm, asked.full, asked.ids
+    assert arm.model is not None  # else no row was looked at
+    arm.model.check(full)  # whoever answers: a bad input is refused, and named by its place in the request
+    own = [position for position, hit in enumerate(hits) if hit is None or hit.tried]
+    predictions, who = [arm.naive] * len(ids), [MODEL] * len(ids)
+    mine = _decide(arm, [full[position] for position in own], None, None) if own else None
+    for place, position in enumerate(own if mine is not None else ()):
+        assert mine is not None
+        predictions[position] = mine.predictions[place]
+        who[position] = By(mine.decided_by, mine.reason)
+    if mine is not None and mine.decided_by == "model":
+        doubts = asked.endpoint.rules[arm.route.release].doubt([predictions[p] for p in own], asked.unit, [ids[p] for p in own])
+        for place, position in enumerate(own if doubts is not None else ()):
+            if doubts is not None and hits[position] is None:  # what is tried is tried, however sure the model is
+                hits[position] = doubts[place]
+    return _overrule(asked, hits, predictions, who)
+
+
+def _overrule(asked: Asked, hits: list[Hit | None], predictions: list[Prediction], who: list[By]) -> Decision:
+    """Put the rules' answers in the place of the model's."""
+    lent: dict[str, list[int]] = {}
+    for position, hit in enumerate(hits):
+        if hit is None:
+            continue
+        if hit.tried:
+            by = who[position]
+            who[position] = By(by.decided_by, by.reason or hit.said("answered by the model all the same"), None, hit.propensity)
+            continue
+        predictions[position], how = hit.bound.answer(asked.full[position])
+        who[position] = By("fallback", hit.said(how), None, hit.propensity)
+        if hit.bound.rule.release is not None:
+            lent.setdefault(hit.bound.rule.release, []).append(position)
+    for name, positions in lent.items():
+        answers, why = _ask_other(asked, name, positions)
+        for place, position in enumerate(positions):
+            hit = hits[position]
+            assert hit is not None
+            if answers is None:
+                who[position] = who[position]._replace(reason=hit.said(f"naive answer, for {name} cannot answer ({why})"))
+                continue
+            predictions[position] = answers[place]
+            other = name if name != asked.arm.route.release else None
+            who[position] = By("model", hit.said(f"answered by {name}"), other, hit.propensity)
+    deciders = {by.decided_by for by in who}
+    return Decision(predictions, deciders.pop() if len(deciders) == 1 else "mixed", None, who)
+
+
+def _ask_other(asked: Asked, name: str, positions: list[int]) -> tuple[Sequence[Prediction] | None, str | None]:
+    """Let another release answer some rows; it may need what clients no longer send, and then says why it cannot."""
+    other = asked.endpoint.others.get(name)
+    if other is None or other.model is None:
+        return None, "it does not load"
+    features, lost = (asked.features, None) if other.signature.views == asked.arm.signature.views else asked.lent.get(name, (None, None))
+    rows = _without_strangers([asked.rows[position] for position in positions], other, asked.arm)
+    if lost is not None:
+        return None, lost
+    try:
+        return other.model.answer(_merged(rows, None if features is None else [features[position] for position in positions])), None
+    except Exception as error:
+        return None, error.what if isinstance(error, InvalidInput) else _told(other, error)
+
+
+def _merged(rows: list[dict[str, Any]], features: list[Features] | None) -> Sequence[Row]:
+    return rows if features is None else [row | given for row, given in zip(rows, features, strict=True)]
 
 
 def _told(arm: LoadedRoute, error: Exception) -> str:

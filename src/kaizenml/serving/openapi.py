@@ -60,11 +60,12 @@ def _predict(name: str, endpoint: LoadedEndpoint) -> dict[str, Any]:
         "type": "object",
         "properties": {
             "id": {"type": "string"},
-            "value": _value(loaded.signature),
+            "value": {"anyOf": [_value(loaded.signature), {"type": "null", "description": "refused by a rule, see `reason`"}]},
             "probabilities": {"type": ["array", "null"], "items": {"type": "number"}, "description": "in the order of `classes`"},
             "decided_by": {"enum": ["model", "fallback", "kill"]},
             "reason": {"type": ["string", "null"]},
             "arm": {"type": "string"},
+            "release": {"type": "string", "description": "who decided, where it is another release than the one for all rows"},
         },
     }
     answer = {

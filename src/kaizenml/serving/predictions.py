@@ -2,8 +2,9 @@
 
 Columns: ``id``, ``at``, ``day`` (the partition), ``role`` (live or shadow), ``release``, ``arm``, ``decided_by``, ``reason``,
 ``unit``, ``value`` (JSON text), ``score`` (P(classes[1]) of a binary model, the largest probability of a multiclass one, the
-value of a regression), ``probabilities``, and on live rows the inputs as ``x_<input>``. ``_batch`` numbers the drains: a cursor
-over it survives compaction and vacuum, which a table version would not.
+value of a regression), ``probabilities``, ``propensity`` (how probable the decision was where chance had a hand in it; weigh such
+rows by one over it), and on live rows the inputs as ``x_<input>``. ``_batch`` numbers the drains: a cursor over it survives
+compaction and vacuum, which a table version would not.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ BASE = pa.schema(
         ("value", pa.string()),
         ("score", pa.float64()),
         ("probabilities", pa.list_(pa.float64())),
+        ("propensity", pa.float64()),
     ]
 )
 _tables: dict[Path, tuple[int, DeltaTable]] = {}

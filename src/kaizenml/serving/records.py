@@ -15,6 +15,8 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     probabilities: list[float] | None  # in the order of the signature's classes
     decided_by: str  # model, fallback, kill
     reason: str | None
+    release: str | None = None  # who decided, where that is not the record's release
+    propensity: float | None = None  # how probable it was that the row would be decided like this; None: chance had no hand in it
 
 
 class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, tag="p"):

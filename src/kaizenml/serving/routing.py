@@ -6,7 +6,7 @@ and is told in ``problems``. Hot path.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from kaizenml.features.signature import Signature
 from kaizenml.registry import runtimes
 from kaizenml.registry.runtimes import Model, Prediction
 from kaizenml.rollouts.snapshot import EndpointRoute, Route, Snapshot
+from kaizenml.serving.rules import ArmRules
 from kaizenml.training import model_file
 
 MODEL = "model"  # folder in a bundle
@@ -43,6 +44,10 @@ class LoadedEndpoint:
     route: EndpointRoute
     arms: list[LoadedRoute]
     shadows: list[LoadedRoute]
+    rules: dict[str, ArmRules] = field(default_factory=dict)
+    """By the arm's release; empty where there are none."""
+    others: dict[str, LoadedRoute] = field(default_factory=dict)
+    """Releases that rules name, as far as they could be loaded."""
 
     @property
     def signatures(self) -> list[Signature]:
@@ -72,7 +77,7 @@ def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
     cache = {
         loaded.route.bundle: loaded
         for endpoint in current.endpoints.values()
-        for loaded in (*endpoint.arms, *endpoint.shadows)
+        for loaded in (*endpoint.arms, *endpoint.shadows, *endpoint.others.values())
         if loaded.model is not None
     }
     problems: list[str] = []
@@ -83,14 +88,18 @@ def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
         shadows, lost = _load_all(state, route.shadows, cache)
         problems += [f"endpoint {name}: shadow {release} does not run: {why}" for release, why in lost.items()]
         before = current.endpoints.get(name)
+        others, absent = _load_all(state, route.others, cache)
+        problems += [f"endpoint {name}: rules that name {release} answer naively: it does not load: {why}" for release, why in absent.items()]
+        if route.problem:
+            problems.append(f"endpoint {name}: the rules in kaizen.toml are not in force, the last good ones are: {route.problem}")
         if not failed:
-            endpoints[name] = LoadedEndpoint(route, arms, shadows)
+            endpoints[name] = _bind(LoadedEndpoint(route, arms, shadows), others, before, problems)
             continue
         told = "; ".join(f"{release} does not load: {why}" for release, why in failed.items())
         if before is not None:
             # the switch itself never waits for a model: a killed endpoint is killed whatever else fails
-            kept = msgspec.structs.replace(before.route, killed=route.killed)
-            endpoints[name] = LoadedEndpoint(kept, before.arms, before.shadows)
+            kept = msgspec.structs.replace(before.route, killed=route.killed, rules=route.rules, others=route.others)
+            endpoints[name] = _bind(LoadedEndpoint(kept, before.arms, before.shadows), others, before, problems)
             problems.append(f"endpoint {name} stays at revision {before.route.revision}: {told}")
             continue
         champion = next((arm for arm in arms if arm.route.release == route.arms[0].release), None) or _naive_only(state, route.arms[0], told)
@@ -99,9 +108,25 @@ def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
             problems.append(f"endpoint {name} is not available: {told}")
             continue
         alone = msgspec.structs.replace(route, arms=[msgspec.structs.replace(route.arms[0], weight=1000)])
-        endpoints[name] = LoadedEndpoint(alone, [champion], shadows)
+        endpoints[name] = _bind(LoadedEndpoint(alone, [champion], shadows), others, before, problems)
         problems.append(f"endpoint {name} answers with {champion.route.release} alone{' and naively' if champion.broken else ''}: {told}")
     return Routing(snapshot.revision, endpoints, unavailable, problems)
+
+
+def _bind(endpoint: LoadedEndpoint, others: list[LoadedRoute], before: LoadedEndpoint | None, problems: list[str]) -> LoadedEndpoint:
+    """Bind the endpoint's rules to its arms; where they cannot be, those that this process had before."""
+    for route in (endpoint.route, *([before.route] if before is not None else [])):
+        try:
+            rules = {arm.route.release: ArmRules(route.rules, route.endpoint, arm.model.spec) for arm in endpoint.arms if route.rules and arm.model}
+        except KaizenError as error:
+            problems.append(f"endpoint {route.endpoint}: its rules cannot be followed: {error.what}")
+            continue
+        ruled = msgspec.structs.replace(endpoint.route, rules=route.rules)
+        loaded = {other.route.release: other for other in others}
+        if before is not None and route is before.route:
+            loaded = before.others | loaded
+        return replace(endpoint, route=ruled, rules=rules, others=loaded)
+    return replace(endpoint, route=msgspec.structs.replace(endpoint.route, rules=[]))
 
 
 def load_route(state: Path, route: Route) -> LoadedRoute:

@@ -88,7 +88,7 @@ def _base(records: Sequence[Record], batch: int) -> dict[str, pa.Array]:
         "day": _spread([_day(record.at) for record in records], counts),
         "_batch": [batch] * len(answers),
         "role": _spread(["live" if isinstance(record, PredictionRecord) else "shadow" for record in records], counts),
-        "release": _spread([record.release for record in records], counts),
+        "release": [answer.release or record.release for record in records for answer in record.answers],
         "arm": _spread([record.arm for record in records], counts),
         "decided_by": [answer.decided_by for answer in answers],
         "reason": [answer.reason for answer in answers],
@@ -96,6 +96,7 @@ def _base(records: Sequence[Record], batch: int) -> dict[str, pa.Array]:
         "value": [_text(answer.value, texts) for answer in answers],
         "score": [_score(answer.value, answer.probabilities) for answer in answers],
         "probabilities": [answer.probabilities for answer in answers],
+        "propensity": [answer.propensity for answer in answers],
     }
     return {name: pa.array(values, predictions.BASE.field(name).type) for name, values in whole.items()}
 
@@ -134,7 +135,7 @@ def _text(value: Any, known: dict[Any, str]) -> str:
 def _score(value: Any, probabilities: list[float] | None) -> float | None:
     if probabilities:
         return probabilities[1] if len(probabilities) == 2 else max(probabilities)
-    return float(value) if isinstance(value, int | float) else None
+    return value if isinstance(value, float) else None  # a class, answered without probabilities, is no score
 
 
 def _guess(values: list[Any]) -> pa.DataType | None:

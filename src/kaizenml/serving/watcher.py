@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from kaizenml.rollouts import snapshot as snapshots
+from kaizenml.rollouts.rules import describe
 from kaizenml.rollouts.snapshot import Snapshot
 from kaizenml.serving.engine import Engine
 from kaizenml.serving.routing import Routing, load
@@ -63,6 +64,7 @@ class Watcher:
                 "arms": {arm.route.arm: arm.route.release for arm in endpoint.arms},
                 "shadows": [arm.route.release for arm in endpoint.shadows],
                 "killed": endpoint.route.killed,
+                "rules": [describe(rule) for rule in endpoint.route.rules],
             }
             for name, endpoint in routing.endpoints.items()
         }

@@ -15,7 +15,7 @@ from kaizenml.features import encoding
 from kaizenml.features.encoder import Encoder
 from kaizenml.features.signature import Signature
 from kaizenml.settings import TaskSettings
-from kaizenml.training import evaluation, fitting, model_file, recipe, scoring, split
+from kaizenml.training import evaluation, fitting, model_file, recipe, scoring, segments, split
 from kaizenml.training.fitting import Effort, Found, Judged
 from kaizenml.training.learners import Fitted, Rows
 from kaizenml.training.material import Material
@@ -61,7 +61,11 @@ class Made(NamedTuple):
             (folder / file).write_text(fitted.text, encoding="utf-8")
             members.append(Member(name=fitted.plan.name, kind=fitted.plan.kind, file=file, weight=weight, trees=fitted.trees))
         signature, calibration = self.signature(settings), self.recipe.calibration
-        spec = ModelSpec(signature=signature, encoder=self.encoder, members=members, calibration=calibration, naive=self.naive)
+        material = self.material
+        spec = ModelSpec(
+            signature=signature, encoder=self.encoder, members=members, calibration=calibration, naive=self.naive,
+            segments=segments.learn(material.table, material.fields, material.y, material.task.classes),
+        )  # fmt: skip
         model_file.write(folder, spec)
         times = self.material.times
         newest = None if times is None or np.isnan(times).all() else float(np.nanmax(times))

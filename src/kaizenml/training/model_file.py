@@ -48,6 +48,13 @@ class Naive(msgspec.Struct, frozen=True, kw_only=True):
     probabilities: list[float] | None = None
 
 
+class Segments(msgspec.Struct, frozen=True, kw_only=True):
+    """The naive answers by one input: of each level (``true`` and ``false`` of a truth value), drawn towards the one for all."""
+
+    column: str
+    answers: dict[str, Naive]
+
+
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything needed to answer with a model."""
 
@@ -57,6 +64,7 @@ class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     members: list[Member]
     calibration: Calibration = Calibration()
     naive: Naive
+    segments: list[Segments] = []
 
 
 def write(folder: Path, spec: ModelSpec) -> Path:

@@ -192,6 +192,8 @@ def _written(name: str, answered: Answered) -> Reply:
     if arm.signature.task != "regression":
         document |= {"probabilities": [prediction.probabilities for prediction in decision.predictions], "classes": arm.signature.classes}
     document |= {"ids": answered.ids, "decided_by": decision.decided_by, "reason": decision.reason, "arm": arm.route.arm}
+    if decision.rows is not None:
+        document["rows"] = [{"decided_by": by.decided_by, "reason": by.reason, "release": by.release or arm.route.release} for by in decision.rows]
     document |= {"release": arm.route.release, "lineage": msgspec.to_builtins(arm.route.lineage)}
     headers = ((b"x-amzn-invoked-production-variant", arm.route.arm.encode()),)
     return Reply(encode(document), headers=headers, endpoint=name, predicted=True)

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from kaizenml.errors import InvalidInput, KaizenError, NotFound, UsageError, not_found
+from kaizenml.errors import InvalidInput, KaizenError, NotFound, Refused, UsageError, not_found
 from kaizenml.features.signature import Field, Signature
 from kaizenml.serving.dialects.call import BINARY, JSON, Call, Reply, asked, decode, encode
 from kaizenml.serving.engine import Answered, Engine
@@ -276,14 +276,20 @@ def _answer_type(signature: Signature) -> str:
 def _written(request: InferRequest, answered: Answered) -> Reply:
     arm, decision = answered.arm, answered.decision
     signature, lineage = arm.signature, arm.route.lineage
+    _check_answered(answered)
     every = bool(request.parameters.get("binary_data_output"))
     outputs: dict[str, tuple[str, list[int], list[Any]]] = {
         "predict": (_answer_type(signature), [len(answered.ids)], [prediction.value for prediction in decision.predictions])
     }
     if signature.task != "regression":
-        shares = [share for prediction in decision.predictions for share in prediction.probabilities or ()]
+        none = [math.nan] * len(signature.classes)  # of a constant answer
+        shares = [share for prediction in decision.predictions for share in prediction.probabilities or none]
         outputs["probabilities"] = ("FP64", [len(answered.ids), len(signature.classes)], shares)
     outputs["id"] = ("BYTES", [len(answered.ids)], list(answered.ids))
+    if decision.rows is not None:  # rules have decided row by row
+        outputs["decided_by"] = ("BYTES", [len(answered.ids)], [by.decided_by for by in decision.rows])
+        outputs["reason"] = ("BYTES", [len(answered.ids)], [by.reason or "" for by in decision.rows])
+        outputs["release"] = ("BYTES", [len(answered.ids)], [by.release or arm.route.release for by in decision.rows])
     chosen = request.outputs or [Wanted(name) for name in outputs]
     written, binary = [], b""
     for wanted in chosen:
@@ -312,6 +318,18 @@ def _written(request: InferRequest, answered: Answered) -> Reply:
     if not binary:
         return Reply(text, JSON, endpoint=name, predicted=True)
     return Reply(text + binary, BINARY, ((_HEADER, b"%d" % len(text)),), endpoint=name, predicted=True)
+
+
+def _check_answered(answered: Answered) -> None:
+    """Raise Refused when a rule refused a row: a tensor has no null, and anything else would be read as an answer."""
+    for position, prediction in enumerate(answered.decision.predictions):
+        if prediction.value is None and answered.decision.rows is not None:
+            reason = answered.decision.rows[position].reason
+            raise Refused(
+                f"row {position} has no answer: {reason}",
+                remedy="leave the row out, or ask through POST /predict/{endpoint}, which answers null with the reason",
+                values={"row": position, "reason": reason},
+            )
 
 
 def _packed(kind: str, values: list[Any]) -> bytes:
