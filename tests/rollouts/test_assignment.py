@@ -3,9 +3,11 @@ from __future__ import annotations
 import timeit
 from collections import Counter
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kaizenml.errors import Conflict
 from kaizenml.releases.release import Pins, Release
 from kaizenml.rollouts import rollout as rules
 from kaizenml.rollouts.assign import choose, slot
@@ -118,3 +120,44 @@ def test_choosing_takes_about_a_microsecond() -> None:
     best = min(timeit.repeat(lambda: choose(route, "customer-123456"), number=5000, repeat=20)) / 5000
     assert best < 5e-6  # 0.4 us on a quiet machine
     print(f"choose: {best * 1e6:.2f} us")
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from(["challenge", "challenge", "withdraw", "promote", "deploy", "rollback"]), st.integers(1, 6), st.integers(1, 999)),
+    max_size=25,
+)
+
+
+@pytest.mark.slow
+@settings(max_examples=200, deadline=None)
+@given(steps=STEPS)
+def test_every_change_moves_as_few_units_as_its_weights_allow(steps: list[tuple[str, int, int]]) -> None:
+    """Whatever is done, and in whatever order: the units that change their release are exactly those that a release gained."""
+    now = rules.start("shop", "shop@1")
+    before = by_slot(now)
+    for verb, number, weight in steps:
+        release = f"shop@{number}"
+        changes = {
+            "challenge": lambda: rules.challenge(now, release, weight),  # noqa: B023  (called at once)
+            "withdraw": lambda: rules.withdraw(now, release),  # noqa: B023
+            "promote": lambda: rules.promote(now, release),  # noqa: B023
+            "deploy": lambda: rules.deploy(now, release),  # noqa: B023
+            "rollback": lambda: rules.rollback(now, release),  # noqa: B023
+        }
+        try:
+            now = changes[verb]()
+        except Conflict:
+            continue
+        after = by_slot(now)
+        had, has = Counter(before), Counter(after)
+        gained = sum(max(0, has[each] - had[each]) for each in has)
+        assert sum(old != new for old, new in zip(before, after, strict=True)) == gained
+        before = after
+
+
+UNIT_OF_SLOT = {slot("shop", unit): unit for unit in UNITS}  # a unit in every slot
+
+
+def by_slot(now: Rollout) -> list[str]:
+    route = routed(now)
+    return [route.arms[choose(route, UNIT_OF_SLOT[number])].release for number in range(1000)]

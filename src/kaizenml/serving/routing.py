@@ -14,13 +14,14 @@ import msgspec
 
 from kaizenml.errors import KaizenError
 from kaizenml.features.signature import Signature
-from kaizenml.registry import runtimes
+from kaizenml.registry import files, runtimes
 from kaizenml.registry.runtimes import Model, Prediction
 from kaizenml.rollouts.snapshot import EndpointRoute, Route, Snapshot
 from kaizenml.serving.rules import ArmRules
 from kaizenml.training import model_file
 
 MODEL = "model"  # folder in a bundle
+MANIFEST = "release.json"  # beside it, with the hash of every file
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,26 @@ def _bind(endpoint: LoadedEndpoint, others: list[LoadedRoute], before: LoadedEnd
 
 
 def load_route(state: Path, route: Route) -> LoadedRoute:
-    """Load one release. Raises KaizenError when its files are not whole."""
+    """Load one release. Raises KaizenError when its files are not whole, or differ from what was released."""
+    _verify(state / route.bundle, route.release)
     model = runtimes.load(state / route.bundle / MODEL)
     return LoadedRoute(route, model, model.signature, model.naive, _tail(route, model.signature))
+
+
+def _verify(bundle: Path, release: str) -> None:
+    """Compare the model's files with the hashes of the release, however long ago it was made; a bundle that is still being made has none."""
+    try:
+        expected = msgspec.json.decode((bundle / MANIFEST).read_bytes(), type=_Hashes).files
+    except FileNotFoundError:
+        return
+    model = {name.removeprefix(f"{MODEL}/"): digest for name, digest in expected.items() if name.startswith(f"{MODEL}/")}
+    if model:
+        remedy = f"restore {bundle} from a backup, or roll back to another release"
+        files.compare(files.hash_files(bundle / MODEL), model, folder=bundle / MODEL, what=f"release {release}", remedy=remedy)
+
+
+class _Hashes(msgspec.Struct):
+    files: dict[str, str] = {}
 
 
 def _load_all(state: Path, routes: list[Route], cache: dict[str, LoadedRoute]) -> tuple[list[LoadedRoute], dict[str, str]]:

@@ -7,9 +7,11 @@ answers. Nothing here raises on a row; a row that does not fit is for the encode
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from math import isnan
+from math import inf, isnan
 from typing import Any, NamedTuple
 
+from kaizenml.features.encoder import fetcher
+from kaizenml.features.signature import Field
 from kaizenml.registry.runtimes import Prediction
 from kaizenml.rollouts import conditions
 from kaizenml.rollouts.assign import slot
@@ -145,64 +147,92 @@ def outside(spec: ModelSpec, limit: float) -> Look:
     A number is outside when it is beyond the smallest or largest value seen, by more than ``limit`` times the width between them;
     a missing value when training never saw one. The farthest comes first.
     """
-    fields = [field for field in spec.signature.fields if field.kind in ("number", "integer") or not field.nullable]
-    bounds: list[tuple[str, float | None, float, float, bool]] = []
-    for field in fields:
-        low, high = (field.minimum, field.maximum) if field.kind in ("number", "integer") else (None, None)
-        if low is None or high is None:
-            bounds.append((field.name, None, 0.0, 0.0, not field.nullable))
-        else:
-            bounds.append((field.name, low, high, limit * _width(low, high), not field.nullable))
+    bounds = [_bound(field, limit) for field in spec.signature.fields]
+    watched = [bound for bound in bounds if bound.solid or bound.highest < inf]
+    if not watched:
+        return lambda row: None
+    numbers = [bound for bound in watched if bound.highest < inf]
+    limits = [(bound.lowest, bound.highest, bound.solid) for bound in numbers]
+    fetch = fetcher([bound.name for bound in numbers]) if numbers else lambda row: ()
+    others = [bound.name for bound in watched if bound.highest == inf]
+    fetch_others = fetcher(others) if others else lambda row: ()
 
     def look(row: Row) -> str | None:
-        found: list[tuple[float, str]] | None = None
-        get = row.get
-        for name, low, high, slack, solid in bounds:
-            value = get(name)
-            if value is None or (type(value) is float and isnan(value)):
-                if not solid:
-                    continue
-                told = (float("inf"), f"{name} is missing, which it never was in training")
-            elif low is None:
-                continue
+        try:
+            for value, (lowest, highest, solid) in zip(fetch(row), limits, strict=True):
+                if value is None:
+                    if solid:
+                        break
+                elif not lowest <= value <= highest:
+                    break
             else:
-                try:
-                    if low - slack <= value <= high + slack:
-                        continue
-                    beyond = (low - value if value < low else value - high) / _width(low, high)
-                except (TypeError, OverflowError):  # not a number (the encoder will say so), or far beyond all numbers
-                    if not isinstance(value, int):
-                        continue
-                    beyond = float("inf")
-                told = (beyond, f"{name} {_short(value)} is outside {low:g} to {high:g} by {beyond:.2g} of that range")
-            if found is None:
-                found = []
-            found.append(told)
-        if found is None:
-            return None
-        found.sort(key=lambda one: -one[0])
-        more = f", and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
-        return ", ".join(said for _, said in found[:_NAMED]) + more
+                if None not in fetch_others(row):
+                    return None
+        except (KeyError, TypeError):  # an input of a view that is not there, or text: looked at one by one
+            pass
+        found = sorted((told for bound in watched if (told := _beyond(bound, row.get(bound.name)))), key=lambda one: -one[0])
+        return _listed([said for _, said in found]) if found else None
 
     return look
 
 
 def unknown(spec: ModelSpec, names: Sequence[str] | None = None) -> Look:
     """Return what says which categories of a row have a level that training did not see; of ``names`` or of any input."""
-    levels = [
-        (column.name, frozenset(column.levels))
-        for column in spec.encoder.columns
-        if column.kind == "category" and (names is None or column.name in names)
-    ]
+    columns = [column for column in spec.encoder.columns if column.kind == "category" and (names is None or column.name in names)]
+    if not columns:
+        return lambda row: None
+    fetch = fetcher([column.name for column in columns])
+    levels = [frozenset((*column.levels, None)) for column in columns]
 
     def look(row: Row) -> str | None:
-        new = [name for name, seen in levels if type(value := row.get(name)) is str and value not in seen]
-        if not new:
-            return None
-        more = f", and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
-        return "new level: " + ", ".join(f"{name} {_short(row[name])}" for name in new[:_NAMED]) + more
+        try:
+            for value, seen in zip(fetch(row), levels, strict=True):
+                if value not in seen:
+                    break
+            else:
+                return None
+        except (KeyError, TypeError):
+            pass
+        new = [c.name for c, seen in zip(columns, levels, strict=True) if type(value := row.get(c.name)) is str and value not in seen]
+        return "new level: " + _listed([f"{name} {_short(row[name])}" for name in new]) if new else None
 
     return look
+
+
+class _Bound(NamedTuple):
+    """What training saw of an input: ``lowest`` and ``highest`` are ``limit`` times the width beyond ``low`` and ``high``."""
+
+    name: str
+    low: float
+    high: float
+    lowest: float
+    highest: float
+    solid: bool  # never missing
+
+
+def _bound(field: Field, limit: float) -> _Bound:
+    low, high = field.minimum, field.maximum
+    if field.kind not in ("number", "integer") or low is None or high is None:
+        return _Bound(field.name, -inf, inf, -inf, inf, not field.nullable)  # time goes on, whatever training saw
+    slack = limit * _width(low, high)
+    return _Bound(field.name, low, high, low - slack, high + slack, not field.nullable)
+
+
+def _beyond(bound: _Bound, value: Any) -> tuple[float, str] | None:
+    """Return by how many widths of the range a value is outside, and the words for it; None when it is not."""
+    if value is None or (type(value) is float and isnan(value)):
+        return (inf, f"{bound.name} is missing, which it never was in training") if bound.solid else None
+    if bound.highest == inf or not isinstance(value, int | float) or bound.lowest <= value <= bound.highest:
+        return None  # what is no number is for the encoder to refuse
+    try:
+        by = (bound.low - value if value < bound.low else value - bound.high) / _width(bound.low, bound.high)
+    except OverflowError:
+        by = inf
+    return by, f"{bound.name} {_short(value)} is outside {bound.low:g} to {bound.high:g} by {by:.2g} of that range"
+
+
+def _listed(told: list[str]) -> str:
+    return ", ".join(told[:_NAMED]) + (f", and {len(told) - _NAMED} more" if len(told) > _NAMED else "")
 
 
 def _looks(rule: Rule, spec: ModelSpec) -> list[Look]:

@@ -37,9 +37,9 @@ def known(ctx, number: int = 1, *, task: str = "binary", seed: int = 0, **more: 
     folder = ctx.state / route.bundle / "model"
     spec = model_file.read(folder)
     fields = [
-        msgspec.structs.replace(field, minimum=SEEN[field.name][0], maximum=SEEN[field.name][1], nullable=field.name != "count")
-        if field.name in SEEN
-        else field
+        msgspec.structs.replace(field, nullable=field.name not in ("count", "gift"))
+        if field.name not in SEEN
+        else msgspec.structs.replace(field, minimum=SEEN[field.name][0], maximum=SEEN[field.name][1], nullable=field.name != "count")
         for field in spec.signature.fields
     ]
     usual = Segments(column="size", answers={"L": Naive(value=True, probabilities=[0.2, 0.8])})
@@ -125,9 +125,10 @@ def test_a_new_level_is_told_from_a_missing_one(ctx):
 
 def test_an_input_outside_what_training_saw_is_named_with_its_distance(ctx):
     served = engine(ctx, [Rule(outside=0.5, answer="refuse")], known(ctx))
-    far, near, below, both, hole = ask(
+    far, near, below, both, hole, truth = ask(
         served,
         {**GOOD, "price": 10.0}, {**GOOD, "price": 6.9}, {**GOOD, "price": -5.5}, {**GOOD, "price": 10.0, "count": 10**30}, {**GOOD, "count": None},
+        {**GOOD, "gift": None},
     )  # fmt: skip
     assert far["reason"] == "refused: price 10 is outside -2 to 4 by 1 of that range"
     assert near["decided_by"] == "model"  # not by half of the range
@@ -135,6 +136,7 @@ def test_an_input_outside_what_training_saw_is_named_with_its_distance(ctx):
     assert both["reason"].startswith("refused: count 1000")
     assert both["reason"].endswith("price 10 is outside -2 to 4 by 1 of that range")  # the farthest comes first
     assert hole["reason"] == "refused: count is missing, which it never was in training"
+    assert truth["reason"] == "refused: gift is missing, which it never was in training"
     strict = engine(ctx, [Rule(outside=0.0)], known(ctx, 2))
     assert [one["decided_by"] for one in ask(strict, {**GOOD, "price": 4.0}, {**GOOD, "price": 4.01})] == ["model", "fallback"]
 
