@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from monitored_airline import START, Air, inputs
 from sklearn import metrics as sk
@@ -117,6 +118,24 @@ def test_answers_of_kill_and_fallback_are_counted_apart(air: Air) -> None:
     assert (whole.rows, whole.without_model) == (250, 50)
     assert whole.naive is not None
     assert whole.metrics["log_loss"].value < whole.naive.value
+
+
+def test_what_rules_answered_or_refused_is_not_counted_as_the_champions(air: Air) -> None:
+    air.live_day()
+    world = inputs(61, np.random.default_rng(8), 60)
+    ids = [air.ids.make(t / 1e6, 1)[0] for t in world["at"].tolist()]
+    rows = air.table(world, ids, np.tile([0.1, 0.9], (60, 1)), release=air.champion, role="live", arm="champion")
+    lent, refused = rows.slice(0, 20), rows.slice(20, 40)
+    lent = lent.set_column(lent.column_names.index("release"), "release", pa.array(["air@7"] * 20))
+    for name, values in (("decided_by", ["fallback"] * 40), ("value", ["null"] * 40), ("score", [None] * 40), ("probabilities", [None] * 40)):
+        refused = refused.set_column(refused.column_names.index(name), rows.schema.field(name), pa.array(values, rows.schema.field(name).type))
+    air.write(lent, refused)
+    air.clock.set(START + timedelta(days=62, minutes=5))
+    air.tell(dict.fromkeys(ids, False))
+    assert operations.observe(air.ctx, "air").without_model == 40
+    (whole,) = operations.accuracy(air.ctx, "air", release=air.champion, by="all")
+    assert (whole.rows, whole.without_model) == (250, 40)
+    assert operations.diagnose(air.ctx, "air").label in ("healthy", "waiting")
 
 
 def test_labelled_rows_are_rows_of_the_dataset(air: Air) -> None:

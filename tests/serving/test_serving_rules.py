@@ -18,7 +18,7 @@ from kaizenml.serving import predictions
 from kaizenml.serving.dialects.call import Call
 from kaizenml.serving.dialects.invocations import Invocations
 from kaizenml.serving.dialects.oip import OpenInference
-from kaizenml.serving.drain import drain
+from kaizenml.serving.drain import _decode, drain
 from kaizenml.serving.engine import Engine
 from kaizenml.serving.protocol import Limits
 from kaizenml.serving.routing import Routing, load
@@ -290,3 +290,10 @@ def test_a_snapshot_of_the_former_format_is_read(tmp_path):
     (tmp_path / "snapshot.json").write_bytes(former)
     found = snapshot.read(tmp_path / "snapshot.json")
     assert (found.format, found.endpoints["shop"].rules, found.endpoints["shop"].others) == (1, [], [])
+
+
+def test_a_journal_record_from_before_there_were_rules_is_read(ctx):
+    answer = ["0" * 32, True, [0.2, 0.8], "model", None]
+    former = msgspec.msgpack.encode(["p", 1.0, "shop", "shop@1", "champion", None, b"{}", [answer], None, None])
+    record = _decode(former)
+    assert (record.answers[0].release, record.answers[0].propensity) == (None, None)

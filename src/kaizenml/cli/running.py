@@ -204,7 +204,7 @@ def _ready_release(face: Face, ctx: Context, endpoint: str, budget: str | None, 
             face.note(f"data: {version.dataset}@{version.number}, {version.rows} rows, {version.quarantined} in quarantine")
         _run, newest = steps.release_current(ctx, progress, face.note, budget=budget, why="first release")
     rollouts.deploy(ctx, endpoint, newest.ref, why="first release")
-    _publish(ctx)
+    _publish(face, ctx)
     return newest.ref
 
 

@@ -67,6 +67,7 @@ class Facts:
     windows: Mapping[str, Profile]  # live inputs by day, over the reference's bins
     answers: Mapping[str, DayState]  # of the champion's model by day, live and shadow
     live: Mapping[str, DayState]  # of the endpoint by day, whoever answered
+    by_model: Mapping[str, DayState] = field(default_factory=dict)  # of those, what a model answered: a rule's or a kill's answer ranks nothing
     before: Mapping[str, DayState] = field(default_factory=dict)  # live answers of the champion before this one
     beside: Mapping[str, Mapping[str, DayState]] = field(default_factory=dict)  # other releases' answers on the same days
     first_day: str | None = None  # on which the champion answered as champion
@@ -191,7 +192,8 @@ def _labels(facts: Facts) -> tuple[set[str], str | None, str | None]:
     labelled = {day: state for day, state in facts.live.items() if state.sum("rows") >= ENOUGH / 2}
     odd = {day: "all outcomes are the same" for day, state in labelled.items() if loss.constant(state, classes=facts.classes, naive=facts.naive)}
     if not facts.regression and facts.classes == 2:
-        odd |= {day: "high scores go with the wrong outcomes" for day in _turned({day: live.area(state.scores) for day, state in labelled.items()})}
+        ranked = {day: live.area(state.scores) for day, state in facts.by_model.items() if state.sum("rows") >= ENOUGH / 2}
+        odd |= {day: "high scores go with the wrong outcomes" for day in _turned(ranked)}
     if odd and max(odd) == max(labelled):
         since = _first_of_run(odd, sorted(labelled))
         return set(odd), f"{odd[max(odd)]} since {since}: the outcomes look wrong, not the model; nothing is learnt from them", since

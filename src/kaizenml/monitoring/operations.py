@@ -376,6 +376,7 @@ def _facts(ctx: Context, endpoint: str) -> tuple[Facts, Alert | None]:
         windows={day: window for day, window in windows.items() if day >= since},
         answers=_by_day(model, lambda key: key.release == champion),
         live=_by_day(states, lambda key: key.role == "live"),
+        by_model=_by_day(model, lambda key: key.role == "live"),
         before=_by_day(model, lambda key: key.role == "live" and key.release != champion),
         beside={name: _by_day(model, lambda key, name=name: key.release == name) for name in others},
         first_day=first,
