@@ -127,6 +127,7 @@ def test_what_rules_answered_or_refused_is_not_counted_as_the_champions(air: Air
     rows = air.table(world, ids, np.tile([0.1, 0.9], (60, 1)), release=air.champion, role="live", arm="champion")
     lent, refused = rows.slice(0, 20), rows.slice(20, 40)
     lent = lent.set_column(lent.column_names.index("release"), "release", pa.array(["air@7"] * 20))
+    lent = lent.set_column(lent.column_names.index("arm"), "arm", pa.array(["rule"] * 20))
     for name, values in (("decided_by", ["fallback"] * 40), ("value", ["null"] * 40), ("score", [None] * 40), ("probabilities", [None] * 40)):
         refused = refused.set_column(refused.column_names.index(name), rows.schema.field(name), pa.array(values, rows.schema.field(name).type))
     air.write(lent, refused)

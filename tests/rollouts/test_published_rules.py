@@ -103,6 +103,16 @@ def test_a_release_whose_bytes_differ_answers_no_rule(ctx: Context, release: Mak
     assert shop(ctx).rules == []
 
 
+def test_an_endpoint_does_not_begin_with_rules_that_it_cannot_follow(ctx: Context, release: Make) -> None:
+    release()
+    edit(ctx, '[[route]]\nwhen = "prise > 3"\n')
+    with pytest.raises(InvalidSettings, match="did you mean 'price'"):
+        rollouts.deploy(ctx, "shop", "shop@1")
+    edit(ctx, '[[route]]\nwhen = "price > 3"\n')
+    rollouts.deploy(ctx, "shop", "shop@1")
+    assert [rule.when for rule in shop(ctx).rules] == ["price > 3"]
+
+
 def test_a_route_with_an_endpoint_is_only_its(ctx: Context, release: Make) -> None:
     release()
     rollouts.deploy(ctx, "shop", "shop@1")

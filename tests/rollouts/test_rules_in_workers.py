@@ -91,7 +91,7 @@ def test_an_edited_rule_a_bad_one_and_a_rollback_reach_every_worker_within_a_sec
     drain(ctx)
     kept = predictions.read(ctx, "shop", columns=["release", "arm", "reason"]).to_pylist()
     lent = [row for row in kept if row["reason"] is not None]
-    assert {(row["release"], row["arm"]) for row in lent} == {("shop@1", "champion")}
+    assert {(row["release"], row["arm"]) for row in lent} == {("shop@1", "rule")}
     assert len(lent) == 80
 
 

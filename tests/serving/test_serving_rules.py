@@ -164,8 +164,9 @@ def test_an_older_release_answers_its_rows_and_is_named_in_answer_and_journal(ct
     assert model is not None
     assert said[1]["probabilities"] == list(model.answer([row])[0].probabilities or [])
     assert (said[1]["decided_by"], said[1]["reason"], said[1]["release"]) == ("model", "answered by shop@1: size == 'L'", "shop@1")
-    assert "release" not in said[0]
-    assert [(kept["release"], kept["decided_by"]) for kept in drained(ctx)] == [("shop@2", "model"), ("shop@1", "model")]
+    assert ("release" in said[0], said[0]["arm"], said[1]["arm"]) == (False, "champion", "rule")
+    kept = [(row["release"], row["arm"], row["decided_by"]) for row in drained(ctx)]
+    assert kept == [("shop@2", "champion", "model"), ("shop@1", "rule", "model")]
 
 
 def test_an_older_release_that_reads_other_views_gets_its_own_features_and_one_that_cannot_answer_leaves_it_to_the_naive_answer(ctx):

@@ -26,6 +26,7 @@ from kaizenml.monitoring.live import DayState
 from kaizenml.monitoring.pairs import Verdict
 from kaizenml.monitoring.reference import Answers, Reference
 from kaizenml.rollouts import operations as rollouts
+from kaizenml.rollouts.snapshot import LENT
 from kaizenml.training.run import Estimate
 
 __all__ = ["accuracy", "alerts", "diagnose", "drift", "evidence", "labelled", "observe"]
@@ -364,7 +365,8 @@ def _facts(ctx: Context, endpoint: str) -> tuple[Facts, Alert | None]:
         answers = reference.answers_of(ctx, champion)
     except KaizenError:
         answers = Answers(task="binary", target="", classes=[], naive=[])
-    model = {key: state for key, state in states.items() if key.decided_by == "model"}
+    # rows that a rule lent to another release are a segment of their own: they say nothing of the releases that had the traffic
+    model = {key: state for key, state in states.items() if key.decided_by == "model" and key.arm != LENT}
     others = {key.release for key in model} - {champion}
     facts = Facts(
         endpoint=endpoint,

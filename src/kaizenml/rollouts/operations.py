@@ -40,6 +40,7 @@ def deploy(ctx: Context, endpoint: str, release: str, *, why: str = "", revision
     Refused : a gate refused the release.
     Corrupt : its files differ from what was released.
     Conflict : it is champion already, answers another question than the champion, or the revision is another.
+    InvalidSettings : the first release of an endpoint cannot follow the rules in kaizen.toml.
 
     Examples
     --------
@@ -51,6 +52,8 @@ def deploy(ctx: Context, endpoint: str, release: str, *, why: str = "", revision
         before = store.current(connection, endpoint)
     if before:
         _same_question(ctx, before, found)
+    else:
+        publishing.check(ctx, endpoint, found)
 
     def change(now: Rollout | None) -> Rollout:
         if now and before is None:

@@ -79,6 +79,15 @@ def publish(ctx: Context) -> Snapshot:
     return fresh
 
 
+def check(ctx: Context, endpoint: str, release: Release) -> None:
+    """Raise InvalidSettings when a first release could not follow the rules in kaizen.toml: there are no former ones to fall back on."""
+    found = settings_module.load(ctx.root)[0]
+    spec = _spec(ctx, release)
+    for rule in rules.of(found, endpoint, spec):
+        if rule.release:
+            _other(ctx, rule.release, spec, set())
+
+
 def problems(published: Snapshot) -> list[str]:
     """Return why rules of kaizen.toml are not in force."""
     return list(dict.fromkeys(route.problem for route in published.endpoints.values() if route.problem))
@@ -130,7 +139,7 @@ def _other(ctx: Context, name: str, spec: ModelSpec, trusted: set[str]) -> Route
             f"the champion {ours.target!r} ({ours.task}, classes {ours.classes[:10]})",
             remedy=remedy, values={"found": name},
         )  # fmt: skip
-    return _route(found, 0, "rule")
+    return _route(found, 0, snapshot.LENT)
 
 
 def _spec(ctx: Context, release: Release) -> ModelSpec:

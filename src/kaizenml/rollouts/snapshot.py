@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 
 FORMAT = 2  # 2: with rules. A snapshot without any says 1, so that servers that know no rules go on reading it
+LENT = "rule"  # the arm of a row that another release than the unit's arm decided, because a rule names it
 FILE = "snapshot.json"  # below the project's state folder, in ``serving/``
 
 
@@ -28,7 +29,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     release: str
     bundle: str  # relative to the project's state
     weight: int
-    arm: str  # champion, challenger-1, ..., shadow
+    arm: str  # champion, challenger-1, ..., shadow, rule
     lineage: Lineage
     slots: list[tuple[int, int]] = []  # a challenger's units, as ranges of 0..1000; the champion has the rest
 

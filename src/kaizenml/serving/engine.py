@@ -18,6 +18,7 @@ from kaizenml.features.online import look_up
 from kaizenml.ports import OnlineStore
 from kaizenml.registry.runtimes import Prediction
 from kaizenml.rollouts.assign import choose
+from kaizenml.rollouts.snapshot import LENT
 from kaizenml.serving.ids import Ids
 from kaizenml.serving.journal import Journal
 from kaizenml.serving.metrics import Counters
@@ -135,7 +136,10 @@ class Engine:
         else:
             rows = zip(answered.ids, predictions, answered.decision.rows, strict=True)
             said = self._encode_json(
-                [_Said(i, p.value, p.probabilities, who.decided_by, who.reason, label, who.release or msgspec.UNSET) for i, p, who in rows]
+                [
+                    _Said(i, p.value, p.probabilities, who.decided_by, who.reason, LENT if who.release else label, who.release or msgspec.UNSET)
+                    for i, p, who in rows
+                ]
             )
         return b'{"predictions":' + said + arm.tail
 

@@ -14,6 +14,7 @@ import pyarrow as pa
 from kaizenml.errors import KaizenError
 from kaizenml.features.encoder import parse_time_us
 from kaizenml.refs import parse_ref
+from kaizenml.rollouts.snapshot import LENT
 from kaizenml.serving import predictions
 from kaizenml.serving.protocol import PredictRequest
 from kaizenml.serving.records import PredictionRecord, Record, ShadowRecord
@@ -89,7 +90,7 @@ def _base(records: Sequence[Record], batch: int) -> dict[str, pa.Array]:
         "_batch": [batch] * len(answers),
         "role": _spread(["live" if isinstance(record, PredictionRecord) else "shadow" for record in records], counts),
         "release": [answer.release or record.release for record in records for answer in record.answers],
-        "arm": _spread([record.arm for record in records], counts),
+        "arm": [LENT if answer.release else record.arm for record in records for answer in record.answers],
         "decided_by": [answer.decided_by for answer in answers],
         "reason": [answer.reason for answer in answers],
         "unit": _spread([record.unit if isinstance(record, PredictionRecord) else None for record in records], counts),
