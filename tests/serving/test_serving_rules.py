@@ -8,8 +8,10 @@ from collections import Counter
 from typing import Any
 
 import msgspec
+import pyarrow as pa
 import pytest
 import serving_bundles as bundles
+from deltalake import DeltaTable
 
 from kaizenml.errors import InvalidInput, Refused
 from kaizenml.rollouts import snapshot
@@ -298,3 +300,13 @@ def test_a_journal_record_from_before_there_were_rules_is_read(ctx):
     former = msgspec.msgpack.encode(["p", 1.0, "shop", "shop@1", "champion", None, b"{}", [answer], None, None])
     record = _decode(former)
     assert (record.answers[0].release, record.answers[0].propensity) == (None, None)
+
+
+def test_a_table_of_predictions_from_before_there_were_rules_takes_rows_with_a_propensity(ctx):
+    former = pa.schema([field for field in predictions.BASE if field.name != "propensity"])
+    path = predictions.folder(ctx.state, "shop")
+    path.mkdir(parents=True)
+    DeltaTable.create(path, schema=former, partition_by=["day"])
+    assert predictions.read(ctx, "shop", columns=["propensity"]).num_rows == 0
+    ask(engine(ctx, [Rule(when="size == 'L'", explore=1)], known(ctx)), {**GOOD, "size": "L"}, GOOD, unit="customer-1")
+    assert [row["propensity"] for row in drained(ctx)] == [0.999, None]

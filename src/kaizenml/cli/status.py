@@ -27,7 +27,9 @@ def document(ctx: Context, root: Path) -> dict[str, Any]:
     from kaizenml.loop import operations as loop
     from kaizenml.monitoring import operations as monitoring
     from kaizenml.rollouts import operations as rollouts
+    from kaizenml.rollouts import publishing
 
+    ruled = publishing.in_force(ctx)
     loops = {status.endpoint: status for status in loop.status(ctx)}
     endpoints = []
     for now in rollouts.list(ctx):
@@ -41,6 +43,7 @@ def document(ctx: Context, root: Path) -> dict[str, Any]:
                 "live": operations.to_builtins(live[-1]) if live else None, "unwatched": None if live else _answered(ctx, now.endpoint),
                 "alerts": operations.to_builtins(monitoring.alerts(ctx, endpoint=now.endpoint, open_only=True)),
                 "loop": operations.to_builtins(loops.get(now.endpoint)),
+                "rules": {"in_force": ruled[now.endpoint][0], "problem": ruled[now.endpoint][1]} if now.endpoint in ruled else None,
             }
         )  # fmt: skip
     running = processes.read_address(ctx.state)
@@ -79,6 +82,9 @@ def _endpoint(endpoint: dict[str, Any]) -> list[str]:
     lines.append("  traffic  " + ", ".join(f"{arm['release']} {arm['share'] * 100:g} % ({arm['arm']})" for arm in endpoint["traffic"]))
     if endpoint["shadows"]:
         lines.append(f"  shadows  {', '.join(endpoint['shadows'])}")
+    if (rules := endpoint.get("rules")) and (rules["in_force"] or rules["problem"]):
+        problem = f" (the last good ones: {rules['problem']})" if rules["problem"] else ""
+        lines.append(f"  rules    {'; '.join(rules['in_force']) or 'none'}{problem}")
     lines.append(f"  live     {_live(endpoint['live'], endpoint['unwatched'])}")
     mark = click.style("alert", fg="red", bold=True)
     lines += [f"  {mark}    {alert['label']}: {alert['cause']}" for alert in endpoint["alerts"]] or ["  alerts   none"]

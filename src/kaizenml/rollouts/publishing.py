@@ -99,6 +99,13 @@ def lineage(release: Release) -> Lineage:
     return Lineage(model=pins.model, data=pins.data[0], features=pins.features, code=pins.code, hash=release.hash)
 
 
+def in_force(ctx: Context) -> dict[str, tuple[list[str], str | None]]:
+    """Return for each endpoint the rules that its servers follow, in words, and why they are not those of kaizen.toml."""
+    standing = _standing(ctx.state / "serving" / snapshot.FILE)
+    found = standing.endpoints if standing else {}
+    return {name: ([rules.describe(rule) for rule in route.rules], route.problem) for name, route in found.items()}
+
+
 def _settings(ctx: Context) -> Settings | KaizenError:
     try:
         return settings_module.load(ctx.root)[0]

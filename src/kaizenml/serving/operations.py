@@ -102,6 +102,7 @@ def trace(ctx: Context, prediction: str) -> dict[str, Any]:
         "probabilities": live["probabilities"],
         "decided_by": live["decided_by"],
         "reason": live["reason"],
+        "propensity": live.get("propensity"),
         "arm": live["arm"],
         "unit": live["unit"],
         "release": live["release"],
