@@ -79,7 +79,10 @@ class Model:
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Raise InvalidInput, as ``answer`` does, when a row does not fit."""
-        self._encode_rows(rows)
+        if len(rows) == 1:
+            self.encode(rows[0], 0)
+        else:
+            self._encode_rows(rows)
 
     def scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return probabilities (rows, classes), or predictions (rows,) for regression."""

@@ -152,25 +152,27 @@ def outside(spec: ModelSpec, limit: float) -> Look:
     if not watched:
         return lambda row: None
     numbers = [bound for bound in watched if bound.highest < inf]
-    limits = [(bound.lowest, bound.highest, bound.solid) for bound in numbers]
+    limits = [(bound.lowest, bound.highest, bound) for bound in numbers]
     fetch = fetcher([bound.name for bound in numbers]) if numbers else lambda row: ()
-    others = [bound.name for bound in watched if bound.highest == inf]
-    fetch_others = fetcher(others) if others else lambda row: ()
+    others = [bound for bound in watched if bound.highest == inf]
+    fetch_others = fetcher([bound.name for bound in others]) if others else lambda row: ()
 
     def look(row: Row) -> str | None:
+        odd: Sequence[_Bound] = ()
         try:
-            for value, (lowest, highest, solid) in zip(fetch(row), limits, strict=True):
+            for value, (lowest, highest, bound) in zip(fetch(row), limits, strict=True):
                 if value is None:
-                    if solid:
-                        break
+                    if bound.solid:
+                        odd = (*odd, bound)
                 elif not lowest <= value <= highest:
-                    break
-            else:
-                if None not in fetch_others(row):
-                    return None
+                    odd = (*odd, bound)
+            if None in fetch_others(row):
+                odd = (*odd, *others)
+            if not odd:
+                return None
         except (KeyError, TypeError):  # an input of a view that is not there, or text: looked at one by one
-            pass
-        found = sorted((told for bound in watched if (told := _beyond(bound, row.get(bound.name)))), key=lambda one: -one[0])
+            odd = watched
+        found = sorted((told for bound in odd if (told := _beyond(bound, row.get(bound.name)))), key=lambda one: -one[0])
         return _listed([said for _, said in found]) if found else None
 
     return look
