@@ -87,14 +87,14 @@ def meant(tree: Any, row: dict[str, Any]) -> bool:
     return comparable and SIGNS[verb](left, right)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(tree=TREES, rows=st.lists(st.dictionaries(st.sampled_from(NAMES), VALUES), min_size=1, max_size=4))
 def test_a_condition_means_what_plain_python_says_on_every_row(tree: Any, rows: list[dict[str, Any]]) -> None:
     condition = read(written(tree))
     assert [condition.test(row) for row in rows] == [meant(tree, row) for row in rows]
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     text=st.one_of(
         st.text(max_size=60),
