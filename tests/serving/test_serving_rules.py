@@ -21,8 +21,8 @@ from kaizenml.serving.dialects.call import Call
 from kaizenml.serving.dialects.invocations import Invocations
 from kaizenml.serving.dialects.oip import OpenInference
 from kaizenml.serving.drain import _decode, drain
-from kaizenml.serving.engine import Engine
-from kaizenml.serving.protocol import Limits
+from kaizenml.serving.engine import Engine, decide
+from kaizenml.serving.protocol import Limits, PredictRequest
 from kaizenml.serving.routing import Routing, load
 from kaizenml.serving.worker import build
 from kaizenml.settings import ServeSettings
@@ -155,6 +155,16 @@ def test_an_unsure_answer_is_taken_back(ctx):
     assert unsure["reason"].startswith("naive answer: confidence 0.")
     assert unsure["reason"].endswith(f"is below {floor:g}")
     assert {one["decided_by"] for one in ask(served, rows[most.index(max(most))])} == {"model"}  # the path of a single row
+
+
+def test_deciding_twice_gives_the_same(ctx):
+    served = engine(ctx, [Rule(when="size == 'L'"), Rule(confidence=1.0, answer="refuse")], known(ctx))
+    asked = served.choose(served.routing.endpoints["shop"], PredictRequest([GOOD, {**GOOD, "size": "L"}]))
+    first, again = decide(asked), decide(asked)
+    assert first == again
+    unsure, large = (by.reason for by in first.rows or [])
+    assert (unsure or "").startswith("refused: confidence 0.")
+    assert large == "naive answer: size == 'L'"
 
 
 def test_an_older_release_answers_its_rows_and_is_named_in_answer_and_journal(ctx):

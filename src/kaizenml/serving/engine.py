@@ -350,6 +350,7 @@ def _decide_by_row(asked: Asked, hits: list[Hit | None]) -> Decision:
     arm, full, ids = asked.arm, asked.full, asked.ids
     assert arm.model is not None  # else no row was looked at
     arm.model.check(full)  # whoever answers: a bad input is refused, and named by its place in the request
+    hits = list(hits)  # what was asked stays as it is: the same may be decided again
     own = [position for position, hit in enumerate(hits) if hit is None or hit.tried]
     predictions, who = [arm.naive] * len(ids), [MODEL] * len(ids)
     mine = _decide(arm, [full[position] for position in own], None, None) if own else None
