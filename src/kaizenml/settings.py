@@ -79,6 +79,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     tls_key: str | None = None
     root_path: str = ""  # path prefix under which a proxy shows the server, such as /ml; taken off or not
     trusted_proxies: str = ""  # addresses or networks whose X-Forwarded-For and -Proto are believed, with commas between
+    access_log: str = "off"  # a line of JSON for each request: "stderr", or a file, relative to the state folder
     outcome_window: str = "90d"  # outcomes later than this are still taken, but called late
 
 

@@ -153,6 +153,6 @@ def test_counters_are_summed_over_workers(ctx):
         with urllib.request.urlopen(f"{url}/metrics") as answer:
             text = answer.read().decode()
     lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert float(lines['kaizen_predictions_total{endpoint="shop",arm="champion",decided_by="model"}']) == 12
-    assert float(lines['kaizen_predict_seconds_count{endpoint="shop"}']) == 12
+    assert float(lines['kaizen_predictions_total{endpoint="shop",release="shop@1",arm="champion",decided_by="model"}']) == 12
+    assert float(lines['kaizen_predict_seconds_count{endpoint="shop",release="shop@1"}']) == 12
     assert float(lines["kaizen_workers"]) == 2

@@ -224,9 +224,9 @@ def test_health_metrics_and_openapi_tell_what_is_served(server, client):
     answer, text = _raw(server[0], "GET", "/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     lines = dict(line.rsplit(" ", 1) for line in text.decode().splitlines() if not line.startswith("#"))
-    assert float(lines['kaizen_predictions_total{endpoint="shop",arm="champion",decided_by="model"}']) >= 1
-    count = float(lines['kaizen_predict_seconds_count{endpoint="shop"}'])
-    assert count == float(lines['kaizen_predict_seconds_bucket{endpoint="shop",le="+Inf"}']) >= 1
+    assert float(lines['kaizen_predictions_total{endpoint="shop",release="shop@1",arm="champion",decided_by="model"}']) >= 1
+    count = float(lines['kaizen_predict_seconds_count{endpoint="shop",release="shop@1"}'])
+    assert count == float(lines['kaizen_predict_seconds_bucket{endpoint="shop",release="shop@1",le="+Inf"}']) >= 1
     assert "shap" not in text.decode()  # names that do not exist make no series
     document = client.request("GET", "/openapi.json")
     schema = document["paths"]["/predict/shop"]["post"]["requestBody"]["content"]["application/json"]["schema"]

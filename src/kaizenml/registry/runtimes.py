@@ -59,7 +59,9 @@ class Model:
         self._calibrated = spec.calibration.a != 1.0 or spec.calibration.b != 0.0
         self._classes = spec.signature.classes
         self.width = spec.encoder.width
-        encoder = msgspec.structs.replace(spec.encoder, accepts=_accepted(spec))
+        self.accepts = _accepted(spec)
+        """What a request may hold beside the inputs."""
+        encoder = msgspec.structs.replace(spec.encoder, accepts=self.accepts)
         self.encode: Callable[..., list[float]] = compile_row(encoder)
         """The compiled pass over one row: ``encode(row, position)``; InvalidInput when the row does not fit."""
         self._encode_rows = compile_rows(encoder, self.encode)

@@ -13,13 +13,14 @@ import msgspec
 
 from kaizenml.clock import Clock
 from kaizenml.errors import KaizenError, NotFound, RateLimited, TooLarge, Unauthorized, Unavailable, nearest
+from kaizenml.serving.description import PAGE_HEADERS, Description, address_of
 from kaizenml.serving.dialects.call import Call, Dialect
 from kaizenml.serving.dialects.invocations import Invocations
 from kaizenml.serving.dialects.oip import OpenInference
 from kaizenml.serving.door import Door
-from kaizenml.serving.engine import Engine
+from kaizenml.serving.engine import Answered, Engine
 from kaizenml.serving.metrics import Counters
-from kaizenml.serving.openapi import document as openapi_document
+from kaizenml.serving.observer import Observer
 from kaizenml.serving.outcomes import OutcomeStore, Taken
 from kaizenml.serving.protocol import Limits, MethodNotAllowed, UnsupportedMedia, read_outcomes
 from kaizenml.serving.watcher import Watcher
@@ -27,12 +28,16 @@ from kaizenml.serving.watcher import Watcher
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
+Headers = tuple[tuple[bytes, bytes], ...]
 
 log = logging.getLogger("kaizenml.serving")
 _JSON = (b"content-type", b"application/json")
+_HTML = (b"content-type", b"text/html; charset=utf-8")
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-_METHODS = {"/health/live": "GET", "/health/ready": "GET", "/metrics": "GET", "/openapi.json": "GET"}
+_IN_FLIGHT = "kaizen_requests_in_flight"
+_METHODS = {"/health/live": "GET", "/health/ready": "GET", "/metrics": "GET", "/openapi.json": "GET", "/docs": "GET"}
 _PATHS = ["/predict/{endpoint}", "/outcomes/{endpoint}", "/v2/models/{endpoint}/infer", "/endpoints/{endpoint}/invocations", *_METHODS]
+_MISTAKE = KaizenError("the server made a mistake; the request may be fine", remedy="look at the server's log")
 _DISCARDED_BYTES = 64_000_000  # of a too large body, so that its sender gets to read the answer
 
 
@@ -41,7 +46,7 @@ class App:
 
     def __init__(
         self, *, engine: Engine, watcher: Watcher, outcomes: OutcomeStore, counters: Counters, clock: Clock, limits: Limits,
-        sync: Callable[[], None] | None = None, door: Door | None = None, root_path: str = "",
+        observer: Observer, sync: Callable[[], None] | None = None, door: Door | None = None, root_path: str = "",
     ) -> None:  # fmt: skip
         self.engine = engine
         self.watcher = watcher
@@ -49,6 +54,7 @@ class App:
         self._counters = counters
         self._clock = clock
         self._limits = limits
+        self._observer = observer
         self._sync = sync
         self.door = door
         """Who may ask; None: everybody who can reach the port."""
@@ -56,13 +62,19 @@ class App:
         self._shadowing = False
         # outcomes wait for a lock and the disk: beside the loop, in one thread that owns the connection
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="outcomes")
-        self._dialects: list[Dialect] = [OpenInference(), Invocations()]
+        invocations = Invocations()
+        self._dialects: list[Dialect] = [OpenInference(), invocations]
+        self._description = Description(limits, invocations, root_path=root_path, auth=door is not None)
         self._tasks: list[asyncio.Task[None]] = []
         self._encode = msgspec.json.Encoder().encode
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            await self._http(scope, receive, send)
+            self._counters.add(_IN_FLIGHT)
+            try:
+                await self._http(scope, receive, send)
+            finally:
+                self._counters.add(_IN_FLIGHT, -1.0)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
@@ -72,8 +84,10 @@ class App:
         path = self._within(scope) if self._root_path else str(scope["path"])
         start = time.perf_counter()
         status, kind, body = 200, _JSON, b""
-        headers: tuple[tuple[bytes, bytes], ...] = ()
-        place, endpoint = "other", ""
+        headers: Headers = ()
+        place, endpoint, code = "other", "", ""
+        trace: str | None = None
+        answered: Answered | None = None
         dialect: Dialect | None = None
         try:
             known = self.door is None or self.door.admit(scope, path)
@@ -84,37 +98,40 @@ class App:
                 if raw is None:
                     return  # the client went away
                 body = self.engine.predict(endpoint, raw, trace, pinned)
+                answered = self.engine.last
             elif path.startswith("/outcomes/"):
                 place, endpoint = "outcomes", path[10:]
-                _check_post(scope, self._limits)
+                trace, _ = _check_post(scope, self._limits)
                 raw = await self._body(receive)
                 if raw is None:
                     return
                 body = await self._take_outcomes(endpoint, raw)
             elif path in _METHODS:
-                status, kind, body = self._other(scope, path, known)
+                status, kind, body, headers = self._other(scope, path, known)
             else:
                 dialect = self._dialect(path)
                 if dialect is None:
                     raise _nowhere(path)
                 call = _call(scope, self._limits)
+                trace = call.trace
                 raw = await self._body(receive)
                 if raw is None:
                     return
                 reply = dialect.reply(self.engine, call._replace(body=raw), self._limits)
-                place, endpoint = ("predict", reply.endpoint) if reply.predicted else ("other", "")
+                if reply.predicted:
+                    place, endpoint, answered = "predict", reply.endpoint, self.engine.last
                 status, kind, body, headers = reply.status, (b"content-type", reply.kind), reply.body, reply.headers
         except KaizenError as error:
-            status, dialect = error.status, dialect or self._dialect(path)
+            status, code, headers, dialect = error.status, error.code, _error_headers(error), dialect or self._dialect(path)
             body = dialect.explain(error) if dialect is not None else self._encode({"error": error.document()})
-            headers = _error_headers(error)
         except Exception:
             log.exception("unexpected error at %s", path[:200])
-            mistake = KaizenError("the server made a mistake; the request may be fine", remedy="look at the server's log")
-            status, body = 500, self._encode({"error": mistake.document()})
+            status, code, body = 500, _MISTAKE.code, self._encode({"error": _MISTAKE.document()})
         await send({"type": "http.response.start", "status": status, "headers": [kind, (b"content-length", b"%d" % len(body)), *headers]})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-        self._count(place, endpoint, status, start)
+        self._observer.told(
+            scope, place=place, endpoint=endpoint, status=status, code=code, seconds=time.perf_counter() - start, answered=answered, traceparent=trace
+        )
         if not self._shadowing and self.engine.has_shadows:
             self._shadowing = True
             asyncio.get_running_loop().call_soon(self._run_shadows)
@@ -128,12 +145,6 @@ class App:
 
     def _dialect(self, path: str) -> Dialect | None:
         return next((one for one in self._dialects if one.speaks(path)), None)
-
-    def _count(self, place: str, endpoint: str, status: int, start: float) -> None:
-        known = endpoint if endpoint in self.engine.routing.endpoints else ""  # labels stay bounded whatever is asked for
-        self._counters.add(f'kaizen_requests_total{{kind="{place}",endpoint="{known}",status="{status}"}}')
-        if place == "predict" and status == 200:
-            self._counters.time(known, time.perf_counter() - start)
 
     async def _body(self, receive: Receive) -> bytes | None:
         message = await receive()
@@ -174,23 +185,26 @@ class App:
                 self._counters.add(f'kaizen_outcomes_total{{endpoint="{name}",state="{state}"}}', number)
         return self._encode(taken)
 
-    def _other(self, scope: MutableMapping[str, Any], path: str, known: bool) -> tuple[int, tuple[bytes, bytes], bytes]:
+    def _other(self, scope: MutableMapping[str, Any], path: str, known: bool) -> tuple[int, tuple[bytes, bytes], bytes, Headers]:
         if scope["method"] not in ("GET", "HEAD"):
-            values = {"method": scope["method"], "expected": "GET"}
+            values = {"method": scope["method"], "expected": "GET, HEAD"}
             raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"GET {path}", values=values)
         if path == "/health/live":
-            return 200, _JSON, b'{"live":true}'
+            return 200, _JSON, b'{"live":true}', ()
         if path == "/health/ready":
             ready, document = self.watcher.state()
             if not known:
                 document = {"ready": ready}  # what is served, and what is wrong with it, is for those who may ask
             elif self.door is not None and self.door.problem:
                 document["problems"].append(self.door.problem)
-            return 200 if ready else 503, _JSON, self._encode(document)
+            return 200 if ready else 503, _JSON, self._encode(document), ()
         if path == "/openapi.json":
-            return 200, _JSON, self._encode(openapi_document(self.engine.routing, root_path=self._root_path, auth=self.door is not None))
-        revision = float(self.engine.routing.revision)
-        return 200, _TEXT, self._counters.render({"kaizen_snapshot_revision": revision}).encode()
+            return 200, _JSON, self._description.document(self.engine.routing), ()
+        if path == "/docs":
+            return 200, _HTML, self._description.page(self.engine.routing, address_of(scope, self._root_path)), PAGE_HEADERS
+        ready, document = self.watcher.state()
+        gauges = self._observer.gauges(len(document["problems"]), ready, self.watcher.written_at)
+        return 200, _TEXT, self._counters.render(gauges).encode(), ()
 
     def _run_shadows(self) -> None:
         """Run one request's shadows, then let whatever came in go first."""
@@ -231,6 +245,7 @@ class App:
             task.cancel()
         await self.watcher.stop()
         self._beside.shutdown()
+        await asyncio.to_thread(self._observer.close)
 
 
 def _nowhere(path: str) -> NotFound:
@@ -292,7 +307,7 @@ def _too_large(size: int, limit: int) -> TooLarge:
     return TooLarge(f"the body has {size:,} bytes or more; the limit is {limit:,}", remedy=remedy, values={"bytes": size, "limit": limit})
 
 
-def _error_headers(error: KaizenError) -> tuple[tuple[bytes, bytes], ...]:
+def _error_headers(error: KaizenError) -> Headers:
     if isinstance(error, MethodNotAllowed):
         return ((b"allow", str(error.values.get("expected", "POST")).encode()),)
     if isinstance(error, Unauthorized):

@@ -14,7 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import pyarrow as pa
@@ -23,12 +23,12 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from kaizenml.context import Context
 from kaizenml.errors import StorageFull
 from kaizenml.serving import journal, predictions
+from kaizenml.serving.backlog import DONE, Hint, read_hint
 from kaizenml.serving.journal import Segment
 from kaizenml.serving.records import Record
 from kaizenml.serving.rows import InputKinds, tabulate
 
 log = logging.getLogger("kaizenml.serving")
-DONE = "drained.json"  # in the journal folder; a hint that saves reading, never the truth
 CHUNK_ROWS = 50_000  # rows held in memory, and in one commit
 TIDY_EVERY = 50  # batches of a table
 COMPACT_FILES = 8  # in a day that is over
@@ -44,16 +44,6 @@ class Drained(msgspec.Struct, frozen=True, kw_only=True):
     damaged: int  # records whose checksum is wrong; their segment is kept as ``*.damaged``
     removed: int  # segments that were finished
     seconds: float
-
-
-class _Hint(msgspec.Struct):
-    """How far each segment is in all tables, and the batch of each table when that was noted.
-
-    A table that is at another batch was written to by a drain that died before its hint; its own notes then tell.
-    """
-
-    segments: dict[str, int] = {}
-    batches: dict[str, int] = {}
 
 
 class _Located(NamedTuple):
@@ -100,7 +90,7 @@ class _Drain:
         self.state = state
         self.folder = folder
         self.kinds = InputKinds(state)
-        self.hint = _read_hint(folder)
+        self.hint = read_hint(folder)
         self.records = self.rows = self.skipped = self.removed = 0
         self.damaged: set[str] = set()
         self._waiting: dict[str, list[_Located]] = {}
@@ -216,22 +206,7 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _read_hint(folder: Path) -> _Hint:
-    try:
-        return msgspec.json.decode((folder / DONE).read_bytes(), type=_Hint)
-    except (FileNotFoundError, msgspec.DecodeError):
-        return _Hint()
-
-
-def _write_hint(folder: Path, hint: _Hint) -> None:
+def _write_hint(folder: Path, hint: Hint) -> None:
     fresh = folder / f".{DONE}.new"  # under the drain's lock: one writer
     fresh.write_bytes(msgspec.json.encode(hint))
     os.replace(fresh, folder / DONE)
-
-
-def waiting_bytes(state: Path) -> int:
-    """Return how many bytes of the journal are not drained yet."""
-    folder = state / journal.FOLDER
-    done = _read_hint(folder).segments
-    sizes: dict[str, Any] = {segment.name: segment.path.stat().st_size for segment in journal.segments(folder)}
-    return sum(max(size - done.get(name, len(journal.MAGIC)), 0) for name, size in sizes.items())

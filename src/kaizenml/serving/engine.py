@@ -105,6 +105,8 @@ class Engine:
         self._encode_record = msgspec.msgpack.Encoder().encode
         self._shadows: deque[tuple[Answered, list[LoadedRoute]]] = deque()
         self._shadow_rows = 0
+        self.last: Answered | None = None
+        """What was answered last in this thread: for whoever tells of the request just made."""
 
     def endpoint(self, name: str) -> LoadedEndpoint:
         """Return an endpoint, or raise NotFound with the nearest name, or Unavailable."""
@@ -239,12 +241,11 @@ class Engine:
             body = self._encode_json(request)
         record = PredictionRecord(asked.at, name, arm.route.release, label, asked.unit, body, answers, asked.features, trace)
         self._journal.append(self._encode_record(record))
-        if decision.rows is None:
-            self._counters.add(f'kaizen_predictions_total{{endpoint="{name}",arm="{label}",decided_by="{by}"}}', len(ids))
-        else:
-            for by, number in Counter(row.decided_by for row in decision.rows).items():
-                self._counters.add(f'kaizen_predictions_total{{endpoint="{name}",arm="{label}",decided_by="{by}"}}', number)
-        answered = Answered(asked.at, endpoint, arm, ids, asked.rows, asked.features, decision)
+        deciders = {(by, record.release): len(ids)} if decision.rows is None else Counter((row.decided_by, row.release or record.release) for row in decision.rows)
+        for (who, release), number in deciders.items():
+            labels = f'endpoint="{name}",release="{release}",arm="{label}",decided_by="{who}"'
+            self._counters.add(f"kaizen_predictions_total{{{labels}}}", number)
+        self.last = answered = Answered(asked.at, endpoint, arm, ids, asked.rows, asked.features, decision)
         if len(endpoint.arms) > 1 or endpoint.shadows:
             self._queue_shadows(answered)
         return answered
@@ -272,6 +273,7 @@ class Engine:
             self._counters.add(f'kaizen_shadow_rows_total{{endpoint="{endpoint.route.endpoint}",outcome="shed"}}', wanted)
             return
         self._shadow_rows += wanted
+        self._counters.set("kaizen_shadow_queue_rows", self._shadow_rows)
         self._shadows.append((answered, runs))
 
     @property
@@ -283,6 +285,7 @@ class Engine:
         """Run the shadows of one answered request."""
         work, runs = self._shadows.popleft()
         self._shadow_rows -= len(work.rows) * len(runs)
+        self._counters.set("kaizen_shadow_queue_rows", self._shadow_rows)
         name = work.endpoint.route.endpoint
         for loaded in runs:
             outcome = "run"

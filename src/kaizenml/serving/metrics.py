@@ -14,18 +14,32 @@ from bisect import bisect_left
 from pathlib import Path
 
 BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
-_NAMES_BYTES = 1 << 18
-_SLOTS = 4096
+_NAMES_BYTES = 1 << 20
+_SLOTS = 8192
 _BYTES = _NAMES_BYTES + _SLOTS * 8
-_HELP = {
-    "kaizen_requests_total": ("counter", "Requests by path kind, endpoint and HTTP status."),
-    "kaizen_predictions_total": ("counter", "Rows answered, by endpoint, arm and who decided."),
-    "kaizen_shadow_rows_total": ("counter", "Rows run by releases that do not answer, by endpoint and outcome (run, shed, failed)."),
+FAMILIES = {
+    "kaizen_requests_total": ("counter", "Requests, by kind (predict, outcomes, other), endpoint and HTTP status."),
+    "kaizen_errors_total": ("counter", "Requests refused or failed, by kind, endpoint and the error's code."),
+    "kaizen_predictions_total": ("counter", "Rows answered, by endpoint, release, arm and who decided (model, fallback, kill)."),
+    "kaizen_predict_seconds": ("histogram", "Seconds from the whole request to its answer, by endpoint and release."),
+    "kaizen_shadow_rows_total": ("counter", "Rows for releases that do not answer, by endpoint and outcome (run, shed, failed)."),
     "kaizen_outcomes_total": ("counter", "Outcomes taken, by endpoint and state."),
-    "kaizen_predict_seconds": ("histogram", "Time from the whole request to the answer, by endpoint."),
-    "kaizen_snapshot_revision": ("gauge", "Revision of the routing snapshot that this worker serves."),
-    "kaizen_workers": ("gauge", "Worker files summed here."),
+    "kaizen_requests_in_flight": ("gauge", "Requests that are being answered, in all workers."),
+    "kaizen_shadow_queue_rows": ("gauge", "Rows that wait for shadows, in all workers."),
+    "kaizen_journal_waiting_bytes": ("gauge", "Bytes of the journal that are not drained yet."),
+    "kaizen_journal_age_seconds": ("gauge", "Age of the oldest record that is not drained yet."),
+    "kaizen_journal_segments": ("gauge", "Files of the journal."),
+    "kaizen_ready": ("gauge", "1 when every endpoint can answer."),
+    "kaizen_problems": ("gauge", "Releases and routes that do not load; /health/ready names them."),
+    "kaizen_snapshot_revision": ("gauge", "Revision of the routing snapshot that the worker that was asked serves."),
+    "kaizen_snapshot_age_seconds": ("gauge", "Seconds since that snapshot was written."),
+    "kaizen_endpoint_killed": ("gauge", "1 while an endpoint is killed, by endpoint."),
+    "kaizen_arm_weight": ("gauge", "Share of the traffic, by endpoint, arm and release; shadows answer nothing."),
+    "kaizen_access_log_dropped_total": ("counter", "Lines of the access log that found no room."),
+    "kaizen_series_left": ("gauge", "Series that the fullest worker can still begin to count; at 0, new ones are lost."),
+    "kaizen_workers": ("gauge", "Workers whose counts are summed here."),
 }
+"""Every metric: its type and what it tells."""
 
 
 class Counters:
@@ -47,7 +61,10 @@ class Counters:
         names = _names(self._memory)
         self._slots = {name: slot for slot, name in enumerate(names)}
         self._end = sum(len(name.encode()) + 1 for name in names)
-        self._histograms: dict[str, tuple[list[int], int, int]] = {}
+        self._histograms: dict[tuple[str, str], tuple[list[int], int, int]] = {}
+        for name, slot in self._slots.items():
+            if FAMILIES.get(_family(name), ("",))[0] == "gauge":  # the worker before has died in the middle of it
+                self._values[slot] = 0.0
 
     def add(self, name: str, by: float = 1.0) -> None:
         """Count ``by`` on the series ``name`` (with its labels, as Prometheus writes it)."""
@@ -56,11 +73,18 @@ class Counters:
             slot = self._take(name)
         self._values[slot] += by
 
-    def time(self, endpoint: str, seconds: float) -> None:
-        """Count one answered request of ``endpoint`` into the latency histogram."""
-        slots = self._histograms.get(endpoint)
+    def set(self, name: str, value: float) -> None:
+        """Set this worker's part of a gauge; the sum over the workers is shown."""
+        slot = self._slots.get(name)
+        if slot is None:
+            slot = self._take(name)
+        self._values[slot] = value
+
+    def time(self, endpoint: str, release: str, seconds: float) -> None:
+        """Count one answered request into the latency histogram."""
+        slots = self._histograms.get((endpoint, release))
         if slots is None:
-            slots = self._histograms[endpoint] = self._histogram(endpoint)
+            slots = self._histograms[endpoint, release] = self._histogram(f'endpoint="{endpoint}",release="{release}"')
         buckets, total, count = slots
         values = self._values
         values[buckets[bisect_left(BUCKETS, seconds)]] += 1.0
@@ -73,23 +97,27 @@ class Counters:
         files = [raw for path in sorted(self.folder.glob("worker-*.counters")) if (raw := _read(path))]
         if self._alone:
             files.append(bytes(self._memory))
+        used = 0
         for raw in files:
             values = memoryview(raw)[_NAMES_BYTES:].cast("d")
-            for slot, name in enumerate(_names(raw)):
+            names = _names(raw)
+            used = max(used, len(names))
+            for slot, name in enumerate(names):
                 sums[name] = sums.get(name, 0.0) + values[slot]
         _accumulate(sums)
-        sums |= gauges | {"kaizen_workers": float(len(files))}
+        sums |= gauges | {"kaizen_workers": float(len(files)), "kaizen_series_left": float(max(_SLOTS - 1 - used, 0))}
+        families: dict[str, list[str]] = {family: [] for family in FAMILIES}
+        for name, value in sums.items():
+            families[_family(name)].append(f"{name} {value:.15g}")
         lines: list[str] = []
-        for family, (kind, text) in _HELP.items():
-            lines += [f"# HELP {family} {text}", f"# TYPE {family} {kind}"]
-            lines += [f"{name} {value:.10g}" for name, value in sums.items() if _family(name) == family]
+        for family, (kind, text) in FAMILIES.items():
+            lines += [f"# HELP {family} {text}", f"# TYPE {family} {kind}", *families[family]]
         return "\n".join(lines) + "\n"
 
-    def _histogram(self, endpoint: str) -> tuple[list[int], int, int]:
+    def _histogram(self, labels: str) -> tuple[list[int], int, int]:
         family = "kaizen_predict_seconds"
-        edges = [*map(str, BUCKETS), "+Inf"]
-        buckets = [self._take(f'{family}_bucket{{endpoint="{endpoint}",le="{edge}"}}') for edge in edges]
-        return buckets, self._take(f'{family}_sum{{endpoint="{endpoint}"}}'), self._take(f'{family}_count{{endpoint="{endpoint}"}}')
+        buckets = [self._take(f'{family}_bucket{{{labels},le="{edge}"}}') for edge in [*map(str, BUCKETS), "+Inf"]]
+        return buckets, self._take(f"{family}_sum{{{labels}}}"), self._take(f"{family}_count{{{labels}}}")
 
     def _take(self, name: str) -> int:
         if name in self._slots:

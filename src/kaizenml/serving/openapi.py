@@ -1,124 +1,237 @@
-"""The OpenAPI document, made from the signatures of what is served."""
+"""The OpenAPI 3.1 document of the data plane, made from the signatures of what is served.
+
+A schema says what is taken, no more and no less: an input outside the range seen in training is answered, so ranges are told
+(``x-seen``) and are no bounds. What JSON Schema cannot say (a tensor's data fits its shape) stands in a description.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
-from kaizenml.features.signature import Field, Signature
-from kaizenml.serving.routing import LoadedEndpoint, Routing
+import msgspec
 
-_TYPES: dict[str, dict[str, Any]] = {
-    "number": {"type": ["number", "null"]},
-    "integer": {"type": ["integer", "null"]},
-    "boolean": {"type": ["boolean", "null"]},
-    "category": {"type": ["string", "null"]},
-    "timestamp": {"type": ["string", "number", "null"], "format": "date-time"},
-}
+from kaizenml.features.signature import Field, Signature, ViewUse
+from kaizenml.rollouts.snapshot import Lineage
+from kaizenml.serving import openapi_dialects as dialects
+from kaizenml.serving.dialects.invocations import Invocations
+from kaizenml.serving.openapi_parts import (
+    ALWAYS,
+    ID,
+    MOMENT,
+    PLAIN,
+    POSTED,
+    TRACEPARENT,
+    TYPES,
+    UNIT,
+    Schema,
+    answers,
+    arms_of,
+    error_schema,
+    example_row,
+    header,
+    json_content,
+    operation,
+    ref,
+    responses,
+)
+from kaizenml.serving.outcomes import Taken
+from kaizenml.serving.protocol import Limits
+from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute, Routing
 
 
-def document(routing: Routing, *, root_path: str = "", auth: bool = False) -> dict[str, Any]:
-    """Return the OpenAPI 3.1 document of the endpoints.
+def document(
+    routing: Routing, limits: Limits | None = None, *, root_path: str = "", auth: bool = False, invocations: Invocations | None = None
+) -> Schema:
+    """Return the document.
 
     Parameters
     ----------
+    routing : what is served.
+    limits : how large a request may be.
+    invocations : the dialect, which knows the paths that the environment gave it.
     root_path : the path prefix under which a proxy shows the server.
-    auth : whether tokens are asked for.
+    auth : whether tokens are asked for; else one may be sent.
     """
+    limits = limits or Limits()
     paths: dict[str, Any] = {}
+    schemas: dict[str, Any] = {"Error": error_schema(), **_structs(Taken, Lineage)}
     for name, endpoint in sorted(routing.endpoints.items()):
-        paths[f"/predict/{name}"] = {"post": _predict(name, endpoint)}
-        paths[f"/outcomes/{name}"] = {"post": _outcomes(name, endpoint)}
-    told = {"/health/live": "The process runs.", "/health/ready": "Every endpoint can answer.", "/metrics": "Counters for Prometheus."}
-    for path, summary in told.items():
-        paths[path] = {"get": {"summary": summary, "responses": {"200": {"description": summary}}}}
-    info = {"title": "kaizenml data plane", "version": str(routing.revision)}
-    found: dict[str, Any] = {"openapi": "3.1.0", "info": info, "servers": [{"url": root_path or "/"}], "paths": paths}
-    return _with_tokens(found) if auth else found
+        schemas |= {f"{name}.Row": _row(endpoint.arms[0]), f"{name}.Value": _value(endpoint.signatures)}
+        paths |= {f"/predict/{name}": {"post": _predict(name, endpoint, limits)}, f"/outcomes/{name}": {"post": _outcomes(name, endpoint, limits)}}
+        paths |= dialects.of_endpoint(name, endpoint, limits)
+    paths |= dialects.of_server(routing, invocations or Invocations(), limits) | _own(auth)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "kaizenml data plane", "version": str(routing.revision),
+            "summary": "Predictions with their lineage, and outcomes that arrive later.",
+            "description": "Made from the signatures of the releases that answer now; `version` is the revision of the routing.",
+        },
+        "servers": [{"url": root_path or "/"}],
+        "security": [{"token": []}] if auth else [{}, {"token": []}],
+        "tags": [
+            {"name": "predict", "description": "kaizenml's own protocol"},
+            {"name": "v2", "description": "Open Inference Protocol, version 2"},
+            {"name": "invocations", "description": "SageMaker, MLflow, Vertex AI"},
+            {"name": "server", "description": "health, counters, this document"},
+        ],
+        "paths": paths,
+        "components": {
+            "schemas": schemas | dialects.SCHEMAS,
+            "responses": responses("", "Error", lambda error: {"error": error.document()}) | dialects.responses_of_dialects(),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "A token of `kaizen tokens create`."}},
+        },
+    }  # fmt: skip
 
 
-def _with_tokens(found: dict[str, Any]) -> dict[str, Any]:
-    """Say in a document that its operations ask for a token, except those that tell whether the process is well."""
-    refusals = {
-        "401": {"description": "No valid token was shown.", "headers": {"WWW-Authenticate": {"schema": {"const": "Bearer"}}}},
-        "403": {"description": "The token's scopes do not allow it."},
-        "429": {"description": "The token's rate is used up.", "headers": {"Retry-After": {"schema": {"type": "integer"}}}},
-    }
-    for path, operations in found["paths"].items():
-        for operation in operations.values():
-            if path.startswith("/health/"):
-                operation["security"] = []
-            else:
-                operation["responses"] |= refusals
-    scheme = {"type": "http", "scheme": "bearer", "description": "A token of `kaizen tokens create`."}
-    return found | {"components": {"securitySchemes": {"token": scheme}}, "security": [{"token": []}]}
-
-
-def _predict(name: str, endpoint: LoadedEndpoint) -> dict[str, Any]:
-    loaded = endpoint.arms[0]
-    rows = {"type": "array", "minItems": 1, "items": _row(loaded.signature)}
+def _predict(name: str, endpoint: LoadedEndpoint, limits: Limits) -> Schema:
+    champion = endpoint.arms[0]
+    signature, row = champion.signature, example_row(champion)
+    rows = {"type": "array", "minItems": 1, "maxItems": limits.rows, "items": ref(f"{name}.Row")}
+    asked = {"type": "object", "required": ["inputs"], "additionalProperties": False, "properties": {"inputs": rows, "unit": UNIT}}
     said = {
         "type": "object",
+        "required": ["predictions", "release", "classes", "lineage"],
         "properties": {
-            "id": {"type": "string"},
-            "value": {"anyOf": [_value(loaded.signature), {"type": "null", "description": "refused by a rule, see `reason`"}]},
-            "probabilities": {"type": ["array", "null"], "items": {"type": "number"}, "description": "in the order of `classes`"},
+            "predictions": {"type": "array", "items": _said(name, champion.signature)},
+            "release": {"type": "string", "description": "who answered, as name@number"},
+            "classes": {"type": "array", "description": "in the order of `probabilities`; empty for a regression"},
+            "lineage": ref("Lineage"),
+        },
+    }
+    naive = champion.naive
+    first = {
+        "id": ID, "value": naive.value, "probabilities": naive.probabilities, "decided_by": "model", "reason": None, "arm": champion.route.arm,
+    }  # fmt: skip
+    shown = {"predictions": [first], "release": champion.route.release, "classes": signature.classes}
+    shown["lineage"] = msgspec.to_builtins(champion.route.lineage)
+    pinned = header("x-kaizen-arm", "the arm or release that is to answer; default by weight", arms_of(endpoint))
+    summary = f"Predict {signature.target} ({champion.route.release})"
+    errors = answers(*ALWAYS, *POSTED)
+    return operation(
+        summary, "predict", json_content(said, shown), errors, parameters=[TRACEPARENT, pinned], body=json_content(asked, {"inputs": [row]}),
+        operationId=f"predict.{name}",
+    )  # fmt: skip
+
+
+def _said(name: str, signature: Signature) -> Schema:
+    shares: Schema = {"type": ["array", "null"], "items": {"type": "number", "minimum": 0, "maximum": 1}, "description": "in the order of `classes`"}
+    return {
+        "type": "object",
+        "required": ["id", "value", "probabilities", "decided_by", "reason", "arm"],
+        "properties": {
+            "id": {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "send it along with the outcome"},
+            "value": ref(f"{name}.Value"),
+            "probabilities": shares,
             "decided_by": {"enum": ["model", "fallback", "kill"]},
-            "reason": {"type": ["string", "null"]},
+            "reason": {"type": ["string", "null"], "description": "why it was not the model"},
             "arm": {"type": "string"},
             "release": {"type": "string", "description": "who decided, where it is another release than the one for all rows"},
         },
     }
-    answer = {
-        "type": "object",
-        "properties": {
-            "predictions": {"type": "array", "items": said},
-            "release": {"type": "string"},
-            "classes": {"type": "array"},
-            "lineage": {"type": "object"},
-        },
-    }
-    body = {"type": "object", "required": ["inputs"], "properties": {"inputs": rows, "unit": {"type": ["string", "integer", "null"]}}}
-    return _operation(f"Predict {loaded.signature.target} ({name}, {loaded.route.release})", body, answer)
 
 
-def _outcomes(name: str, endpoint: LoadedEndpoint) -> dict[str, Any]:
+def _outcomes(name: str, endpoint: LoadedEndpoint, limits: Limits) -> Schema:
     item = {
         "type": "object",
         "required": ["id", "value"],
-        "properties": {"id": {"type": "string"}, "value": _value(endpoint.arms[0].signature), "at": {"type": ["string", "number", "null"]}},
-    }
-    body = {"type": "object", "required": ["outcomes"], "properties": {"outcomes": {"type": "array", "minItems": 1, "items": item}}}
-    counts = {state: {"type": "integer"} for state in ("accepted", "late", "early", "duplicate", "conflicting", "unknown")}
-    return _operation(f"Tell what became of predictions of {name}", body, {"type": "object", "properties": counts})
-
-
-def _operation(summary: str, body: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    problem = {"description": "What is wrong, the values seen, and what to do about it."}
-    return {
-        "summary": summary,
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
-        "responses": {
-            "200": {"description": "Answered.", "content": {"application/json": {"schema": answer}}},
-            **dict.fromkeys(("404", "413", "415", "422", "503", "507"), problem),
+        "additionalProperties": False,
+        "properties": {
+            "id": {"type": "string", "minLength": 1, "maxLength": 200, "description": "the prediction's"},
+            "value": _truth(endpoint.signatures),
+            "at": TYPES["timestamp"] | {"description": "when it was known: ISO 8601 or seconds since 1970; default now"},
         },
     }
+    rows = {"type": "array", "minItems": 1, "maxItems": limits.rows, "items": item}
+    asked = {"type": "object", "required": ["outcomes"], "additionalProperties": False, "properties": {"outcomes": rows}}
+    shown = {"outcomes": [{"id": ID, "value": endpoint.arms[0].naive.value, "at": MOMENT}]}
+    taken = msgspec.to_builtins(Taken(accepted=1, late=0, early=0, duplicate=0, conflicting=0, unknown=0))
+    summary = f"Tell what became of predictions of {endpoint.arms[0].signature.target}"
+    body = json_content(asked, shown)
+    return operation(
+        summary, "predict", json_content(ref("Taken"), taken), answers(*ALWAYS, *POSTED), body=body, operationId=f"outcomes.{name}",
+        description="Idempotent: late, early, duplicate and unknown ids are taken and told apart.",
+    )  # fmt: skip
 
 
-def _row(signature: Signature) -> dict[str, Any]:
+def _row(loaded: LoadedRoute) -> Schema:
+    """What one row may hold. A release whose files cannot be loaded takes anything: it answers naively."""
+    signature = loaded.signature
     properties = {field.name: _field(field) for field in signature.fields}
-    properties |= {view.entity: {"description": f"key of feature view {view.name}"} for view in signature.views if view.entity not in properties}
-    required = [field.name for field in signature.fields if field.view is None]
-    return {"type": "object", "properties": properties, "required": required}
+    for view in signature.views:
+        properties.setdefault(view.entity, PLAIN | {"description": f"finds the features of the view {view.name}"})
+    row: Schema = {"type": "object", "properties": properties, "examples": [example_row(loaded)]}
+    if loaded.model is None:
+        return row
+    for name in loaded.model.accepts:
+        properties.setdefault(name, PLAIN | {"description": "may be sent along; the model does not use it"})
+    row |= {"additionalProperties": False, "required": [field.name for field in signature.fields if field.view is None]}
+    if signature.views:
+        row["allOf"] = [_found(view) for view in signature.views]
+    return row
 
 
-def _field(field: Field) -> dict[str, Any]:
-    schema: dict[str, Any] = dict(_TYPES[field.kind])
-    if field.view:
-        schema["description"] = f"looked up in feature view {field.view} when absent"
+def _found(view: ViewUse) -> Schema:
+    """A view's features come by its entity, or all in the row itself."""
+    return {"anyOf": [{"required": [view.entity]}, {"required": [f"{view.name}_{column}" for column in view.columns]}]}
+
+
+def _field(field: Field) -> Schema:
+    schema = dict(TYPES[field.kind])
+    told = [f"looked up in the view {field.view} when absent"] if field.view else []
+    if field.minimum is not None and field.maximum is not None and field.kind != "timestamp":
+        told.append(f"seen in training from {field.minimum:g} to {field.maximum:g}")
+    schema["x-seen"] = {"minimum": field.minimum, "maximum": field.maximum, "missing": field.nullable}
+    if told:
+        schema["description"] = "; ".join(told)
     if field.examples:
-        schema["examples"] = field.examples
+        schema["examples"] = list(field.examples)
     return schema
 
 
-def _value(signature: Signature) -> dict[str, Any]:
-    return {"type": "number"} if signature.task == "regression" else {"enum": signature.classes}
+def _value(signatures: list[Signature]) -> Schema:
+    if signatures[0].task == "regression":
+        return {"type": "number"}
+    return {"enum": list({(type(name), name): name for signature in signatures for name in signature.classes}.values())}
+
+
+def _truth(signatures: list[Signature]) -> Schema:
+    """What an outcome may be: a class, where 0 and 1 stand for false and true, or a number."""
+    schema = _value(signatures)
+    if "enum" not in schema:
+        return schema
+    alike: list[Any] = list(schema["enum"])
+    for name in schema["enum"]:
+        if isinstance(name, bool | int | float) and name in (0, 1):
+            alike += [other for other in (bool(name), int(name)) if not any(type(one) is type(other) and one == other for one in alike)]
+    return {"enum": alike, "examples": list(schema["enum"])}
+
+
+def _own(auth: bool) -> Schema:
+    ready = {
+        "type": "object",
+        "required": ["ready"] if auth else ["ready", "revision", "endpoints", "unavailable", "problems"],  # the rest is for those with a token
+        "properties": {
+            "ready": {"type": "boolean"}, "revision": {"type": "integer"}, "endpoints": {"type": "object"},
+            "unavailable": {"type": "object", "additionalProperties": {"type": "string"}}, "problems": {"type": "array", "items": {"type": "string"}},
+        },
+    }  # fmt: skip
+    live = {"type": "object", "required": ["live"], "properties": {"live": {"const": True}}}
+    text = {"schema": {"type": "string"}}
+    errors = answers(*ALWAYS)
+    told: list[tuple[str, str, Schema]] = [
+        ("/metrics", "Counters and gauges for Prometheus, summed over all workers.", {"text/plain": text}),
+        ("/openapi.json", "This document.", json_content({"type": "object"})),
+        ("/docs", "This document as a page.", {"text/html": text}),
+    ]
+    paths = {path: {"get": operation(summary, "server", said, errors)} for path, summary, said in told}
+    health: Schema = {"security": []}
+    paths["/health/live"] = {"get": operation("The process runs.", "server", json_content(live, {"live": True}), answers(401, 405, 429, 500), **health)}
+    waiting = {"503": {"description": "An endpoint cannot answer; it is told which, and why.", "content": json_content(ready)}}
+    paths["/health/ready"] = {"get": operation("Every endpoint can answer.", "server", json_content(ready), answers(401, 405, 429, 500) | waiting, **health)}
+    return paths
+
+
+def _structs(*kinds: type[msgspec.Struct]) -> Schema:
+    _, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
+    return schemas

@@ -10,7 +10,7 @@ from kaizenml.errors import InvalidInput, KaizenError, TooLarge, UsageError, nea
 from kaizenml.serving.outcomes import Outcome
 
 _SHOWN = 100  # characters of a wrong value
-_UNIT_LONGEST = 1000
+UNIT_LONGEST = 1000
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -63,9 +63,9 @@ def read_predict(body: bytes, limits: Limits) -> PredictRequest:
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _explained(body, limits, error, "inputs") from None
     check_rows(len(request.inputs), limits, "inputs")
-    if request.unit is not None and not 0 < len(str(request.unit)) <= _UNIT_LONGEST:
+    if request.unit is not None and not 0 < len(str(request.unit)) <= UNIT_LONGEST:
         remedy = "leave it out, or send a customer's or session's key"
-        raise InvalidInput(f"unit is empty or longer than {_UNIT_LONGEST}", remedy=remedy, values={"field": "unit"})
+        raise InvalidInput(f"unit is empty or longer than {UNIT_LONGEST}", remedy=remedy, values={"field": "unit"})
     return request
 
 
@@ -147,7 +147,7 @@ def _misfit(document: dict[str, Any], field: str, remedy: str) -> InvalidInput |
         if wrong:
             return wrong
     unit = document.get("unit")
-    if unit is not None and not isinstance(unit, str | int):
+    if unit is not None and (not isinstance(unit, str | int) or isinstance(unit, bool)):
         values = {"field": "unit", "found": _kind(unit)}
         return InvalidInput(f"unit is {_kind(unit)}, not text", remedy='send "unit": "customer-7" or leave it out', values=values)
     return None

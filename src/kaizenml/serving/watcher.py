@@ -38,6 +38,8 @@ class Watcher:
         self._fixed = fixed
         self._seen: tuple[int, int, int] | None = None
         self._retry_in = 0.0
+        self.written_at = 0.0
+        """When the snapshot that is served was written, seconds since 1970; 0: none, or one that never changes."""
         self._problem: str | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -91,6 +93,7 @@ class Watcher:
             return
         routing = await asyncio.to_thread(load, self._state, wanted, self._engine.routing)
         self._swap(routing)
+        self.written_at = wanted.written_at
 
     def _mark(self) -> tuple[int, int, int] | None:
         if self._fixed is not None:

@@ -21,6 +21,7 @@ from kaizenml.clock import open_clock, parse_duration
 from kaizenml.errors import NotFound
 from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Snapshot
 from kaizenml.serving import journal
+from kaizenml.serving.access_log import STDERR, AccessLog
 from kaizenml.serving.app import App
 from kaizenml.serving.door import Door
 from kaizenml.serving.engine import Engine
@@ -28,8 +29,10 @@ from kaizenml.serving.front import Front, fixed_token
 from kaizenml.serving.ids import Ids, project_key
 from kaizenml.serving.journal import Journal
 from kaizenml.serving.metrics import Counters
+from kaizenml.serving.observer import Observer
 from kaizenml.serving.outcomes import OutcomeStore
 from kaizenml.serving.protocol import Limits
+from kaizenml.serving.tracing import open_tracer
 from kaizenml.serving.watcher import Watcher
 from kaizenml.settings import ServeSettings
 
@@ -56,9 +59,14 @@ def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snaps
     engine = Engine(
         clock=clock, ids=ids, journal=written, online=SqliteOnlineStore(state / "online.db", readonly=True), counters=counters, limits=limits
     )
+    access = None
+    if settings.access_log != "off":
+        target = settings.access_log if settings.access_log == STDERR else state / settings.access_log
+        access = AccessLog(target, dropped=lambda lines: counters.add("kaizen_access_log_dropped_total", lines))
+    observer = Observer(engine, counters, clock, journal=state / journal.FOLDER, access=access, tracer=open_tracer())
     kept = OutcomeStore(state, ids, window_s=parse_duration(settings.outcome_window), durable=settings.fsync == "request")
     return App(
-        engine=engine, watcher=Watcher(state, engine, fixed=fixed), outcomes=kept, counters=counters, clock=clock, limits=limits,
+        engine=engine, watcher=Watcher(state, engine, fixed=fixed), outcomes=kept, counters=counters, clock=clock, limits=limits, observer=observer,
         sync=written.sync if settings.fsync == "tick" else None, root_path=front.root_path if front else "",
         door=Door(state, fixed=fixed_token(os.environ)) if front and front.auth else None,
     )  # fmt: skip

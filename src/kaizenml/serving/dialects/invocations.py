@@ -23,7 +23,7 @@ from kaizenml.serving.protocol import Limits, MethodNotAllowed, PredictRequest, 
 
 _NAMED = re.compile(r"/endpoints/(?P<name>[^/]+)/invocations/?")
 _FORM = '{"dataframe_records": [{"column": value}]}, or the same as dataframe_split, instances or inputs'
-_BODIES = ("dataframe_split", "dataframe_records", "instances", "inputs")
+BODIES = ("dataframe_split", "dataframe_records", "instances", "inputs")
 _BESIDE = ("params", "parameters", "signature_name")  # sent along by clients; only a unit in them means anything here
 _MISSING = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "None")
 Plain = str | int | float | bool | None
@@ -46,25 +46,28 @@ class Invocations:
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
-        self._asks = {"/invocations", environ.get("AIP_PREDICT_ROUTE", "/invocations")}
-        self._pings = {"/ping", environ.get("AIP_HEALTH_ROUTE", "/ping")}
-        self._endpoint = environ.get("KAIZEN_ENDPOINT")
+        self.asks = {"/invocations", environ.get("AIP_PREDICT_ROUTE", "/invocations")}
+        self.pings = {"/ping", environ.get("AIP_HEALTH_ROUTE", "/ping")}
+        self.endpoint = environ.get("KAIZEN_ENDPOINT")
 
     def speaks(self, path: str) -> bool:
-        return path in self._asks or path in self._pings or _NAMED.fullmatch(path) is not None
+        return path in self.asks or path in self.pings or _NAMED.fullmatch(path) is not None
 
     def explain(self, error: KaizenError) -> bytes:
         return encode({"error_code": error.code.upper(), "message": f"{error.what}; try: {error.remedy}", "error": error.document()})
 
     def reply(self, engine: Engine, call: Call, limits: Limits) -> Reply:
-        if call.path in self._pings:
+        if call.path in self.pings:
+            if call.method not in ("GET", "HEAD"):
+                values = {"method": call.method, "expected": "GET, HEAD"}
+                raise MethodNotAllowed(f"{call.path[:100]} does not take {call.method}", remedy=f"GET {call.path[:100]}", values=values)
             waiting = engine.routing.revision < 0 or bool(engine.routing.unavailable)
             return Reply(encode({"ready": not waiting}), status=503 if waiting else 200)
         if call.method != "POST":
             values = {"method": call.method, "expected": "POST"}
             raise MethodNotAllowed(f"{call.path[:100]} does not take {call.method}", remedy=f"POST {call.path[:100]}", values=values)
         found = _NAMED.fullmatch(call.path)
-        name = found["name"] if found else self._endpoint or _only(engine)
+        name = found["name"] if found else self.endpoint or _only(engine)
         endpoint = engine.endpoint(name)
         signature = endpoint.arms[0].signature
         rows, unit = _read(call, signature, limits)
@@ -90,14 +93,14 @@ def _read(call: Call, signature: Signature, limits: Limits) -> tuple[list[dict[s
         values = {"found": kind[:100], "expected": "application/json or text/csv"}
         raise UnsupportedMedia(f"{kind[:100]!r} is not understood here", remedy="send application/json or text/csv", values=values)
     document = decode(call.body, dict[str, msgspec.Raw], _FORM)
-    given = [name for name in document if name in _BODIES]
+    given = [name for name in document if name in BODIES]
     for name in document:
-        if name not in _BODIES and name not in _BESIDE:
-            close = nearest(name, _BODIES)
+        if name not in BODIES and name not in _BESIDE:
+            close = nearest(name, BODIES)
             what = f"{name[:100]!r} is not known here" + (f"; did you mean {close!r}?" if close else "")
-            raise InvalidInput(what, remedy=f"send {_FORM}", values={"field": name[:100], "nearest": close, "known": list(_BODIES)})
+            raise InvalidInput(what, remedy=f"send {_FORM}", values={"field": name[:100], "nearest": close, "known": list(BODIES)})
     if len(given) != 1:
-        raise InvalidInput(f"the body holds {len(given)} of {', '.join(_BODIES)}, not one", remedy=f"send {_FORM}", values={"found": given})
+        raise InvalidInput(f"the body holds {len(given)} of {', '.join(BODIES)}, not one", remedy=f"send {_FORM}", values={"found": given})
     rows = _split(document[given[0]]) if given[0] == "dataframe_split" else _listed(document[given[0]], given[0], signature)
     return rows, _unit(document)
 

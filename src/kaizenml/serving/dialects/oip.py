@@ -31,6 +31,7 @@ _TYPES = {
     "INT8": np.dtype("<i1"), "INT16": np.dtype("<i2"), "INT32": np.dtype("<i4"), "INT64": np.dtype("<i8"),
     "FP16": np.dtype("<f2"), "FP32": np.dtype("<f4"), "FP64": np.dtype("<f8"),
 }  # fmt: skip
+DATATYPES = ["BYTES", *_TYPES]
 _KINDS = {"number": "FP64", "integer": "INT64", "boolean": "BOOL", "category": "BYTES", "timestamp": "BYTES"}
 _WIDEST = 10_000  # columns of one tensor
 Parameters = dict[str, str | int | float | bool | None]
@@ -69,7 +70,7 @@ class OpenInference:
         return path == "/v2" or path.startswith("/v2/")
 
     def explain(self, error: KaizenError) -> bytes:
-        return encode({"error": f"{error.what}; try: {error.remedy}", "code": error.code})
+        return encode({"error": f"{error.what}; try: {error.remedy}", "code": error.code, "values": error.values, "remedy": error.remedy})
 
     def reply(self, engine: Engine, call: Call, limits: Limits) -> Reply:
         path = call.path.rstrip("/")
@@ -118,7 +119,7 @@ def metadata(name: str, endpoint: LoadedEndpoint) -> dict[str, Any]:
 
 def _only(call: Call, method: str) -> None:
     if call.method != method and not (method == "GET" and call.method == "HEAD"):
-        values = {"method": call.method, "expected": method}
+        values = {"method": call.method, "expected": "GET, HEAD" if method == "GET" else method}
         raise MethodNotAllowed(f"{call.path[:100]} does not take {call.method}", remedy=f"{method} {call.path[:100]}", values=values)
 
 

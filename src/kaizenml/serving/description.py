@@ -1,0 +1,65 @@
+"""What the data plane says of itself, made when somebody asks and kept until the routing changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import MutableMapping
+from typing import Any
+
+import msgspec
+
+from kaizenml.serving.dialects.invocations import Invocations
+from kaizenml.serving.docs_page import HEADERS, page
+from kaizenml.serving.openapi import document
+from kaizenml.serving.protocol import Limits
+from kaizenml.serving.routing import Routing
+
+__all__ = ["PAGE_HEADERS", "Description", "address_of"]
+PAGE_HEADERS = HEADERS
+_HOST = re.compile(r"[A-Za-z0-9._-]{1,253}(:\d{1,5})?|\[[0-9A-Fa-f:.]{2,45}\](:\d{1,5})?")
+
+
+class Description:
+    """The OpenAPI document and the page for people.
+
+    Parameters
+    ----------
+    limits : how large a request may be.
+    invocations : the dialect, which knows the paths that the environment gave it.
+    root_path : the path prefix under which a proxy shows the server.
+    auth : whether tokens are asked for.
+    """
+
+    def __init__(self, limits: Limits, invocations: Invocations, *, root_path: str = "", auth: bool = False) -> None:
+        self._limits = limits
+        self._root_path = root_path
+        self._auth = auth
+        self._invocations = invocations
+        self._routing: Routing | None = None
+        self._document: dict[str, Any] = {}
+        self._encoded = b""
+
+    def document(self, routing: Routing) -> bytes:
+        """Return ``/openapi.json``."""
+        if routing is not self._routing:
+            self._document = document(
+                routing, self._limits, root_path=self._root_path, auth=self._auth, invocations=self._invocations
+            )
+            self._encoded = msgspec.json.encode(self._document)
+            self._routing = routing
+        return self._encoded
+
+    def page(self, routing: Routing, address: str) -> bytes:
+        """Return ``/docs``, with commands for the address at which the reader came."""
+        self.document(routing)
+        return page(routing, self._document, address).encode()
+
+
+def address_of(scope: MutableMapping[str, Any], root_path: str = "") -> str:
+    """Return the address at which a request reached this server, as its headers tell and no further than they can be believed."""
+    headers: dict[bytes, bytes] = dict(scope["headers"])
+    host = headers.get(b"host", b"").decode("latin-1")
+    if not _HOST.fullmatch(host):
+        name, port = scope.get("server") or ("127.0.0.1", 8080)
+        host = f"{name}:{port}"
+    return f"{scope.get('scheme', 'http')}://{host}{root_path}"
