@@ -229,8 +229,7 @@ def test_health_metrics_and_openapi_tell_what_is_served(server, client):
     assert count == float(lines['kaizen_predict_seconds_bucket{endpoint="shop",release="shop@1",le="+Inf"}']) >= 1
     assert "shap" not in text.decode()  # names that do not exist make no series
     document = client.request("GET", "/openapi.json")
-    schema = document["paths"]["/predict/shop"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(schema["properties"]["inputs"]["items"]["required"]) == set(GOOD)
+    assert set(document["components"]["schemas"]["shop.Row"]["required"]) == set(GOOD)
 
 
 def test_a_port_that_is_taken_names_who_holds_it(server, tmp_path):
