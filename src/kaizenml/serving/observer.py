@@ -47,6 +47,7 @@ class Observer:
         self._clock = clock
         self._access = access
         self._tracer = tracer
+        self._series: dict[tuple[str, str, int], str] = {}
 
     def told(
         self, scope: MutableMapping[str, Any], *, place: str, endpoint: str, status: int, code: str, seconds: float, answered: Answered | None,
@@ -67,10 +68,13 @@ class Observer:
             path, endpoint = template(scope["path"][:300])
             place = "predict" if path.endswith(("/infer", "invocations")) else place
         known = endpoint if endpoint in self._engine.routing.endpoints else ""
-        add = self._counters.add
-        add(f'kaizen_requests_total{{kind="{place}",endpoint="{known}",status="{status}"}}')
+        series = self._series.get((place, known, status))
+        if series is None:
+            series = f'kaizen_requests_total{{kind="{place}",endpoint="{known}",status="{status}"}}'
+            self._series[place, known, status] = series
+        self._counters.add(series)
         if code:
-            add(f'kaizen_errors_total{{kind="{place}",endpoint="{known}",code="{code}"}}')
+            self._counters.add(f'kaizen_errors_total{{kind="{place}",endpoint="{known}",code="{code}"}}')
         elif answered is not None:
             self._counters.time(known, answered.arm.route.release, seconds)
         if self._access is not None or self._tracer is not None:
