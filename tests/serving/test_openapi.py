@@ -158,11 +158,11 @@ def test_a_method_that_is_not_there_is_told_which_are(ask, described, path):
 
 def test_the_document_asks_for_a_token_where_one_is_needed(tmp_path):
     routing = _routing(tmp_path)
-    assert document(routing)["security"] == [{}, {"bearer": []}]
-    secured = document(routing, secured=True)
-    assert secured["security"] == [{"bearer": []}]
-    assert secured["paths"]["/health/live"]["get"]["security"] == []
-    assert secured["components"]["securitySchemes"]["bearer"] | {"description": ""} == {"type": "http", "scheme": "bearer", "description": ""}
+    assert "security" not in document(routing)
+    asked = document(routing, auth=True)
+    assert asked["security"] == [{"token": []}]
+    assert asked["paths"]["/health/live"]["get"]["security"] == []
+    assert asked["components"]["securitySchemes"]["token"] | {"description": ""} == {"type": "http", "scheme": "bearer", "description": ""}
 
 
 class _Loads(HTMLParser):

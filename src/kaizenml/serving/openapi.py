@@ -50,7 +50,7 @@ def document(
     limits : how large a request may be.
     invocations : the dialect, which knows the paths that the environment gave it.
     root_path : the path prefix under which a proxy shows the server.
-    auth : whether tokens are asked for; else one may be sent.
+    auth : whether tokens are asked for.
     """
     limits = limits or Limits()
     paths: dict[str, Any] = {}
@@ -60,7 +60,7 @@ def document(
         paths |= {f"/predict/{name}": {"post": _predict(name, endpoint, limits)}, f"/outcomes/{name}": {"post": _outcomes(name, endpoint, limits)}}
         paths |= dialects.of_endpoint(name, endpoint, limits)
     paths |= dialects.of_server(routing, invocations or Invocations(), limits) | _own(auth)
-    return {
+    made: Schema = {
         "openapi": "3.1.0",
         "info": {
             "title": "kaizenml data plane", "version": str(routing.revision),
@@ -68,7 +68,6 @@ def document(
             "description": "Made from the signatures of the releases that answer now; `version` is the revision of the routing.",
         },
         "servers": [{"url": root_path or "/"}],
-        "security": [{"token": []}] if auth else [{}, {"token": []}],
         "tags": [
             {"name": "predict", "description": "kaizenml's own protocol"},
             {"name": "v2", "description": "Open Inference Protocol, version 2"},
@@ -79,9 +78,14 @@ def document(
         "components": {
             "schemas": schemas | dialects.SCHEMAS,
             "responses": responses("", "Error", lambda error: {"error": error.document()}) | dialects.responses_of_dialects(),
-            "securitySchemes": {"token": {"type": "http", "scheme": "bearer", "description": "A token of `kaizen tokens create`."}},
         },
     }  # fmt: skip
+    if auth:
+        made["security"] = [{"token": []}]
+        made["components"]["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer", "description": "A token of `kaizen tokens create`."}
+        }
+    return made
 
 
 def _predict(name: str, endpoint: LoadedEndpoint, limits: Limits) -> Schema:
@@ -226,9 +230,10 @@ def _own(auth: bool) -> Schema:
     ]
     paths = {path: {"get": operation(summary, "server", said, errors)} for path, summary, said in told}
     health: Schema = {"security": []}
-    paths["/health/live"] = {"get": operation("The process runs.", "server", json_content(live, {"live": True}), answers(401, 405, 429, 500), **health)}
+    errors = answers(401, 405, 429, 500)
+    paths["/health/live"] = {"get": operation("The process runs.", "server", json_content(live, {"live": True}), errors, **health)}
     waiting = {"503": {"description": "An endpoint cannot answer; it is told which, and why.", "content": json_content(ready)}}
-    paths["/health/ready"] = {"get": operation("Every endpoint can answer.", "server", json_content(ready), answers(401, 405, 429, 500) | waiting, **health)}
+    paths["/health/ready"] = {"get": operation("Every endpoint can answer.", "server", json_content(ready), errors | waiting, **health)}
     return paths
 
 
