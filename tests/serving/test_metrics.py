@@ -66,6 +66,12 @@ def test_series_without_room_are_told_and_disturb_nothing(tmp_path):
     assert 'endpoint="e0",status="200"} 1\n' in text
 
 
+def test_the_page_lists_every_metric_as_it_is_and_no_other():
+    page = (ROOT / "docs/how-to/watch-it.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \| (\w+) \| (.+) \|$", page, re.MULTILINE) == [(name, *about) for name, about in FAMILIES.items()]
+    assert set(re.findall(r"\bkaizen_\w+", page)) <= {*FAMILIES, "kaizen_predict_seconds_bucket"}
+
+
 def _parsed(text: str):
     parser = pytest.importorskip("prometheus_client.parser", reason="prometheus_client is not installed: ./x setup")
     return {family.name: family for family in parser.text_string_to_metric_families(text)}

@@ -160,6 +160,7 @@ def test_the_document_asks_for_a_token_where_one_is_needed(tmp_path):
     routing = _routing(tmp_path)
     assert "security" not in document(routing)
     asked = document(routing, auth=True)
+    assert page(routing, asked, "http://127.0.0.1:8080").count("authorization: Bearer TOKEN") == 3
     assert asked["security"] == [{"token": []}]
     assert asked["paths"]["/health/live"]["get"]["security"] == []
     assert asked["components"]["securitySchemes"]["token"] | {"description": ""} == {"type": "http", "scheme": "bearer", "description": ""}

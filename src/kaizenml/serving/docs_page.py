@@ -41,7 +41,7 @@ HEADERS = (
 )
 _KINDS = {
     "number": "number", "integer": "whole number", "boolean": "true or false", "category": "text",
-    "timestamp": "time: ISO 8601, or seconds since 1970",
+    "timestamp": "time",
 }  # fmt: skip
 _SHOWN_EXAMPLES = 5
 
@@ -94,14 +94,15 @@ def _endpoint(name: str, endpoint: LoadedEndpoint, document: dict[str, Any], add
 <h2 id="{escape(name)}">{escape(name)}</h2>
 <p>Predicts <code>{escape(signature.target)}</code>{classes}. <span class="soft">Answered by {arms}.</span></p>{killed}
 <h3>Ask</h3>
-<pre>{escape(_curl(f"{address}/predict/{name}", _example(predict)))}</pre>
+<pre>{escape(_curl(f"{address}/predict/{name}", _example(predict), document))}</pre>
 <details><summary>The answer</summary><pre>{escape(_json(predict["responses"]["200"]["content"]["application/json"]["example"]))}</pre></details>
 <h3>Inputs</h3>
 {_table(("name", "type", "seen in training", "examples"), "".join(_inputs(champion)))}
+<p class="soft">What is not known is sent as null. A time is ISO 8601, or seconds since 1970. Values beyond what was seen are answered as well.</p>
 <h3>Tell what became of it</h3>
-<pre>{escape(_curl(f"{address}/outcomes/{name}", _example(outcomes)))}</pre>
+<pre>{escape(_curl(f"{address}/outcomes/{name}", _example(outcomes), document))}</pre>
 <details><summary>In other protocols</summary>{_table(("path", "what it does"), others)}
-<pre>{escape(_curl(f"{address}/v2/models/{name}/infer", _example(tensors)))}</pre></details>
+<pre>{escape(_curl(f"{address}/v2/models/{name}/infer", _example(tensors), document))}</pre></details>
 """
 
 
@@ -149,9 +150,10 @@ def _table(heads: tuple[str, ...], rows: str) -> str:
     return f'<div class="wide"><table><thead><tr>{"".join(f"<th>{head}</th>" for head in heads)}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def _curl(url: str, body: Any) -> str:
+def _curl(url: str, body: Any, document: dict[str, Any]) -> str:
+    token = "  -H 'authorization: Bearer TOKEN' \\\n" if "security" in document else ""
     text = msgspec.json.encode(body).decode().replace("'", "'\\''")  # as a shell wants it
-    return f"curl -s {url} \\\n  -H 'content-type: application/json' \\\n  -d '{text}'"
+    return f"curl -s {url} \\\n{token}  -H 'content-type: application/json' \\\n  -d '{text}'"
 
 
 def _example(operation: dict[str, Any]) -> Any:
