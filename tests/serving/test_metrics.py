@@ -137,7 +137,7 @@ def test_labels_stay_bounded_whatever_is_asked_for(tmp_path):
     tails = ["", "/infer", "/invocations", "/ready", "/versions/{}/infer", "/load", "/{}"]
     seen = Counter()
     with running(tmp_path) as ask:
-        for number in range(6000):
+        for number in range(4000):
             name = dice.choice([f"e{number}", f'"}}\n{number}', f"é{number}", "shop", f"shop{number}", f"%00{number}", "x" * dice.randrange(1, 3000)])
             path = dice.choice(heads) + name + dice.choice(tails).format(number)
             method = dice.choice(["GET", "POST", "POST", "DELETE", f"M{number}"])
@@ -145,7 +145,7 @@ def test_labels_stay_bounded_whatever_is_asked_for(tmp_path):
             seen[ask(method, path, {"inputs": [GOOD | {f"k{number}": 1}], "unit": f"u{number}"}, **more).status] += 1
         text = ask("GET", "/metrics").body.decode()
     assert seen[500] == 0
-    assert seen[404] > 1000
+    assert seen[404] > 500
     labels = {name: set(re.findall(rf'\b{name}="([^"]*)"', text)) for name in ("endpoint", "release", "arm", "kind", "code", "status")}
     assert labels["endpoint"] <= {"", "shop"}
     assert labels["release"] <= {"shop@1", "shop@2", "shop@3"}

@@ -251,7 +251,7 @@ class App:
 def _nowhere(path: str) -> NotFound:
     close = nearest(path, _PATHS)
     values = {"path": path[:200], "nearest": close, "known": _PATHS}
-    return NotFound(f"there is no {path[:100]!r} here", remedy=f"POST {close or _PATHS[0]}", values=values)
+    return NotFound(f"there is no {path[:100]!r} here", remedy=f"{_METHODS.get(close or '', 'POST')} {close or _PATHS[0]}", values=values)
 
 
 def _call(scope: MutableMapping[str, Any], limits: Limits) -> Call:
