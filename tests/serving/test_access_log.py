@@ -14,7 +14,7 @@ from in_process import running
 
 from kaizenml.serving.access_log import KEPT, Access, AccessLog
 from kaizenml.serving.client import Client
-from kaizenml.serving.observer import template
+from kaizenml.serving.paths import template
 from kaizenml.settings import ServeSettings
 
 GOOD = bundles.GOOD

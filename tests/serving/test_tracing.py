@@ -93,6 +93,7 @@ def test_a_span_for_each_request_under_its_callers_with_what_is_known_of_it(tmp_
     with collecting() as collector:
         environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_RESOURCE_ATTRIBUTES": "team=shop", "OTEL_EXPORTER_OTLP_HEADERS": "x-key=abc"}
         with _served(state, **environ) as (_, url), Client(url) as client:
+            client.ready()  # of this there is no span
             client._headers["traceparent"] = f"00-{TRACE}-{PARENT}-01"
             client.predict("shop", [GOOD, GOOD])
             del client._headers["traceparent"]
@@ -162,6 +163,13 @@ def test_a_collector_that_is_away_or_hangs_delays_no_answer_and_no_end(tmp_path)
 )  # fmt: skip
 def test_tracing_is_off_unless_a_collector_is_named(environ):
     assert tracing.open_tracer(environ) is None
+
+
+def test_nonsense_in_a_variable_costs_the_traces_and_not_the_server(monkeypatch, caplog):
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http", reason="OpenTelemetry is not installed: pip install 'kaizenml[otel]'")
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
+    assert tracing.open_tracer({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}) is None
+    assert "no traces are sent: " in caplog.text
 
 
 @pytest.mark.slow

@@ -107,7 +107,7 @@ class App:
                     return
                 body = await self._take_outcomes(endpoint, raw)
             elif path in _METHODS:
-                status, kind, body, headers = self._other(scope, path, known)
+                status, kind, body, headers = await self._other(scope, path, known)
             else:
                 dialect = self._dialect(path)
                 if dialect is None:
@@ -185,7 +185,7 @@ class App:
                 self._counters.add(f'kaizen_outcomes_total{{endpoint="{name}",state="{state}"}}', number)
         return self._encode(taken)
 
-    def _other(self, scope: MutableMapping[str, Any], path: str, known: bool) -> tuple[int, tuple[bytes, bytes], bytes, Headers]:
+    async def _other(self, scope: MutableMapping[str, Any], path: str, known: bool) -> tuple[int, tuple[bytes, bytes], bytes, Headers]:
         if scope["method"] not in ("GET", "HEAD"):
             values = {"method": scope["method"], "expected": "GET, HEAD"}
             raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"GET {path}", values=values)
@@ -199,9 +199,9 @@ class App:
                 document["problems"].append(self.door.problem)
             return 200 if ready else 503, _JSON, self._encode(document), ()
         if path == "/openapi.json":
-            return 200, _JSON, self._description.document(self.engine.routing), ()
+            return 200, _JSON, await asyncio.to_thread(self._description.document, self.engine.routing), ()
         if path == "/docs":
-            return 200, _HTML, self._description.page(self.engine.routing, address_of(scope, self._root_path)), PAGE_HEADERS
+            return 200, _HTML, await asyncio.to_thread(self._description.page, self.engine.routing, address_of(scope, self._root_path)), PAGE_HEADERS
         ready, document = self.watcher.state()
         gauges = self._observer.gauges(len(document["problems"]), ready, self.watcher.written_at)
         return 200, _TEXT, self._counters.render(gauges).encode(), ()

@@ -35,24 +35,22 @@ class Description:
         self._root_path = root_path
         self._auth = auth
         self._invocations = invocations
-        self._routing: Routing | None = None
-        self._document: dict[str, Any] = {}
-        self._encoded = b""
+        self._made: tuple[Routing, dict[str, Any], bytes] | None = None
 
     def document(self, routing: Routing) -> bytes:
-        """Return ``/openapi.json``."""
-        if routing is not self._routing:
-            self._document = document(
-                routing, self._limits, root_path=self._root_path, auth=self._auth, invocations=self._invocations
-            )
-            self._encoded = msgspec.json.encode(self._document)
-            self._routing = routing
-        return self._encoded
+        """Return ``/openapi.json``. Slow where there are many endpoints: never call it on the event loop."""
+        return self._make(routing)[1]
 
     def page(self, routing: Routing, address: str) -> bytes:
-        """Return ``/docs``, with commands for the address at which the reader came."""
-        self.document(routing)
-        return page(routing, self._document, address).encode()
+        """Return ``/docs``, with commands for the address at which the reader came. As slow as ``document``."""
+        return page(routing, self._make(routing)[0], address).encode()
+
+    def _make(self, routing: Routing) -> tuple[dict[str, Any], bytes]:
+        made = self._made
+        if made is None or made[0] is not routing:
+            found = document(routing, self._limits, root_path=self._root_path, auth=self._auth, invocations=self._invocations)
+            made = self._made = (routing, found, msgspec.json.encode(found))
+        return made[1:]
 
 
 def address_of(scope: MutableMapping[str, Any], root_path: str = "") -> str:

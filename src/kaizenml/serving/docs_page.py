@@ -12,6 +12,7 @@ import msgspec
 
 from kaizenml.features.signature import Field
 from kaizenml.serving.openapi_parts import STATUSES, example_value
+from kaizenml.serving.paths import template
 from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute, Routing
 
 _STYLE = """
@@ -56,7 +57,7 @@ def page(routing: Routing, document: dict[str, Any], address: str) -> str:
     address : where the reader reached this server, for the commands, for example ``http://127.0.0.1:8080``.
     """
     names = sorted(routing.endpoints)
-    links = " ".join(f'<a href="#{escape(name)}">{escape(name)}</a>' for name in names)
+    links = " ".join(f'<a href="#endpoint-{escape(name)}">{escape(name)}</a>' for name in names)
     endpoints = "".join(_endpoint(name, routing.endpoints[name], document, address) for name in names)
     nothing = "" if names else "<p>Nothing is deployed yet. <code>kaizen deploy</code> changes that.</p>"
     down = "".join(f"<p><strong>{escape(name)}</strong> cannot answer: {escape(why)}</p>" for name, why in sorted(routing.unavailable.items()))
@@ -91,7 +92,7 @@ def _endpoint(name: str, endpoint: LoadedEndpoint, document: dict[str, Any], add
     others = "".join(_path(path, item) for path, item in mine if item not in ({"post": predict}, {"post": outcomes}))
     tensors = document["paths"][f"/v2/models/{name}/infer"]["post"]
     return f"""
-<h2 id="{escape(name)}">{escape(name)}</h2>
+<h2 id="endpoint-{escape(name)}">{escape(name)}</h2>
 <p>Predicts <code>{escape(signature.target)}</code>{classes}. <span class="soft">Answered by {arms}.</span></p>{killed}
 <h3>Ask</h3>
 <pre>{escape(_curl(f"{address}/predict/{name}", _example(predict), document))}</pre>
@@ -131,7 +132,7 @@ def _seen(field: Field) -> str:
 
 
 def _of_endpoint(path: str, names: list[str]) -> bool:
-    return any(part in names for part in path.split("/")[2:])
+    return template(path)[1] in names
 
 
 def _path(path: str, item: dict[str, Any]) -> str:

@@ -34,7 +34,7 @@ FAMILIES = {
     "kaizen_snapshot_revision": ("gauge", "Revision of the routing snapshot that the worker that was asked serves."),
     "kaizen_snapshot_age_seconds": ("gauge", "Seconds since that snapshot was written."),
     "kaizen_endpoint_killed": ("gauge", "1 while an endpoint is killed, by endpoint."),
-    "kaizen_arm_weight": ("gauge", "Share of the traffic, by endpoint, arm and release; shadows answer nothing."),
+    "kaizen_arm_weight": ("gauge", "Share of the traffic, by endpoint, arm and release; 0 for shadows."),
     "kaizen_access_log_dropped_total": ("counter", "Lines of the access log that found no room."),
     "kaizen_series_left": ("gauge", "Series that the fullest worker can still begin to count; at 0, new ones are lost."),
     "kaizen_workers": ("gauge", "Workers whose counts are summed here."),

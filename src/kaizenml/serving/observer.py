@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import MutableMapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +11,11 @@ from kaizenml.serving.access_log import Access, AccessLog
 from kaizenml.serving.backlog import backlog as look_at_backlog
 from kaizenml.serving.engine import Answered, Engine
 from kaizenml.serving.metrics import Counters
+from kaizenml.serving.paths import template
 from kaizenml.serving.tracing import Tracer
 
-_NAMED = re.compile(r"(/predict|/outcomes|/v2/models|/v2/repository/models|/endpoints)/([^/]+)(/.*|)")
-_TAILS = {
-    "/predict": {""}, "/outcomes": {""}, "/endpoints": {"/invocations"}, "/v2/repository/models": {"/load", "/unload"},
-    "/v2/models": {"", "/ready", "/infer", "/versions/{version}", "/versions/{version}/ready", "/versions/{version}/infer"},
-}  # fmt: skip
-_VERSION = re.compile(r"/versions/[^/]+")
-_FIXED = {
-    "/health/live", "/health/ready", "/metrics", "/openapi.json", "/docs", "/ping", "/invocations", "/v2", "/v2/health/live", "/v2/health/ready",
-    "/v2/repository/index",
-}  # fmt: skip
-OTHER = "other"
+_QUIET = frozenset({"/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready", "/metrics"})
+"""Asked every few seconds by machines: no traces of them."""
 
 
 class Observer:
@@ -99,7 +89,7 @@ class Observer:
             client = scope.get("client")
             trace = traceparent.split("-")[1] if traceparent is not None and traceparent.count("-") >= 3 else ""
             self._access.add(Access(now, method, path, endpoint, status, code, seconds * 1e3, rows, release, client[0] if client else "", trace))
-        if self._tracer is not None:
+        if self._tracer is not None and path not in _QUIET:
             attributes: dict[str, Any] = {"kaizen.endpoint": endpoint} if endpoint else {}
             if answered is not None:
                 arm, by = answered.arm.route.arm, answered.decision.decided_by
@@ -130,23 +120,6 @@ class Observer:
         for name, endpoint in routing.endpoints.items():
             found[f'kaizen_endpoint_killed{{endpoint="{name}"}}'] = float(endpoint.route.killed is not None)
             for loaded in (*endpoint.arms, *endpoint.shadows):
-                route = loaded.route
-                found[f'kaizen_arm_weight{{endpoint="{name}",arm="{route.arm}",release="{route.release}"}}'] = route.weight / 1000
+                route, share = loaded.route, 0.0 if loaded in endpoint.shadows else loaded.route.weight / 1000
+                found[f'kaizen_arm_weight{{endpoint="{name}",arm="{route.arm}",release="{route.release}"}}'] = share
         return found
-
-
-@lru_cache(2000)
-def template(path: str) -> tuple[str, str]:
-    """Return a path's template and the endpoint that it names; for a path that is none of ours ``other`` and nothing.
-
-    >>> template("/v2/models/shop/versions/3/infer")
-    ('/v2/models/{endpoint}/versions/{version}/infer', 'shop')
-    """
-    if path in _FIXED:
-        return path, ""
-    found = _NAMED.fullmatch(path.rstrip("/"))
-    if found is None:
-        return OTHER, ""
-    head, name, tail = found.groups()
-    tail = _VERSION.sub("/versions/{version}", tail)
-    return (f"{head}/{{endpoint}}{tail}", name) if tail in _TAILS[head] else (OTHER, "")

@@ -41,7 +41,20 @@ _TENSOR = {
 }  # fmt: skip
 _VALUES = {"type": "object", "description": "what was seen"}
 _TEXT = {"type": "string"}
+def _asked() -> Schema:
+    """The form of a request, from what decodes it."""
+    _, kinds = msgspec.json.schema_components([InferRequest], ref_template="{name}")
+    request: Schema = kinds["InferRequest"]
+    tensor: Schema = kinds["Tensor"]
+    request["properties"]["inputs"] |= {"items": tensor, "minItems": 1}
+    request["properties"]["outputs"]["items"] = kinds["Wanted"]
+    tensor["properties"]["datatype"] = {"enum": DATATYPES}
+    tensor["properties"]["shape"] |= {"minItems": 1, "maxItems": 2, "items": {"type": "integer", "minimum": 1}}
+    return request
+
+
 SCHEMAS: Schema = {
+    "V2.Request": _asked(),
     "V2.Error": {
         "type": "object",
         "required": ["error", "code", "values", "remedy"],
@@ -136,25 +149,13 @@ def _infer(name: str, endpoint: LoadedEndpoint, parameters: list[Schema], suffix
     about = {tensor["name"]: tensor["datatype"] for tensor in metadata(name, endpoint)["inputs"]}
     tensors = [{"name": column, "shape": [1], "datatype": about[column], "data": [row[column]]} for column in asked(champion.signature)]
     length = header("Inference-Header-Content-Length", "length of the JSON part, where binary tensors follow it", _TEXT | {"pattern": "^[0-9]+$"})
-    body = json_content(_asked(), {"inputs": tensors}) | _BINARY
+    body = json_content(ref("V2.Request"), {"inputs": tensors}) | _BINARY
     said = json_content(ref("V2.Answer")) | _BINARY
     return operation(
         f"Predict {champion.signature.target}", "v2", said, answers(400, *ALWAYS, *POSTED, form=_V2), body=body,
         parameters=[*parameters, TRACEPARENT, length], operationId=f"v2.infer.{name}{suffix}",
         description="A tensor for each column, `[rows]` or `[rows, 1]`, or one `[rows, columns]` in the metadata's order.",
     )  # fmt: skip
-
-
-def _asked() -> Schema:
-    """The request's form, from what decodes it; references made whole, for a body is asked for in one place only."""
-    _, kinds = msgspec.json.schema_components([InferRequest], ref_template="{name}")
-    request: Schema = kinds["InferRequest"]
-    tensor: Schema = kinds["Tensor"]
-    request["properties"]["inputs"] |= {"items": tensor, "minItems": 1}
-    request["properties"]["outputs"]["items"] = kinds["Wanted"]
-    tensor["properties"]["datatype"] = {"enum": DATATYPES}
-    tensor["properties"]["shape"] |= {"minItems": 1, "maxItems": 2, "items": {"type": "integer", "minimum": 1}}
-    return request
 
 
 def _invoke(name: str, endpoint: LoadedEndpoint, limits: Limits, suffix: str) -> Schema:
