@@ -17,6 +17,7 @@ from in_process import running
 from kaizenml.errors import KaizenError, _all
 from kaizenml.features.signature import Field
 from kaizenml.rollouts import snapshot
+from kaizenml.rollouts.snapshot import Rule
 from kaizenml.serving import app as app_module
 from kaizenml.serving.client import Client
 from kaizenml.serving.docs_page import page
@@ -125,6 +126,29 @@ def test_outcomes_fit_the_schema_exactly_when_they_are_taken(task, tmp_path):
             assert (ask("POST", "/outcomes/shop", body).status == 200) is _validator(described, schema).is_valid(body), value
 
 
+def test_answers_that_rules_decided_are_described(tmp_path):
+    first, older = bundles.write_bundle(tmp_path, number=2), bundles.write_bundle(tmp_path, seed=1)
+    rules = [Rule(when="price > 100", answer="refuse"), Rule(when="price > 50", answer="release", release="shop@1")]
+    bundles.route(tmp_path, first, rules=rules, others=[msgspec.structs.replace(older, arm="rule")])
+    body = {"inputs": [bundles.GOOD | {"price": price} for price in (3.0, 60.0, 200.0)]}
+    with running(tmp_path) as ask:
+        described = ask("GET", "/openapi.json").document
+        for path, asked in (("/predict/shop", body), ("/invocations", {"instances": body["inputs"]})):
+            answer = ask("POST", path, asked)
+            schema = described["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+            _validator(described, schema).validate(answer.document)
+            last = answer.document["predictions"][-1]
+            assert (last["value"] if isinstance(last, dict) else last) is None
+        columns = {name: [row[name] for row in body["inputs"]] for name in bundles.GOOD}
+        kinds = {"price": "FP64", "size": "BYTES", "count": "INT64", "gift": "BOOL", "ordered": "BYTES"}
+        tensors = [{"name": name, "shape": [3], "datatype": kinds[name], "data": data} for name, data in columns.items()]
+        refused = ask("POST", "/v2/models/shop/infer", {"inputs": tensors})
+        text = ask("GET", "/metrics").body.decode()
+    assert str(refused.status) in described["paths"]["/v2/models/shop/infer"]["post"]["responses"]
+    _validator(described, described["components"]["responses"]["V2.409"]["content"]["application/json"]["schema"]).validate(refused.document)
+    assert 'kaizen_predictions_total{endpoint="shop",release="shop@1",arm="champion",decided_by="' in text
+
+
 def test_what_training_has_seen_is_told_and_is_no_bound(tmp_path):
     routing = _routing(tmp_path)
     (arm,) = routing.endpoints["shop"].arms
@@ -141,7 +165,7 @@ def test_what_training_has_seen_is_told_and_is_no_bound(tmp_path):
 
 
 def test_every_status_of_an_error_that_serving_raises_is_described():
-    elsewhere = (202, 409, 501)  # what only operations say
+    elsewhere = (202, 501)  # what only operations say
     raised = {kind.status for kind in _all(KaizenError) if kind.status not in elsewhere}
     assert MethodNotAllowed.status in raised
     assert raised <= set(STATUSES)

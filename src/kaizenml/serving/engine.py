@@ -241,7 +241,9 @@ class Engine:
             body = self._encode_json(request)
         record = PredictionRecord(asked.at, name, arm.route.release, label, asked.unit, body, answers, asked.features, trace)
         self._journal.append(self._encode_record(record))
-        deciders = {(by, record.release): len(ids)} if decision.rows is None else Counter((row.decided_by, row.release or record.release) for row in decision.rows)
+        deciders: Mapping[tuple[str, str], int] = {(by, record.release): len(ids)}
+        if decision.rows is not None:
+            deciders = Counter((row.decided_by, row.release or record.release) for row in decision.rows)
         for (who, release), number in deciders.items():
             labels = f'endpoint="{name}",release="{release}",arm="{label}",decided_by="{who}"'
             self._counters.add(f"kaizen_predictions_total{{{labels}}}", number)

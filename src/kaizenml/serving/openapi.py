@@ -125,7 +125,7 @@ def _said(name: str, signature: Signature) -> Schema:
         "required": ["id", "value", "probabilities", "decided_by", "reason", "arm"],
         "properties": {
             "id": {"type": "string", "pattern": "^[0-9a-f]{32}$", "description": "send it along with the outcome"},
-            "value": ref(f"{name}.Value"),
+            "value": {"anyOf": [ref(f"{name}.Value"), {"type": "null", "description": "refused by a rule, see `reason`"}]},
             "probabilities": shares,
             "decided_by": {"enum": ["model", "fallback", "kill"]},
             "reason": {"type": ["string", "null"], "description": "why it was not the model"},

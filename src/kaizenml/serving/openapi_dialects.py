@@ -152,7 +152,7 @@ def _infer(name: str, endpoint: LoadedEndpoint, parameters: list[Schema], suffix
     body = json_content(ref("V2.Request"), {"inputs": tensors}) | _BINARY
     said = json_content(ref("V2.Answer")) | _BINARY
     return operation(
-        f"Predict {champion.signature.target}", "v2", said, answers(400, *ALWAYS, *POSTED, form=_V2), body=body,
+        f"Predict {champion.signature.target}", "v2", said, answers(400, 409, *ALWAYS, *POSTED, form=_V2), body=body,
         parameters=[*parameters, TRACEPARENT, length], operationId=f"v2.infer.{name}{suffix}",
         description="A tensor for each column, `[rows]` or `[rows, 1]`, or one `[rows, columns]` in the metadata's order.",
     )  # fmt: skip
@@ -165,9 +165,10 @@ def _invoke(name: str, endpoint: LoadedEndpoint, limits: Limits, suffix: str) ->
         "type": "object",
         "required": ["predictions", "ids", "decided_by", "reason", "arm", "release", "lineage"],
         "properties": {
-            "predictions": {"type": "array", "items": ref(f"{name}.Value")}, "ids": {"type": "array", "items": _TEXT},
-            "probabilities": {"type": "array"}, "classes": {"type": "array"}, "decided_by": {"enum": ["model", "fallback", "kill"]},
+            "predictions": {"type": "array", "items": {"anyOf": [ref(f"{name}.Value"), {"type": "null"}]}}, "ids": {"type": "array", "items": _TEXT},
+            "probabilities": {"type": "array"}, "classes": {"type": "array"}, "decided_by": {"enum": ["model", "fallback", "kill", "mixed"]},
             "reason": {"type": ["string", "null"]}, "arm": _TEXT, "release": _TEXT, "lineage": ref("Lineage"),
+            "rows": {"type": "array", "items": {"type": "object", "required": ["decided_by", "reason", "release"]}},  # where rules decided
         },
     }  # fmt: skip
     shown: Schema = {"predictions": [champion.naive.value]}

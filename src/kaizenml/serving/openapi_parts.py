@@ -37,6 +37,7 @@ STATUSES = {
     403: "The token does not allow this.",
     404: "There is no such path, endpoint, arm or version; the nearest right name is told.",
     405: "The path is there, the method is not.",
+    409: "A rule refused a row, and this protocol has no word for that.",
     413: "Too many bytes or rows, or nested too deep.",
     415: "The body is of another kind, or compressed.",
     422: "The body does not fit: row, field, value and remedy are told.",
@@ -152,6 +153,10 @@ _EXAMPLES: dict[int, tuple[str, str, str, Schema]] = {
         "not_found", "there is no endpoint 'shp'; did you mean 'shop'?", "kaizen status", {"name": "shp", "nearest": "shop", "known": ["shop"]},
     ),
     405: ("method_not_allowed", "/predict/shop does not take GET", "POST /predict/shop", {"method": "GET", "expected": "POST"}),
+    409: (
+        "refused", "row 0 has no answer: price > 1000", "leave the row out, or ask through POST /predict/{endpoint}",
+        {"row": 0, "reason": "price > 1000"},
+    ),
     413: ("too_large", "10,001 rows in inputs; the limit is 10,000", "send at most 10,000 at once", {"rows": 10_001, "limit": 10_000}),
     415: (
         "unsupported_media", "'text/plain' is not understood here", "send JSON with the header 'content-type: application/json'",
