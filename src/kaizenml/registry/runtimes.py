@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from kaizenml.errors import Corrupt
 from kaizenml.features.batch import compile_rows
 from kaizenml.features.encoder import compile_row
+from kaizenml.features.records import OutOfForm, Records, compile_records
 from kaizenml.features.signature import Signature
 from kaizenml.registry.lightgbm_native import LightGBM
 from kaizenml.training import model_file
@@ -65,6 +66,9 @@ class Model:
         self.encode: Callable[..., list[float]] = compile_row(encoder)
         """The compiled pass over one row: ``encode(row, position)``; InvalidInput when the row does not fit."""
         self._encode_rows = compile_rows(encoder, self.encode)
+        self._records = compile_records(encoder)
+        self.record_type = self._records.kind if self._records else None
+        """What requests may be decoded into (``Records``) instead of dictionaries; None: nothing."""
         self.naive = Prediction(spec.naive.value, spec.naive.probabilities)
         """The answer without a model."""
 
@@ -75,6 +79,13 @@ class Model:
         ------
         InvalidInput : a row does not fit the signature; names row, field, found and expected.
         """
+        if isinstance(rows, Records) and self._records is not None and rows.kind is self.record_type:
+            try:
+                if len(rows) == 1:
+                    return [self._one(self._records.one(rows.held[0]))]
+                return self._worded(self.scores(self._records.many(rows.held)))
+            except OutOfForm:
+                pass  # explained below
         if len(rows) == 1:  # takes the single-row path of the learners
             return [self._one(self.encode(rows[0], 0))]
         return self._worded(self.scores(self._encode_rows(rows))) if rows else []

@@ -64,7 +64,7 @@ class Asked(msgspec.Struct, frozen=True):
     arm: LoadedRoute
     ids: list[str]
     unit: str | None
-    rows: list[dict[str, Any]]
+    rows: Sequence[dict[str, Any]]
     features: list[dict[str, Any]] | None
     lost: str | None
     """Why the features could not be read."""
@@ -85,7 +85,7 @@ class Answered(msgspec.Struct, frozen=True):
     endpoint: LoadedEndpoint
     arm: LoadedRoute
     ids: list[str]
-    rows: list[dict[str, Any]]
+    rows: Sequence[dict[str, Any]]
     features: list[dict[str, Any]] | None
     decision: Decision
 
@@ -130,7 +130,7 @@ class Engine:
         pinned : the arm or release that is to answer.
         """
         endpoint = self.endpoint(name)
-        answered = self.answer(endpoint, read_predict(body, self._limits), body, trace, pinned)
+        answered = self.answer(endpoint, read_predict(body, self._limits, endpoint.read_records), body, trace, pinned)
         by, reason, arm = answered.decision.decided_by, answered.decision.reason, answered.arm
         label, predictions = arm.route.arm, answered.decision.predictions
         if answered.decision.rows is None:
@@ -252,7 +252,7 @@ class Engine:
             self._queue_shadows(answered)
         return answered
 
-    def _features(self, arm: LoadedRoute, rows: list[dict[str, Any]], at: float) -> tuple[list[dict[str, Any]] | None, str | None]:
+    def _features(self, arm: LoadedRoute, rows: Sequence[dict[str, Any]], at: float) -> tuple[list[dict[str, Any]] | None, str | None]:
         """Return what the arm's views know of the rows, or why that could not be read."""
         if arm.model is None or not arm.signature.views:
             return None, None
@@ -433,7 +433,7 @@ def _pinned(endpoint: LoadedEndpoint, wanted: str) -> LoadedRoute:
     raise not_found("arm", wanted[:100], known, remedy="leave the arm out, or name one of values.known")
 
 
-def _unit(asked: str | int | None, champion: LoadedRoute, rows: list[dict[str, Any]]) -> str | None:
+def _unit(asked: str | int | None, champion: LoadedRoute, rows: Sequence[dict[str, Any]]) -> str | None:
     if asked is not None:
         return str(asked)
     column = champion.signature.unit
@@ -443,7 +443,7 @@ def _unit(asked: str | int | None, champion: LoadedRoute, rows: list[dict[str, A
     return None if value is None or value == "" else str(value)
 
 
-def _without_strangers(rows: list[dict[str, Any]], loaded: LoadedRoute, answered: LoadedRoute) -> list[dict[str, Any]]:
+def _without_strangers(rows: Sequence[dict[str, Any]], loaded: LoadedRoute, answered: LoadedRoute) -> Sequence[dict[str, Any]]:
     """Leave out the inputs that only the answering release takes: the request was written for that one."""
     mine = {field.name for field in loaded.signature.fields}
     theirs = {field.name for field in answered.signature.fields} - mine

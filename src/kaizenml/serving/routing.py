@@ -7,6 +7,7 @@ and is told in ``problems``. Hot path.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from kaizenml.features.signature import Signature
 from kaizenml.registry import files, runtimes
 from kaizenml.registry.runtimes import Model, Prediction
 from kaizenml.rollouts.snapshot import EndpointRoute, Route, Snapshot
+from kaizenml.serving.protocol import ReadRecords, reader
 from kaizenml.serving.rules import ArmRules
 from kaizenml.training import model_file
 
@@ -53,6 +55,14 @@ class LoadedEndpoint:
     @property
     def signatures(self) -> list[Signature]:
         return [loaded.signature for loaded in self.arms]
+
+    @cached_property
+    def read_records(self) -> ReadRecords | None:
+        """What decodes requests straight into records, where all arms take the same and no rule looks at single rows."""
+        if self.rules:
+            return None
+        kinds = [loaded.model.record_type if loaded.model is not None else None for loaded in self.arms]
+        return reader(kinds[0]) if kinds[0] is not None and all(kind is kinds[0] for kind in kinds) else None
 
 
 @dataclass(frozen=True)

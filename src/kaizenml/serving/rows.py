@@ -103,7 +103,7 @@ def _base(records: Sequence[Record], batch: int) -> dict[str, pa.Array]:
 
 
 def _inputs(record: PredictionRecord) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = _decode_body(record.body).inputs
+    rows = list(_decode_body(record.body).inputs)
     if record.features is None:
         return rows
     return [given | row for given, row in zip(record.features, rows, strict=True)]
