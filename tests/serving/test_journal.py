@@ -34,6 +34,18 @@ def test_ids_are_unique_known_and_carry_their_second(at, count):
     assert not any(other.known(text) for text in made)
 
 
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0, 1, 1, 1, 2, 5, 100])), max_size=20))
+def test_ids_asked_for_in_any_numbers_and_seconds_are_unique_and_in_order(asked):
+    ids, made = Ids(b"k" * 32), []
+    for at, count in asked:
+        given = ids.make(at, count)
+        assert [seconds_of(text) for text in given] == [at] * count
+        made += given
+    counted = [text[16:24] for text in made]
+    assert counted == sorted(set(counted))
+    assert all(map(ids.known, made))
+
+
 @pytest.mark.parametrize("text", ["", "x", "0" * 32, "A" * 32, "é" * 32, "0" * 33, "\0" * 32])
 def test_an_id_of_nobody_is_unknown(text):
     assert not Ids(b"key").known(text)
