@@ -46,6 +46,10 @@ def test_ids_asked_for_in_any_numbers_and_seconds_are_unique_and_in_order(asked)
     assert all(map(ids.known, made))
 
 
+def test_ids_that_had_a_hash_each_stay_known():
+    assert Ids(b"k" * 32).known("6553f1000000002a00000007f80cc44c")
+
+
 @pytest.mark.parametrize("text", ["", "x", "0" * 32, "A" * 32, "é" * 32, "0" * 33, "\0" * 32])
 def test_an_id_of_nobody_is_unknown(text):
     assert not Ids(b"key").known(text)

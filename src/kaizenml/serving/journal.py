@@ -60,12 +60,12 @@ class Journal:
         StorageFull : no room left; what was begun is cut off again.
         Unavailable : the journal cannot be written for another reason.
         """
-        frame = _HEAD.pack(len(payload), zlib.crc32(payload)) + payload
+        head = _HEAD.pack(len(payload), zlib.crc32(payload))
         if self._handle < 0 or self._broken or self._size >= self._segment_bytes:
             self._begin()
         try:
-            written = os.write(self._handle, frame)
-            if written != len(frame):  # the disk filled up in the middle
+            written = os.writev(self._handle, (head, payload))
+            if written != len(head) + len(payload):  # the disk filled up in the middle
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             if self.fsync == "request":
                 os.fdatasync(self._handle)
