@@ -199,7 +199,7 @@ class Engine:
         return self._gather(asked.endpoint, asked.endpoint.arms[0], asked.rows, at=asked.at, ids=asked.ids, unit=asked.unit, free=False)
 
     def _gather(
-        self, endpoint: LoadedEndpoint, arm: LoadedRoute, rows: list[dict[str, Any]], *, at: float, ids: list[str], unit: str | None, free: bool
+        self, endpoint: LoadedEndpoint, arm: LoadedRoute, rows: Sequence[dict[str, Any]], *, at: float, ids: list[str], unit: str | None, free: bool
     ) -> Asked:
         """Look up what the arm's views know of the rows, and which rows rules take from its model."""
         features: list[Features] | None = None
@@ -219,7 +219,7 @@ class Engine:
                     lent[name] = self._lend(other, rows, at)
         return Asked(at, endpoint, arm, ids, unit, rows, features, lost, free, full, hits, lent)
 
-    def _lend(self, other: LoadedRoute, rows: list[dict[str, Any]], at: float) -> tuple[list[Features] | None, str | None]:
+    def _lend(self, other: LoadedRoute, rows: Sequence[dict[str, Any]], at: float) -> tuple[list[Features] | None, str | None]:
         """Read what another release's views know; that the request does not name its entities is no fault of the request's."""
         try:
             return self._features(other, rows, at)
@@ -415,7 +415,7 @@ def _ask_other(asked: Asked, name: str, positions: list[int]) -> tuple[Sequence[
         return None, error.what if isinstance(error, InvalidInput) else _told(other, error)
 
 
-def _merged(rows: list[dict[str, Any]], features: list[Features] | None) -> Sequence[Row]:
+def _merged(rows: Sequence[dict[str, Any]], features: list[Features] | None) -> Sequence[Row]:
     return rows if features is None else [row | given for row, given in zip(rows, features, strict=True)]
 
 
