@@ -23,6 +23,12 @@ _HELP = {
     "kaizen_shadow_rows_total": ("counter", "Rows run by releases that do not answer, by endpoint and outcome (run, shed, failed)."),
     "kaizen_outcomes_total": ("counter", "Outcomes taken, by endpoint and state."),
     "kaizen_predict_seconds": ("histogram", "Time from the whole request to the answer, by endpoint."),
+    "kaizen_refused_total": ("counter", "Requests refused with 503, by endpoint and reason (queue_full, waited, memory)."),
+    "kaizen_unjournaled_total": ("counter", "Requests answered without a journal record, by endpoint: the disk was full, and [serve] allows it."),
+    "kaizen_connections_ended_total": ("counter", "Connections that the server ended, by reason."),
+    "kaizen_connections_paused_total": ("counter", "Times that newcomers were left in the kernel's queue: as many as may be were open."),
+    "kaizen_waiting_requests": ("gauge", "Requests of this worker that wait or are under way."),
+    "kaizen_snapshot_age_seconds": ("gauge", "Time since the routing snapshot that this worker serves was written."),
     "kaizen_snapshot_revision": ("gauge", "Revision of the routing snapshot that this worker serves."),
     "kaizen_workers": ("gauge", "Worker files summed here."),
 }
