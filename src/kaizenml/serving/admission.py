@@ -63,7 +63,9 @@ class Admission:
         return sum(self._waiting.values())
 
     def arrive(self, scope: Any) -> None:
-        """Note that a request is there as a whole."""
+        """Note that a request is there as a whole. Those that only look (health, metrics) are never refused."""
+        if scope["method"] != "POST":
+            return
         path = scope["path"]
         waiting = self._waiting.get(path, 0)
         if waiting >= self.bounds.waiting:

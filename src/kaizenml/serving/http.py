@@ -56,6 +56,10 @@ class _TooManyHeaders(Exception):
     """Ends the parsing."""
 
 
+class _OtherProtocol(Exception):
+    """Ends the parsing: the parser takes a body after such a wish for the other protocol's."""
+
+
 class Connection(HttpToolsProtocol):
     """One connection.
 
@@ -72,7 +76,11 @@ class Connection(HttpToolsProtocol):
         self.until = math.inf
         """When its client is too late with what comes next (the loop's time)."""
         self.awaited = "header"
-        """What comes next: header, body, answer (ours; no end), taken (the answer, by a slow reader), idle, held, gone."""
+        """What comes next: header, body, answer (ours, whenever it is there), idle, held, gone."""
+        self.taken_until = math.inf
+        """When it is too late with taking what was sent to it."""
+        self._running: RequestResponseCycle | None = None  # ``cycle`` is the one that came last
+        self._deaf = False  # what still comes is thrown away, so that the last answer is not lost to a reset
         self._in_head = False
         self._head_bytes = 0
         self._head_begun = False  # by the bytes that are just being read
@@ -83,27 +91,28 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self.until = math.inf
+        if self._running is not None and not self._running.response_complete:
+            self._running.disconnected = True
+            self._running.message_event.set()
         for cycle, _ in self.pipeline:  # asked, and never begun
             self.admission.leave(cycle.scope)
         self.taking.left()
 
     def data_received(self, data: bytes) -> None:
-        if self.awaited == "gone":
-            return  # read and thrown away, so that the last answer is not lost to a reset
+        if self._deaf:
+            return
         if self.awaited == "idle":
             self._await("header", self.bounds.header_s)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._end_after_answer()  # what follows would be another protocol, which is not spoken here
+            if not self.cycle.response_complete:
+                self._end_after(self.cycle)  # what follows would be another protocol, which is not spoken here
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, _TooManyHeaders):
                 self._refuse_headers()
                 return
-            text = "its first line names no path" if isinstance(error, httptools.HttpParserCallbackError) else str(error)[:200]
-            remedy = "send HTTP/1.1 as RFC 9112 writes it"
-            self._refuse(BadRequest(f"this is not HTTP: {text}", remedy=remedy, values={"problem": text}), "malformed")
+            self._refuse(_malformed(error), "malformed")
             return
         if self._in_head:
             if not self._head_begun:  # else some of it belongs to the request before
@@ -115,7 +124,7 @@ class Connection(HttpToolsProtocol):
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Tell the transport whether to stay open: a client that has said all it wants still gets its answer."""
         cycle = self.cycle
-        if self.awaited == "gone" or cycle is None or cycle.response_complete or cycle.more_body or self.scheme == "https":
+        if self._deaf or cycle is None or cycle.response_complete or cycle.more_body or self.scheme == "https":
             return None
         cycle.keep_alive = False
         return True
@@ -131,6 +140,8 @@ class Connection(HttpToolsProtocol):
             raise _TooManyHeaders
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() not in (b"GET", b"HEAD"):
+            raise _OtherProtocol
         self._in_head = False
         self._await("body", self.bounds.body_s)
         super().on_headers_complete()
@@ -163,20 +174,18 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._await("taken", self.bounds.body_s)
+        self.taken_until = self.loop.time() + self.bounds.body_s
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        if self.awaited != "taken":
-            return
-        if self.cycle is None or (self.cycle.response_complete and not self.pipeline):
-            self._rest()
-        else:
-            self._await("answer", math.inf)
+        self.taken_until = math.inf
 
     def late(self) -> None:
-        """Do what is due when ``until`` has passed."""
-        if self.awaited == "idle" or (self.awaited == "header" and not self._in_head):
+        """Do what is due when ``until`` or ``taken_until`` has passed."""
+        if self.taken_until <= self.loop.time():
+            self.taking.count("slow_reader")
+            self.transport.abort()
+        elif self.awaited == "idle" or (self.awaited == "header" and not self._in_head):
             self.close("idle")
         elif self.awaited in ("header", "body"):
             limit = self.bounds.header_s if self.awaited == "header" else self.bounds.body_s
@@ -186,9 +195,6 @@ class Connection(HttpToolsProtocol):
         elif self.awaited == "held":
             self._rest()
             self.flow.resume_reading()
-        elif self.awaited == "taken":
-            self.taking.count("slow_reader")
-            self.transport.abort()
         else:
             self.transport.abort()
 
@@ -199,6 +205,7 @@ class Connection(HttpToolsProtocol):
         self._await("gone", _LINGER_S)  # what its client does not take by then is cut off
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._running = cycle
         task = self.loop.create_task(self._answer(cycle, app))
         task.add_done_callback(self.tasks.discard)
         self.tasks.add(task)
@@ -220,11 +227,11 @@ class Connection(HttpToolsProtocol):
         else:
             self._await("idle", self.bounds.idle_s)
 
-    def _end_after_answer(self) -> None:
-        """Answer what was asked whole, and read no more."""
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.cycle.keep_alive = False
-            self.flow.pause_reading()
+    def _end_after(self, cycle: RequestResponseCycle) -> None:
+        """Answer what was asked up to here, and read no more."""
+        cycle.keep_alive = False
+        self._deaf = True
+        self.awaited, self.until = "answer", math.inf
 
     def _refuse_headers(self) -> None:
         limits = {"headers": self.bounds.headers, "bytes": self.bounds.header_bytes}
@@ -235,22 +242,25 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, error: KaizenError, reason: str) -> None:
         """Answer what cannot be read on, and end the connection once its client has had the time to see why."""
         self.taking.count(reason)
-        answering = self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
         if self.transport.is_closing():
             return
-        if answering or self.pipeline:  # earlier ones come first; the broken one is not told
-            self.awaited, self.until = "answer", math.inf
-            self._end_after_answer()
-            return
-        if self.cycle is not None and not self.cycle.response_complete:
-            if self.cycle.response_started:
+        newest: RequestResponseCycle | None = self.cycle
+        if self.pipeline and self.cycle.more_body:  # broken, and not begun yet
+            self.pipeline.popleft()
+            newest = self.pipeline[0][0] if self.pipeline else self._running
+        if newest is not None and not newest.response_complete:
+            if not newest.more_body:  # earlier ones are answered first, and the broken one not at all
+                self._end_after(newest)
+                return
+            if newest.response_started:
                 self.transport.abort()
                 return
-            self.cycle.disconnected = True  # the application stops waiting for the rest
-            self.cycle.message_event.set()
+            newest.disconnected = True  # the application stops waiting for the rest
+            newest.message_event.set()
         body = msgspec.json.encode({"error": error.document()})
         head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
         self.transport.write(STATUS_LINE[error.status] + head + body)
+        self._deaf = True
         self._await("gone", _LINGER_S)
         if self.transport.can_write_eof():
             self.flow.resume_reading()
@@ -363,7 +373,7 @@ class Taking:
             await asyncio.sleep(_SWEEP_S)
             now = self._loop.time()
             for connection in list(self.server_state.connections):
-                if connection.until <= now:
+                if connection.until <= now or connection.taken_until <= now:
                     connection.late()
             if not self._reading:
                 self._make_room(now)
@@ -377,6 +387,14 @@ class Taking:
         idle = [one for one in self.server_state.connections if one.awaited == "idle" and one.until < oldest]
         for connection in sorted(idle, key=_until)[:_CLOSED_AT_ONCE]:
             connection.close("made_room")
+
+
+def _malformed(error: httptools.HttpParserError) -> BadRequest:
+    if isinstance(error.__context__, _OtherProtocol):
+        what, remedy = "the request asks for another protocol, which is not spoken here", "send it without 'connection: upgrade' (curl --http1.1)"
+        return BadRequest(what, remedy=remedy)
+    text = "its first line names no path" if isinstance(error, httptools.HttpParserCallbackError) else str(error)[:200]
+    return BadRequest(f"this is not HTTP: {text}", remedy="send HTTP/1.1 as RFC 9112 writes it", values={"problem": text})
 
 
 def _until(connection: Connection) -> float:
