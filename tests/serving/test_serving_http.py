@@ -351,10 +351,10 @@ PIECES = st.one_of(
     st.sampled_from([
         b"POST ", b"GET ", b"HEAD ", b"OPTIONS ", b"* ", b"/predict/shop ", b"/outcomes/shop ", b"/v2/models/shop/infer ", b"/invocations ",
         b"/health/ready ", b"/metrics ", b"HTTP/1.1\r\n", b"HTTP/1.0\r\n", b"HTTP/9.9\r\n", b"host: x\r\n", b"content-length: 3\r\n",
-        b"content-length: 99999999999\r\n", b"transfer-encoding: chunked\r\n", b"transfer-encoding: gzip, chunked\r\n", b"expect: 100-continue\r\n",
-        b"connection: close\r\n", b"connection: upgrade\r\nupgrade: websocket\r\n", b"content-encoding: br\r\n", b"content-type: application/json\r\n",
-        b"inference-header-content-length: 7\r\n", b"\r\n", b"\r\n\r\n", b"3\r\n{}\n\r\n", b"0\r\n\r\n", b"{", b"}", b"[", BODY, b'{"inputs":', b"1e999",
-        b"\x00", b"\xff", b"%ff", b"\n", b": ", b" " * 300, ASK, ASK[:-3],
+        b"content-length: 99999999999\r\n", b"transfer-encoding: chunked\r\n", b"transfer-encoding: gzip, chunked\r\n",
+        b"expect: 100-continue\r\n", b"connection: close\r\n", b"connection: upgrade\r\nupgrade: websocket\r\n", b"content-encoding: br\r\n",
+        b"content-type: application/json\r\n", b"inference-header-content-length: 7\r\n", b"\r\n", b"\r\n\r\n", b"3\r\n{}\n\r\n",
+        b"0\r\n\r\n", b"{", b"}", b"[", BODY, b'{"inputs":', b"1e999", b"\x00", b"\xff", b"%ff", b"\n", b": ", b" " * 300, ASK, ASK[:-3],
     ]),
     st.binary(max_size=40),
 )  # fmt: skip
