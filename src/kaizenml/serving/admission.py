@@ -15,9 +15,9 @@ from kaizenml.clock import format_duration
 from kaizenml.errors import Unavailable
 from kaizenml.serving.metrics import Counters
 
-ARRIVED = "kaizen.arrived"  # key of a request's scope: when it was there as a whole (monotonic seconds), and then who waits for what
-REFUSED = "kaizen.refused"  # key: it was refused for being one too many
-_PATH = "kaizen.counted"
+ARRIVED = "kaizen.arrived"  # key of a request's scope: when it was there as a whole (monotonic seconds)
+REFUSED = "kaizen.refused"  # key: it was told to come again later
+_PATH = "kaizen.counted"  # key: the path under which it is counted
 RETRY_S = 1  # what a refused client is told to wait
 _FULL = -1.0
 
@@ -101,15 +101,14 @@ class Admission:
         if arrived is None:
             return
         if arrived < 0:
-            scope[REFUSED] = True
             values = {"reason": "queue_full", "limit": self.bounds.waiting, "retry_after_s": RETRY_S}
             what = f"{self.bounds.waiting:,} requests wait for this endpoint, which is the most"
-            self._refuse(what, "repeat in a second; add workers, or raise max_waiting under [serve]", _named(scope, endpoints), values)
+            self._refuse(what, "repeat in a second; add workers, or raise max_waiting under [serve]", scope, endpoints, values)
         waited = time.perf_counter() - arrived
         if waited > self.bounds.wait_s:
             values = {"reason": "waited", "waited_s": round(waited, 3), "limit_s": self.bounds.wait_s, "retry_after_s": RETRY_S}
             what = f"the request waited {format_duration(waited)} for its turn; the limit is {format_duration(self.bounds.wait_s)}"
-            self._refuse(what, "repeat in a second; add workers, or raise max_wait under [serve]", _named(scope, endpoints), values)
+            self._refuse(what, "repeat in a second; add workers, or raise max_wait under [serve]", scope, endpoints, values)
 
     def hold(self, size: int) -> None:
         """Take room for a part of a body that comes in parts; the caller gives it back with ``free``.
@@ -121,17 +120,17 @@ class Admission:
         if self._bytes + size > self.bounds.buffered_bytes:
             values = {"reason": "memory", "limit": self.bounds.buffered_bytes, "retry_after_s": RETRY_S}
             what = f"bodies under way hold {self._bytes:,} bytes; the limit is {self.bounds.buffered_bytes:,}"
-            self._refuse(what, "repeat in a second, or raise max_buffered_bytes under [serve]", "", values)
+            self._refuse(what, "repeat in a second, or raise max_buffered_bytes under [serve]", None, (), values)
         self._bytes += size
 
     def free(self, size: int) -> None:
         """Give room back."""
         self._bytes -= size
 
-    def _refuse(self, what: str, remedy: str, endpoint: str, values: dict[str, Any]) -> None:
+    def _refuse(self, what: str, remedy: str, scope: Any, endpoints: Container[str], values: dict[str, Any]) -> None:
+        endpoint = ""
+        if scope is not None:
+            scope[REFUSED] = True
+            endpoint = next((part for part in scope["path"].split("/") if part in endpoints), "")
         self.counters.add(f'kaizen_refused_total{{endpoint="{endpoint}",reason="{values["reason"]}"}}')
         raise Overloaded(what, remedy=remedy, values=values)
-
-
-def _named(scope: Any, endpoints: Container[str]) -> str:
-    return next((part for part in scope["path"].split("/") if part in endpoints), "")

@@ -22,7 +22,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from kaizenml.clock import format_duration
 from kaizenml.errors import KaizenError, TooLarge, UsageError
-from kaizenml.serving.admission import REFUSED, RETRY_S, Admission
+from kaizenml.serving.admission import REFUSED, RETRY_S, Admission, Bounds
 
 log = logging.getLogger("kaizenml.serving")
 _SWEEP_S = 0.25
@@ -110,7 +110,7 @@ class Connection(HttpToolsProtocol):
                 self._end_after(self.cycle)  # what follows would be another protocol, which is not spoken here
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, _TooManyHeaders):
-                self._refuse_headers()
+                self._refuse(_too_many(self.bounds), "headers")
                 return
             self._refuse(_malformed(error), "malformed")
             return
@@ -119,7 +119,7 @@ class Connection(HttpToolsProtocol):
                 self._head_bytes += len(data)
             self._head_begun = False
             if self._head_bytes > self.bounds.header_bytes:
-                self._refuse_headers()
+                self._refuse(_too_many(self.bounds), "headers")
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Tell the transport whether to stay open: a client that has said all it wants still gets its answer."""
@@ -232,12 +232,6 @@ class Connection(HttpToolsProtocol):
         cycle.keep_alive = False
         self._deaf = True
         self.awaited, self.until = "answer", math.inf
-
-    def _refuse_headers(self) -> None:
-        limits = {"headers": self.bounds.headers, "bytes": self.bounds.header_bytes}
-        what = f"more than {limits['headers']} headers, or more than {limits['bytes']:,} bytes of them"
-        remedy = "send fewer, or raise max_headers or max_header_bytes under [serve]"
-        self._refuse(HeadersTooLarge(what, remedy=remedy, values={"limit": limits}), "headers")
 
     def _refuse(self, error: KaizenError, reason: str) -> None:
         """Answer what cannot be read on, and end the connection once its client has had the time to see why."""
@@ -395,6 +389,12 @@ def _malformed(error: httptools.HttpParserError) -> BadRequest:
         return BadRequest(what, remedy=remedy)
     text = "its first line names no path" if isinstance(error, httptools.HttpParserCallbackError) else str(error)[:200]
     return BadRequest(f"this is not HTTP: {text}", remedy="send HTTP/1.1 as RFC 9112 writes it", values={"problem": text})
+
+
+def _too_many(bounds: Bounds) -> HeadersTooLarge:
+    what = f"more than {bounds.headers} headers, or more than {bounds.header_bytes:,} bytes of them"
+    remedy = "send fewer, or raise max_headers or max_header_bytes under [serve]"
+    return HeadersTooLarge(what, remedy=remedy, values={"limit": {"headers": bounds.headers, "bytes": bounds.header_bytes}})
 
 
 def _until(connection: Connection) -> float:
