@@ -127,13 +127,14 @@ def test_on_a_full_disk_answers_go_on_where_that_is_wanted_and_say_that_they_hav
 
 @pytest.mark.slow
 @pytest.mark.parametrize("damage", ["gone", "cut", "rubbish", "newer"])
-def test_without_catalog_and_snapshot_workers_go_on_and_a_new_one_starts_from_the_copy(ctx, damage):
+def test_without_catalog_settings_and_snapshot_workers_go_on_and_a_new_one_starts_from_the_copy(ctx, damage):
     _write(ctx.state, bundles.write_bundle(ctx.state), revision=7)
     path = ctx.state / "serving" / snapshot.FILE
     with bundles.served("--state", str(ctx.state), log=ctx.state / "log") as (process, url), Client(url) as client:
         assert _ready(url)[1]["snapshot"]["from_copy"] is False
         for file in ctx.state.glob("catalog*"):
             file.unlink()
+        (ctx.state.parent / "kaizen.toml").write_text("[serve\nnonsense")  # somebody edits it just now
         whole = path.read_bytes()
         if damage == "gone":
             path.unlink()

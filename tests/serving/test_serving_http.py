@@ -212,6 +212,20 @@ def test_a_slow_client_is_told_so_after_its_time_and_cut_off_though_it_drips_on(
     assert _metrics(url)[f'kaizen_connections_ended_total{{reason="{awaited}_timeout"}}'] == before + 1
 
 
+@pytest.mark.slow
+def test_a_client_is_not_late_because_the_server_was(server):
+    url, worker = server
+    with _connected(url) as connection:
+        time.sleep(0.1)
+        os.kill(worker, signal.SIGSTOP)
+        try:
+            connection.sendall(ASK)
+            time.sleep(1.5)  # longer than it may take for its headers
+        finally:
+            os.kill(worker, signal.SIGCONT)
+        assert _answer(connection).startswith(b"HTTP/1.1 200")
+
+
 def test_a_client_that_does_not_take_its_answers_is_cut_off(server):
     url, worker = server
     with _connected(url) as connection:
@@ -338,13 +352,13 @@ def test_large_and_odd_bodies_leave_no_memory_behind(server):
     keys = b'{"inputs":[{' + b",".join(b'"k%d":1' % n for n in range(600_000)) + b"}]}"
     bodies = [b"[" * 7_000_000, b'{"inputs":[' + b"[]," * 2_000_000 + b"[]]}", keys, b" " * 100_000_000, gzip.compress(bytes(50_000_000))]
     levels = []
-    for _ in range(4):
+    for _ in range(3):
         for body in bodies:
             said = _said(url, CLOSE + b"content-length: %d\r\n\r\n" % len(body), body, timeout=60.0)
             assert not said or _statuses(said)[0] in (408, 413, 422)
             _alive(url)
         levels.append(_memory(worker))
-    assert max(levels[2:]) < levels[1] + 30
+    assert levels[2] < levels[1] + 30
 
 
 PIECES = st.one_of(
@@ -377,7 +391,7 @@ def test_whatever_comes_over_the_wire_is_answered_or_cut_off(server, pieces, cut
 
 @pytest.mark.slow
 @seed(20261125)
-@settings(max_examples=3000, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=1500, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(pieces=st.lists(PIECES, max_size=30), cut=st.integers(0, 100_000))
 def test_whatever_comes_over_the_wire_is_answered_or_cut_off_in_long_draws(server, pieces, cut):
     _fuzz(server[0], pieces, cut)

@@ -365,10 +365,17 @@ class Taking:
     async def _sweep(self) -> None:
         while True:
             await asyncio.sleep(_SWEEP_S)
+            # where the whole process had no time, what has come meanwhile is read before anybody is found to be late
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
             now = self._loop.time()
             for connection in list(self.server_state.connections):
                 if connection.until <= now or connection.taken_until <= now:
-                    connection.late()
+                    try:
+                        connection.late()
+                    except Exception:
+                        log.exception("a connection could not be ended")
+                        connection.transport.abort()
             if not self._reading:
                 self._make_room(now)
 
