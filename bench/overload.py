@@ -72,7 +72,7 @@ CASES = [
 
 def main() -> None:
     given = options(__doc__)
-    seconds, runs, asked = (0.4, 2, 4_000) if given.quick else (2.0, 5, 100_000)
+    seconds, runs, asked = (0.4, 2, 4_000) if given.quick else (1.5, 5, 60_000)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(8192, hard) if hard != resource.RLIM_INFINITY else 8192, hard))
     with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
