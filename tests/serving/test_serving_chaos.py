@@ -161,6 +161,7 @@ def test_without_catalog_settings_and_snapshot_workers_go_on_and_a_new_one_start
         assert _ready(url)[1]["problems"] == []
 
 
+@pytest.mark.slow
 def test_a_worker_that_finds_neither_snapshot_nor_copy_says_so_and_takes_the_next_one(ctx):
     _write(ctx.state, bundles.write_bundle(ctx.state), revision=1)
     for name in (snapshot.FILE, snapshot.COPY):
