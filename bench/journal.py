@@ -8,6 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -24,6 +25,7 @@ from kaizenml.serving.records import Answer, PredictionRecord, ShadowRecord
 
 AT = 1_767_225_600.0
 ANSWERS = 1000
+POLICIES: dict[Literal["off", "tick", "request"], int] = {"off": 10_000, "tick": 10_000, "request": 100}  # how many records
 SIGNATURE = Signature(task="binary", target="y", classes=[False, True], fields=[])
 INPUTS = msgspec.json.encode({"inputs": [dict.fromkeys(_bundle.NAMES, 0.5)]})
 
@@ -58,9 +60,29 @@ def one_run(ctx: Context, journal: Journal, outcomes: OutcomeStore, ids: Ids) ->
     ended = time.perf_counter()
     assert taken.accepted == ANSWERS
     return [
+        *appended(ctx.state),
         (f"drain {ANSWERS} answers and their shadows", OURS, "ms", (drained - begun) * 1000),
         (f"take {ANSWERS} outcomes", OURS, "ms", (ended - drained) * 1000),
     ]
+
+
+def appended(state: Path) -> list[Measured]:
+    """Write records with each policy; the time is the whole of it, the disk's included."""
+    record = bytes(1000)
+    rows: list[Measured] = []
+    for policy, number in POLICIES.items():
+        with tempfile.TemporaryDirectory(dir=state) as folder:
+            journal = Journal(Path(folder), fsync=policy)
+            journal.append(record)
+            begun = ticked = time.perf_counter()
+            for _ in range(number):
+                journal.append(record)
+                if policy == "tick" and time.perf_counter() - ticked > 0.1:
+                    journal.sync()
+                    ticked = time.perf_counter()
+            rows.append((f"append a record, fsync {policy}", OURS, "us", (time.perf_counter() - begun) / number * 1e6))
+            journal.close()
+    return rows
 
 
 if __name__ == "__main__":

@@ -80,6 +80,16 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     root_path: str = ""  # path prefix under which a proxy shows the server, such as /ml; taken off or not
     trusted_proxies: str = ""  # addresses or networks whose X-Forwarded-For and -Proto are believed, with commas between
     access_log: str = "off"  # a line of JSON for each request: "stderr", or a file, relative to the state folder
+    segment_age: str = "1h"  # a journal file that is older is closed, so that it can be drained and removed
+    journal_full: Literal["refuse", "answer"] = "refuse"  # answer: without a journal record, and say so
+    max_connections: int = 2000  # open ones of a worker; newcomers wait in the kernel's queue
+    max_waiting: int = 1000  # requests of an endpoint that wait in a worker; one more is refused with 503
+    max_wait: str = "2s"  # a request that waits longer is refused with 503
+    max_buffered_bytes: int = 256_000_000  # bodies under way in a worker, together
+    max_headers: int = 100
+    max_header_bytes: int = 32_768
+    header_timeout: str = "10s"  # for a client to send its headers
+    body_timeout: str = "30s"  # for it to send its body, and to take the answer
     outcome_window: str = "90d"  # outcomes later than this are still taken, but called late
 
 
@@ -219,10 +229,11 @@ def _sections() -> list[type[msgspec.Struct]]:
 
 
 def _check_durations(settings: Settings) -> None:
-    task = settings.task
+    task, serve = settings.task, settings.serve
     for text in (
-        task.asked_before if task else "0s", settings.train.budget, settings.serve.outcome_window, settings.monitor.window, settings.loop.every,
+        task.asked_before if task else "0s", settings.train.budget, settings.monitor.window, settings.loop.every,
         settings.loop.retrain_after or "1d", settings.loop.canary_max, settings.loop.cooldown, *(v.ttl or "1d" for v in settings.features.values()),
+        serve.outcome_window, serve.segment_age, serve.max_wait, serve.header_timeout, serve.body_timeout,
     ):  # fmt: skip
         parse_duration(text)
 

@@ -7,11 +7,12 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaizenml.errors import Corrupt, StorageFull
@@ -64,6 +65,7 @@ def test_the_key_is_made_once_even_when_processes_race(tmp_path):
     assert (tmp_path / "keys" / "ids").stat().st_mode & 0o077 == 0
 
 
+@settings(deadline=None)  # a disk takes the time it takes
 @given(st.lists(st.binary(max_size=300), max_size=30), st.sampled_from([40, 500, 10**6]), st.sampled_from(["off", "tick", "request"]))
 def test_records_come_back_in_order_across_rotations(tmp_path_factory, payloads, size, fsync):
     folder = tmp_path_factory.mktemp("journal")
@@ -82,6 +84,46 @@ def test_a_segment_is_finished_when_its_writer_leaves_it(tmp_path):
     assert [segment.finished for segment in journal.segments(tmp_path)] == [True, True, False]
     writer.close()
     assert all(segment.finished for segment in journal.segments(tmp_path))
+
+
+def test_a_segment_ends_by_age_too_also_when_nothing_comes_any_more(tmp_path):
+    writer = Journal(tmp_path, segment_age_s=0.05)
+    writer.append(b"a")
+    writer.append(b"b")
+    time.sleep(0.06)
+    writer.append(b"c")
+    assert [segment.finished for segment in journal.segments(tmp_path)] == [True, False]
+    writer.turn()
+    assert [segment.finished for segment in journal.segments(tmp_path)] == [True, False]  # not yet
+    time.sleep(0.06)
+    writer.turn()
+    assert all(segment.finished for segment in journal.segments(tmp_path))
+    writer.append(b"d")
+    writer.close()
+    assert _payloads(tmp_path) == [b"a", b"b", b"c", b"d"]
+
+
+def test_syncing_from_another_thread_never_meets_a_segment_that_was_given_up(tmp_path):
+    writer = Journal(tmp_path, segment_bytes=200, fsync="tick")
+    wrong: list[Exception] = []
+    ended = threading.Event()
+
+    def sync() -> None:
+        while not ended.is_set():
+            try:
+                writer.sync()
+            except OSError as error:
+                wrong.append(error)
+
+    syncing = threading.Thread(target=sync)
+    syncing.start()
+    for number in range(60):
+        writer.append(bytes([number % 256]) * 90)
+    ended.set()
+    syncing.join()
+    writer.close()
+    assert wrong == []
+    assert len(_payloads(tmp_path)) == 60
 
 
 @given(st.integers(0, 200))

@@ -11,6 +11,7 @@ import msgspec
 FORMAT = 2  # 2: with rules. A snapshot without any says 1, so that servers that know no rules go on reading it
 LENT = "rule"  # the arm of a row that another release than the unit's arm decided, because a rule names it
 FILE = "snapshot.json"  # below the project's state folder, in ``serving/``
+COPY = "snapshot.copy.json"  # the same again beside it, for a worker that starts while the first is damaged or gone
 
 
 class Lineage(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,14 +77,16 @@ class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def write(path: Path, snapshot: Snapshot) -> None:
-    """Replace the snapshot at once: readers see the old one or the new one, never a part."""
+    """Replace the snapshot at once, and its copy before it: readers see the old one or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    with fresh.open("wb") as file:
-        file.write(msgspec.json.encode(snapshot))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(fresh, path)
+    data = msgspec.json.encode(snapshot)
+    for target in (path.with_name(COPY), path):
+        fresh = path.with_name(f".{target.name}.{os.getpid()}")
+        with fresh.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, target)
 
 
 def read(path: Path) -> Snapshot:

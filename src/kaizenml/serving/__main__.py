@@ -11,11 +11,15 @@ import sys
 import tempfile
 from pathlib import Path
 
+import msgspec
+
 from kaizenml import settings as settings_module
 from kaizenml.errors import KaizenError, NotFound
 from kaizenml.serving import supervisor
 from kaizenml.serving.front import Front, front_for, prepare
 from kaizenml.settings import ServeSettings
+
+_GIVEN_ON = "KAIZEN_WORKER_SETTINGS"  # from the parent to its workers
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -61,6 +65,8 @@ def _front(given: argparse.Namespace, serve: ServeSettings, listening: socket.so
 
 
 def _settings(given: argparse.Namespace) -> ServeSettings:
+    if given.worker is not None and _GIVEN_ON in os.environ:
+        return msgspec.json.decode(os.environ[_GIVEN_ON], type=ServeSettings)
     root = _root(given)
     if root is not None and (root / settings_module.FILE).exists():
         return settings_module.load(root)[0].serve
@@ -77,6 +83,8 @@ def _serve_project(given: argparse.Namespace) -> int:
     front = _front(given, serve, listening)
     told = prepare(front, given.state, listening.getsockname()[0], os.environ)
     _forget_counters(given.state)
+    # all workers live by what stood in kaizen.toml at the start: one that is replaced comes up whatever stands there by then
+    os.environ[_GIVEN_ON] = msgspec.json.encode(serve).decode()
     command = [sys.executable, "-m", "kaizenml.serving", "--state", str(given.state)]
     if given.project:
         command += ["--project", str(given.project)]

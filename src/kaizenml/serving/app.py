@@ -13,6 +13,7 @@ import msgspec
 
 from kaizenml.clock import Clock
 from kaizenml.errors import KaizenError, NotFound, RateLimited, TooLarge, Unauthorized, Unavailable, nearest
+from kaizenml.serving.admission import Admission, Overloaded
 from kaizenml.serving.description import PAGE_HEADERS, Description, address_of
 from kaizenml.serving.dialects.call import Call, Dialect
 from kaizenml.serving.dialects.invocations import Invocations
@@ -46,9 +47,10 @@ class App:
 
     def __init__(
         self, *, engine: Engine, watcher: Watcher, outcomes: OutcomeStore, counters: Counters, clock: Clock, limits: Limits,
-        observer: Observer, sync: Callable[[], None] | None = None, door: Door | None = None, root_path: str = "",
+        observer: Observer, sync: Callable[[], None] | None = None, door: Door | None = None, root_path: str = "", admission: Admission | None = None,
     ) -> None:  # fmt: skip
         self.engine = engine
+        self.admission = admission or Admission(counters)
         self.watcher = watcher
         self._outcomes = outcomes
         self._counters = counters
@@ -94,7 +96,7 @@ class App:
             if path.startswith("/predict/"):
                 place, endpoint = "predict", path[9:]
                 trace, pinned = _check_post(scope, self._limits)
-                raw = await self._body(receive)
+                raw = await self._body(scope, receive)
                 if raw is None:
                     return  # the client went away
                 body = self.engine.predict(endpoint, raw, trace, pinned)
@@ -102,7 +104,7 @@ class App:
             elif path.startswith("/outcomes/"):
                 place, endpoint = "outcomes", path[10:]
                 trace, _ = _check_post(scope, self._limits)
-                raw = await self._body(receive)
+                raw = await self._body(scope, receive)
                 if raw is None:
                     return
                 body = await self._take_outcomes(endpoint, raw)
@@ -114,7 +116,7 @@ class App:
                     raise _nowhere(path)
                 call = _call(scope, self._limits)
                 trace = call.trace
-                raw = await self._body(receive)
+                raw = await self._body(scope, receive)
                 if raw is None:
                     return
                 reply = dialect.reply(self.engine, call._replace(body=raw), self._limits)
@@ -146,28 +148,42 @@ class App:
     def _dialect(self, path: str) -> Dialect | None:
         return next((one for one in self._dialects if one.speaks(path)), None)
 
-    async def _body(self, receive: Receive) -> bytes | None:
+    async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes | None:
+        """Read the body, and let the request begin; None when the client went away."""
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        body: bytes = message.get("body", b"")
-        if not message.get("more_body"):
-            if len(body) > self._limits.body_bytes:
-                raise _too_large(len(body), self._limits.body_bytes)
-            return body
-        parts, size = [body], len(body)
-        while message.get("more_body"):
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                return None
-            part = message.get("body", b"")
-            size += len(part)
-            if size <= self._limits.body_bytes:
-                parts.append(part)
-            elif size > self._limits.body_bytes + _DISCARDED_BYTES:
-                break
-            else:
-                parts.clear()  # read on, keep nothing
+        body: bytes | None = message.get("body", b"")
+        if message.get("more_body"):
+            body = await self._parts(body or b"", receive)
+        if body is None:
+            return None
+        if len(body) > self._limits.body_bytes:
+            raise _too_large(len(body), self._limits.body_bytes)
+        self.admission.begin(scope, self.engine.routing.endpoints)
+        return body
+
+    async def _parts(self, body: bytes, receive: Receive) -> bytes | None:
+        parts, size, held, more = [body], len(body), 0, True
+        try:
+            while more:
+                self.admission.hold(len(body))
+                held += len(body)
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    return None
+                body, more = message.get("body", b""), message.get("more_body", False)
+                size += len(body)
+                if size <= self._limits.body_bytes:
+                    parts.append(body)
+                elif size > self._limits.body_bytes + _DISCARDED_BYTES:
+                    break
+                else:  # read on, keep nothing
+                    parts.clear()
+                    self.admission.free(held)
+                    held, body = 0, b""
+        finally:
+            self.admission.free(held)
         if size > self._limits.body_bytes:
             raise _too_large(size, self._limits.body_bytes)
         return b"".join(parts)
@@ -204,6 +220,7 @@ class App:
             return 200, _HTML, await asyncio.to_thread(self._description.page, self.engine.routing, address_of(scope, self._root_path)), PAGE_HEADERS
         ready, document = self.watcher.state()
         gauges = self._observer.gauges(len(document["problems"]), ready, self.watcher.written_at)
+        gauges["kaizen_waiting_requests"] = float(self.admission.waiting)
         return 200, _TEXT, self._counters.render(gauges).encode(), ()
 
     def _run_shadows(self) -> None:
@@ -314,6 +331,8 @@ def _error_headers(error: KaizenError) -> Headers:
         return ((b"www-authenticate", b"Bearer"),)
     if isinstance(error, RateLimited):
         return ((b"retry-after", str(error.values.get("retry_after_s", 1)).encode()),)
+    if isinstance(error, Overloaded) and error.values["reason"] == "memory":  # the rest of its body is not read
+        return ((b"retry-after", b"1"), (b"connection", b"close"))
     if isinstance(error, Unavailable):
         return ((b"retry-after", b"1"),)
     if isinstance(error, TooLarge):

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from kaizenml.clock import Clock
-from kaizenml.errors import InvalidInput, KaizenError, Unavailable, not_found
+from kaizenml.errors import InvalidInput, KaizenError, StorageFull, Unavailable, not_found
 from kaizenml.features.online import look_up
 from kaizenml.ports import OnlineStore
 from kaizenml.registry.runtimes import Prediction
@@ -28,6 +28,7 @@ from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute, Routing
 from kaizenml.serving.rules import MODEL, By, Hit
 
 log = logging.getLogger("kaizenml.serving")
+UNJOURNALED = b',"journaled":false'  # in an answer that has no record
 SHADOW_ROWS = 20_000  # waiting to be run by shadows; more are shed
 _LONGEST_REASON = 300
 Row = Mapping[str, Any]
@@ -88,6 +89,7 @@ class Answered(msgspec.Struct, frozen=True):
     rows: Sequence[dict[str, Any]]
     features: list[dict[str, Any]] | None
     decision: Decision
+    journaled: bool = True  # False: the disk is full, and the settings ask for answers all the same
 
 
 class Engine:
@@ -143,7 +145,7 @@ class Engine:
                     for i, p, who in rows
                 ]
             )
-        return b'{"predictions":' + said + arm.tail
+        return b'{"predictions":' + said + (arm.tail if answered.journaled else UNJOURNALED + arm.tail)
 
     def answer(
         self, endpoint: LoadedEndpoint, request: PredictRequest, body: bytes | None = None, trace: str | None = None, pinned: str | None = None
@@ -162,7 +164,7 @@ class Engine:
         ------
         NotFound : there is no such arm.
         InvalidInput : the rows do not fit the release.
-        StorageFull, Unavailable : the journal cannot be written; nothing was answered.
+        StorageFull, Unavailable : the journal cannot be written; nothing was answered. (A journal with ``full="answer"`` is never full.)
         """
         asked = self.choose(endpoint, request, pinned)
         try:
@@ -240,15 +242,17 @@ class Engine:
         if body is None:
             body = self._encode_json(request)
         record = PredictionRecord(asked.at, name, arm.route.release, label, asked.unit, body, answers, asked.features, trace)
-        self._journal.append(self._encode_record(record))
+        journaled = self._journal.append(self._encode_record(record))
+        if not journaled:
+            self._counters.add(f'kaizen_unjournaled_total{{endpoint="{name}"}}')
         deciders: Mapping[tuple[str, str], int] = {(by, record.release): len(ids)}
         if decision.rows is not None:
             deciders = Counter((row.decided_by, row.release or record.release) for row in decision.rows)
         for (who, release), number in deciders.items():
             labels = f'endpoint="{name}",release="{release}",arm="{label}",decided_by="{who}"'
             self._counters.add(f"kaizen_predictions_total{{{labels}}}", number)
-        self.last = answered = Answered(asked.at, endpoint, arm, ids, asked.rows, asked.features, decision)
-        if len(endpoint.arms) > 1 or endpoint.shadows:
+        self.last = answered = Answered(asked.at, endpoint, arm, ids, asked.rows, asked.features, decision, journaled)
+        if journaled and (len(endpoint.arms) > 1 or endpoint.shadows):
             self._queue_shadows(answered)
         return answered
 
@@ -310,7 +314,8 @@ class Engine:
             Answer(i, p.value, p.probabilities, decision.decided_by, decision.reason) for i, p in zip(work.ids, decision.predictions, strict=True)
         ]
         name = work.endpoint.route.endpoint
-        self._journal.append(self._encode_record(ShadowRecord(work.at, name, loaded.route.release, loaded.route.arm, answers)))
+        if not self._journal.append(self._encode_record(ShadowRecord(work.at, name, loaded.route.release, loaded.route.arm, answers))):
+            raise StorageFull("the disk that holds the journal is full", remedy="free some space")
 
 
 def decide(asked: Asked) -> Decision:

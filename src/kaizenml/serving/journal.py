@@ -14,6 +14,8 @@ import errno
 import fcntl
 import os
 import struct
+import threading
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ SUFFIX = ".journal"
 MAGIC = b"KZJRNL1\n"
 LONGEST = 1 << 30  # a longer length is a damaged one
 _HEAD = struct.Struct("<II")
+_ROOM = 65_536  # bytes that must fit before a full disk counts as having room
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -36,14 +39,27 @@ class Journal:
     ----------
     folder : where segments lie; made when absent.
     segment_bytes : a segment that has grown to this is closed and the next one begun.
+    segment_age_s : a segment this old is closed as well, at the next record or ``turn``.
     fsync : ``request``: every record is on the disk itself before ``append`` returns (survives a power cut);
         ``tick``: the caller calls ``sync`` now and then; ``off``: the operating system decides (survives ``kill -9``).
+    full : what ``append`` does where there is no room: ``refuse`` raises, ``answer`` says so and leaves the record out.
     """
 
-    def __init__(self, folder: Path, *, segment_bytes: int = 64_000_000, fsync: Literal["off", "tick", "request"] = "off") -> None:
+    def __init__(
+        self, folder: Path, *, segment_bytes: int = 64_000_000, segment_age_s: float = 3600.0, fsync: Literal["off", "tick", "request"] = "off",
+        full: Literal["refuse", "answer"] = "refuse",
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.fsync = fsync
+        self.full = full
+        self.trouble: str | None = None
+        """Why the last record could not be written; None when it could."""
+        self.left_out = 0
+        """Records that were left out since the start."""
         self._segment_bytes = segment_bytes
+        self._segment_age_s = segment_age_s
+        self._begun = 0.0
+        self._closing = threading.Lock()  # ``sync`` runs in another thread, and must not meet a handle that was given back
         self._process = os.urandom(6).hex()
         self._number = 0
         self._handle = -1
@@ -52,16 +68,34 @@ class Journal:
         self._broken = False
         folder.mkdir(parents=True, exist_ok=True)
 
-    def append(self, payload: bytes) -> None:
-        """Write one record, whole or not at all.
+    def append(self, payload: bytes) -> bool:
+        """Write one record, whole or not at all; return whether it stands there.
 
         Raises
         ------
-        StorageFull : no room left; what was begun is cut off again.
+        StorageFull : no room left, and ``full`` is ``refuse``; what was begun is cut off again.
         Unavailable : the journal cannot be written for another reason.
         """
-        head = _HEAD.pack(len(payload), zlib.crc32(payload))
-        if self._handle < 0 or self._broken or self._size >= self._segment_bytes:
+        try:
+            self._write(_HEAD.pack(len(payload), zlib.crc32(payload)), payload)
+        except KaizenError as error:
+            self.trouble = error.what
+            if self.full == "answer" and isinstance(error, StorageFull):
+                self.left_out += 1
+                return False
+            raise
+        self.trouble = None
+        return True
+
+    def turn(self) -> None:
+        """Close a segment whose time is over, and look whether there is room again. Call it now and then."""
+        if self._handle >= 0 and self._is_old() and self._size > len(MAGIC):
+            self.close()
+        if self.trouble is not None and self._has_room():
+            self.trouble = None
+
+    def _write(self, head: bytes, payload: bytes) -> None:
+        if self._handle < 0 or self._broken or self._size >= self._segment_bytes or self._is_old():
             self._begin()
         try:
             written = os.writev(self._handle, (head, payload))
@@ -75,20 +109,45 @@ class Journal:
         self._size += written
         self._dirty = True
 
+    def _is_old(self) -> bool:
+        return time.monotonic() - self._begun >= self._segment_age_s
+
+    def _has_room(self) -> bool:
+        """Try with a file that nobody reads."""
+        tried = self.folder / f".{self._process}.room"
+        try:
+            with tried.open("wb") as file:
+                file.write(bytes(_ROOM))
+        except OSError:
+            return False
+        finally:
+            with contextlib.suppress(OSError):
+                tried.unlink()
+        return True
+
     def sync(self) -> None:
         """Bring what was written to the disk itself."""
-        if self._dirty and self._handle >= 0:
-            self._dirty = False
-            os.fdatasync(self._handle)
+        with self._closing:
+            if self._dirty and self._handle >= 0:
+                self._dirty = False
+                os.fdatasync(self._handle)
 
     def close(self) -> None:
         """Give the segment up: from now on readers know that it is complete."""
-        handle, self._handle = self._handle, -1
-        if handle >= 0:
-            os.close(handle)
+        with self._closing:
+            handle, self._handle = self._handle, -1
+            if handle < 0:
+                return
+            try:
+                if self.fsync != "off" and self._dirty:
+                    os.fdatasync(handle)
+            finally:
+                self._dirty = False
+                os.close(handle)
 
     def _begin(self) -> None:
-        self.close()
+        with contextlib.suppress(OSError):  # a disk that fails is told by what is written next
+            self.close()
         name = f"{self._process}-{self._number:06d}{SUFFIX}"
         fresh = self.folder / f".{name}.new"
         try:
@@ -102,12 +161,14 @@ class Journal:
             if os.write(handle, MAGIC) != len(MAGIC):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             os.rename(fresh, self.folder / name)
+            if self.fsync != "off":
+                _sync_folder(self.folder)  # else a power cut could take the name, and all records with it
         except OSError as error:
             os.close(handle)
             with contextlib.suppress(OSError):
                 fresh.unlink()
             raise _translated(error, self.folder) from error
-        self._handle, self._size, self._broken = handle, len(MAGIC), False
+        self._handle, self._size, self._broken, self._begun = handle, len(MAGIC), False, time.monotonic()
         self._number += 1
 
     def _cut(self) -> None:
@@ -172,6 +233,14 @@ def read(path: Path, offset: int = 0) -> Iterator[Found]:
         payload = bytes(view[start : start + length])
         position = start + length
         yield Found(offset + position, payload if zlib.crc32(payload) == crc else None)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _unlocked(path: Path) -> bool:

@@ -37,16 +37,18 @@ STATUSES = {
     403: "The token does not allow this.",
     404: "There is no such path, endpoint, arm or version; the nearest right name is told.",
     405: "The path is there, the method is not.",
+    408: "The client took too long to send it.",
     409: "A rule refused a row, and this protocol has no word for that.",
     413: "Too many bytes or rows, or nested too deep.",
     415: "The body is of another kind, or compressed.",
     422: "The body does not fit: row, field, value and remedy are told.",
     429: "Too many requests for now.",
+    431: "Too many headers, or too long ones.",
     500: "A mistake of the server's.",
     503: "Not now: no release can answer, or too much is asked at once.",
     507: "The disk is full, so nothing was answered or taken.",
 }
-ALWAYS = (401, 403, 404, 405, 429, 500)
+ALWAYS = (401, 403, 404, 405, 408, 429, 431, 500)
 """What any path but those of health may say."""
 POSTED = (413, 415, 422, 503, 507)
 """What a path that takes a body may say beside."""
@@ -153,6 +155,7 @@ _EXAMPLES: dict[int, tuple[str, str, str, Schema]] = {
         "not_found", "there is no endpoint 'shp'; did you mean 'shop'?", "kaizen status", {"name": "shp", "nearest": "shop", "known": ["shop"]},
     ),
     405: ("method_not_allowed", "/predict/shop does not take GET", "POST /predict/shop", {"method": "GET", "expected": "POST"}),
+    408: ("too_slow", "the request was not whole after 30 s", "send it quicker, or raise body_timeout under [serve]", {"limit_s": 30.0}),
     409: (
         "refused", "row 0 has no answer: price > 1000", "leave the row out, or ask through POST /predict/{endpoint}",
         {"row": 0, "reason": "price > 1000"},
@@ -167,6 +170,7 @@ _EXAMPLES: dict[int, tuple[str, str, str, Schema]] = {
         {"row": 0, "field": "price", "found": "far", "expected": "a number"},
     ),
     429: ("rate_limited", "more requests than this token may send", "wait as long as Retry-After says", {"retry_after_s": 1}),
+    431: ("headers_too_large", "more than 100 headers", "send fewer, or raise max_headers under [serve]", {"limit": 100}),
     500: ("error", "the server made a mistake; the request may be fine", "look at the server's log", {}),
     503: ("unavailable", "endpoint 'shop' cannot answer", "kaizen rollback shop", {"endpoint": "shop"}),
     507: ("storage_full", "the disk that holds the prediction journal is full; the request was not answered", "free some space and repeat", {}),

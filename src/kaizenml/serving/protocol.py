@@ -13,6 +13,7 @@ from kaizenml.serving.outcomes import Outcome
 
 _SHOWN = 100  # characters of a wrong value
 UNIT_LONGEST = 1000
+_EXPLAINED = 1_000_000  # bytes whose nesting is counted: who sends more brackets is not to hold up everybody else
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -130,7 +131,7 @@ def _explained(body: bytes, limits: Limits, error: Exception, field: str) -> Kai
     remedy = f"send {_FORM[field]}"
     if not body.strip():
         return InvalidInput("the body is empty", remedy=remedy, values={"field": None})
-    depth = _depth(body)
+    depth = _depth(body[:_EXPLAINED])
     if depth > limits.depth:
         values = {"depth": depth, "limit": limits.depth}
         return TooLarge(f"the body is nested {depth} deep; the limit is {limits.depth}", remedy=remedy, values=values)

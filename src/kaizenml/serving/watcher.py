@@ -10,14 +10,17 @@ from typing import Any
 
 import msgspec
 
+from kaizenml.clock import Clock, format_duration
 from kaizenml.rollouts import snapshot as snapshots
 from kaizenml.rollouts.rules import describe
 from kaizenml.rollouts.snapshot import Snapshot
 from kaizenml.serving.engine import Engine
+from kaizenml.serving.journal import Journal
 from kaizenml.serving.routing import Routing, load
 
 log = logging.getLogger("kaizenml.serving")
 EVERY_S = 0.2
+TURN_S = 1.0  # the journal is looked after
 RETRY_S = 2.0  # a route that did not load is tried again: its files may have been mended
 
 
@@ -28,18 +31,22 @@ class Watcher:
     ----------
     state : the project's state folder.
     engine : whose routing is kept true.
+    journal, clock : the engine's.
     fixed : a snapshot that never changes, instead of the file (for a single bundle).
     """
 
-    def __init__(self, state: Path, engine: Engine, *, fixed: Snapshot | None = None) -> None:
+    def __init__(self, state: Path, engine: Engine, journal: Journal, clock: Clock, *, fixed: Snapshot | None = None) -> None:
         self._state = state
         self._path = state / "serving" / snapshots.FILE
         self._engine = engine
+        self._journal = journal
+        self._clock = clock
         self._fixed = fixed
-        self._seen: tuple[int, int, int] | None = None
-        self._retry_in = 0.0
+        self._seen: tuple[int, int, int] | None = (-1, -1, -1)
         self.written_at = 0.0
         """When the snapshot that is served was written, seconds since 1970; 0: none, or one that never changes."""
+        self._from_copy = False
+        self._retry_in = self._turn_in = 0.0
         self._problem: str | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -57,8 +64,13 @@ class Watcher:
     def state(self) -> tuple[bool, dict[str, Any]]:
         """Return whether every endpoint can answer, and the document that says so."""
         routing = self._engine.routing
-        problems = ([self._problem] if self._problem else []) + routing.problems
-        ready = routing.revision >= 0 and not routing.unavailable
+        journal = self._journal
+        problems = [self._problem] if self._problem else []
+        if self._problem and self.age_s is not None:
+            problems[0] += f" (revision {routing.revision}, written {format_duration(max(self.age_s, 0.0))} ago)"
+        problems += routing.problems + ([journal.trouble] if journal.trouble else [])
+        stuck = journal.trouble is not None and journal.full == "refuse"
+        ready = routing.revision >= 0 and not routing.unavailable and not stuck
         endpoints = {
             name: {
                 "revision": endpoint.route.revision,
@@ -70,14 +82,26 @@ class Watcher:
             }
             for name, endpoint in routing.endpoints.items()
         }
-        return ready, {"ready": ready, "revision": routing.revision, "endpoints": endpoints, "unavailable": routing.unavailable, "problems": problems}
+        document = {"ready": ready, "revision": routing.revision, "endpoints": endpoints, "unavailable": routing.unavailable}
+        document["snapshot"] = {"age_s": self.age_s, "from_copy": self._from_copy}
+        document["journal"] = {"full": journal.full, "trouble": journal.trouble, "left_out": journal.left_out}
+        return ready, document | {"problems": problems}
+
+    @property
+    def age_s(self) -> float | None:
+        """Seconds since the snapshot in force was written; None where there is none, or one that never changes."""
+        return round(self._clock.timestamp() - self.written_at, 3) if self.written_at else None
 
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(EVERY_S)
             self._retry_in -= EVERY_S
+            self._turn_in -= EVERY_S
             try:
                 await self._look()
+                if self._turn_in <= 0:
+                    self._turn_in = TURN_S
+                    self._journal.turn()
             except Exception:
                 log.exception("the routing could not be looked at")
 
@@ -92,8 +116,8 @@ class Watcher:
         if wanted is None:
             return
         routing = await asyncio.to_thread(load, self._state, wanted, self._engine.routing)
-        self._swap(routing)
         self.written_at = wanted.written_at
+        self._swap(routing)
 
     def _mark(self) -> tuple[int, int, int] | None:
         if self._fixed is not None:
@@ -110,16 +134,28 @@ class Watcher:
         try:
             wanted = snapshots.read(self._path)
         except FileNotFoundError:
-            fresh = self._engine.routing.revision < 0
-            self._problem = "nothing is deployed yet" if fresh else "the routing snapshot is gone; the last one stays in force"
-            return None
+            return self._last("the routing snapshot is gone")
         except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
-            self._tell(f"the routing snapshot cannot be read ({error}); the last one stays in force")
-            return None
+            return self._last(f"the routing snapshot cannot be read ({error})")
         if wanted.format > snapshots.FORMAT:
-            self._tell(f"the routing snapshot has format {wanted.format}, this server reads up to {snapshots.FORMAT}; the last one stays in force")
+            return self._last(f"the routing snapshot has format {wanted.format}, this server reads up to {snapshots.FORMAT}")
+        self._problem, self._from_copy = None, False
+        return wanted
+
+    def _last(self, problem: str) -> Snapshot | None:
+        """Stay with the last snapshot; a worker that has just started takes the copy beside the file."""
+        if self._engine.routing.revision >= 0:
+            self._tell(f"{problem}; the last one stays in force" if not self._from_copy else f"{problem}; its copy is in force")
             return None
-        self._problem = None
+        try:
+            wanted = snapshots.read(self._path.with_name(snapshots.COPY))
+        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+            wanted = None
+        if wanted is None or wanted.format > snapshots.FORMAT:
+            self._problem = "nothing is deployed yet" if problem.endswith("gone") else problem
+            return None
+        self._tell(f"{problem}; its copy is in force")
+        self._from_copy = True
         return wanted
 
     def _tell(self, problem: str) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -22,10 +23,12 @@ from kaizenml.errors import NotFound
 from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Snapshot
 from kaizenml.serving import journal
 from kaizenml.serving.access_log import STDERR, AccessLog
+from kaizenml.serving.admission import Admission, Bounds
 from kaizenml.serving.app import App
 from kaizenml.serving.door import Door
 from kaizenml.serving.engine import Engine
 from kaizenml.serving.front import Front, fixed_token
+from kaizenml.serving.http import Taking
 from kaizenml.serving.ids import Ids, project_key
 from kaizenml.serving.journal import Journal
 from kaizenml.serving.metrics import Counters
@@ -38,6 +41,8 @@ from kaizenml.settings import ServeSettings
 
 BUNDLE_ENDPOINT = "release"
 DRAIN_S = 10  # for requests in flight, after SIGTERM
+_OWN_FILES = 128  # beside the connections: libraries, journal, stores, pipes
+log = logging.getLogger("kaizenml.serving")
 
 
 def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snapshot | None = None, front: Front | None = None) -> App:
@@ -55,7 +60,10 @@ def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snaps
     limits = Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows, depth=settings.max_depth)
     ids = Ids(project_key(state))
     counters = Counters(state / "serving" / "metrics", worker)
-    written = Journal(state / journal.FOLDER, segment_bytes=settings.segment_bytes, fsync=settings.fsync)
+    written = Journal(
+        state / journal.FOLDER, segment_bytes=settings.segment_bytes, segment_age_s=parse_duration(settings.segment_age), fsync=settings.fsync,
+        full=settings.journal_full,
+    )  # fmt: skip
     engine = Engine(
         clock=clock, ids=ids, journal=written, online=SqliteOnlineStore(state / "online.db", readonly=True), counters=counters, limits=limits
     )
@@ -66,10 +74,32 @@ def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snaps
     observer = Observer(engine, counters, clock, journal=state / journal.FOLDER, access=access, tracer=open_tracer())
     kept = OutcomeStore(state, ids, window_s=parse_duration(settings.outcome_window), durable=settings.fsync == "request")
     return App(
-        engine=engine, watcher=Watcher(state, engine, fixed=fixed), outcomes=kept, counters=counters, clock=clock, limits=limits, observer=observer,
+        engine=engine, watcher=Watcher(state, engine, written, clock, fixed=fixed), outcomes=kept, counters=counters, clock=clock, limits=limits,
+        observer=observer,
         sync=written.sync if settings.fsync == "tick" else None, root_path=front.root_path if front else "",
-        door=Door(state, fixed=fixed_token(os.environ)) if front and front.auth else None,
+        door=Door(state, fixed=fixed_token(os.environ)) if front and front.auth else None, admission=Admission(counters, _bounds(settings)),
     )  # fmt: skip
+
+
+def _bounds(settings: ServeSettings) -> Bounds:
+    return Bounds(
+        connections=_possible(settings.max_connections), waiting=settings.max_waiting, wait_s=parse_duration(settings.max_wait),
+        buffered_bytes=settings.max_buffered_bytes, headers=settings.max_headers, header_bytes=settings.max_header_bytes,
+        header_s=parse_duration(settings.header_timeout), body_s=parse_duration(settings.body_timeout),
+    )  # fmt: skip
+
+
+def _possible(connections: int) -> int:
+    """Ask the system for as many open files as the connections need; return how many it allows."""
+    wanted = connections + _OWN_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return connections
+    log.warning("this system allows %d open files: %d connections instead of %d", soft, soft - _OWN_FILES, connections)
+    return max(soft - _OWN_FILES, 1)
 
 
 def bundle_snapshot(bundle: Path) -> Snapshot:
@@ -105,23 +135,29 @@ def run(app: App, listening: socket.socket, *, ready: Callable[[], None], parent
         server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=DRAIN_S, backlog=2048,
         ssl_certfile=cert, ssl_keyfile=key, proxy_headers=bool(front.proxies), forwarded_allow_ips=front.proxies,
     )  # fmt: skip
-    server = _Server(config, ready, parent)
+    server = _Server(config, app, ready, parent)
     # what was loaded stays: the collector need not walk it again and again
     gc.collect()
     gc.freeze()
+    # a thousand requests at once are no garbage either: looking for it among them cost a sixth of an answer
+    gc.set_threshold(20_000, 20, 50)
     with contextlib.suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
     return 0
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], parent: int | None) -> None:
+    def __init__(self, config: uvicorn.Config, app: App, ready: Callable[[], None], parent: int | None) -> None:
         super().__init__(config)
+        self._app = app
+        self._taking: list[Taking] = []
         self._ready = ready
         self._parent = parent
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])  # the sockets are ours to take connections from
+        state = self.lifespan.state
+        self._taking = [Taking(self.config, self.server_state, state, one, self._app.admission) for one in sockets or []]
         if self._parent is not None:
             asyncio.get_running_loop().add_reader(self._parent, self._orphaned)
         self._ready()
@@ -129,6 +165,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._parent is not None:
             asyncio.get_running_loop().remove_reader(self._parent)
+        for taking in self._taking:
+            taking.end()
         await super().shutdown(sockets)
 
     def _orphaned(self) -> None:

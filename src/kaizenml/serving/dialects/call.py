@@ -8,7 +8,7 @@ import msgspec
 
 from kaizenml.errors import InvalidInput, KaizenError
 from kaizenml.features.signature import Signature
-from kaizenml.serving.engine import Engine
+from kaizenml.serving.engine import Answered, Engine
 from kaizenml.serving.protocol import Limits
 
 JSON = b"application/json"
@@ -64,6 +64,11 @@ def asked(signature: Signature) -> list[str]:
     """
     inputs = [field.name for field in signature.fields if field.view is None]
     return inputs + [name for name in dict.fromkeys(view.entity for view in signature.views) if name not in inputs]
+
+
+def unjournaled(answered: Answered) -> tuple[tuple[bytes, bytes], ...]:
+    """Return the header that says of an answer that it has no record; none where it has one."""
+    return () if answered.journaled else ((b"x-kaizen-journaled", b"false"),)
 
 
 def decode(body: bytes, kind: Any, form: str) -> Any:

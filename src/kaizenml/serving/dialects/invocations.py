@@ -17,7 +17,7 @@ import msgspec
 
 from kaizenml.errors import InvalidInput, KaizenError, NotFound, nearest
 from kaizenml.features.signature import FieldKind, Signature
-from kaizenml.serving.dialects.call import Call, Reply, asked, decode, encode
+from kaizenml.serving.dialects.call import Call, Reply, asked, decode, encode, unjournaled
 from kaizenml.serving.engine import Answered, Engine
 from kaizenml.serving.protocol import Limits, MethodNotAllowed, PredictRequest, UnsupportedMedia, check_rows
 
@@ -198,5 +198,5 @@ def _written(name: str, answered: Answered) -> Reply:
     if decision.rows is not None:
         document["rows"] = [{"decided_by": by.decided_by, "reason": by.reason, "release": by.release or arm.route.release} for by in decision.rows]
     document |= {"release": arm.route.release, "lineage": msgspec.to_builtins(arm.route.lineage)}
-    headers = ((b"x-amzn-invoked-production-variant", arm.route.arm.encode()),)
+    headers = ((b"x-amzn-invoked-production-variant", arm.route.arm.encode()), *unjournaled(answered))
     return Reply(encode(document), headers=headers, endpoint=name, predicted=True)

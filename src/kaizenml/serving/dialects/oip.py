@@ -17,7 +17,7 @@ import numpy as np
 
 from kaizenml.errors import InvalidInput, KaizenError, NotFound, Refused, UsageError, not_found
 from kaizenml.features.signature import Field, Signature
-from kaizenml.serving.dialects.call import BINARY, JSON, Call, Reply, asked, decode, encode
+from kaizenml.serving.dialects.call import BINARY, JSON, Call, Reply, asked, decode, encode, unjournaled
 from kaizenml.serving.engine import Answered, Engine
 from kaizenml.serving.protocol import Limits, MethodNotAllowed, PredictRequest, check_rows
 from kaizenml.serving.routing import LoadedEndpoint
@@ -317,8 +317,8 @@ def _written(request: InferRequest, answered: Answered) -> Reply:
         document["id"] = request.id
     text = encode(document)
     if not binary:
-        return Reply(text, JSON, endpoint=name, predicted=True)
-    return Reply(text + binary, BINARY, ((_HEADER, b"%d" % len(text)),), endpoint=name, predicted=True)
+        return Reply(text, JSON, unjournaled(answered), endpoint=name, predicted=True)
+    return Reply(text + binary, BINARY, ((_HEADER, b"%d" % len(text)), *unjournaled(answered)), endpoint=name, predicted=True)
 
 
 def _check_answered(answered: Answered) -> None:
