@@ -14,6 +14,9 @@ from kaizenml.clock import parse_duration
 from kaizenml.errors import InvalidSettings, nearest
 
 FILE = "kaizen.toml"
+ANYWHERE = "0.0.0.0"  # noqa: S104  (only where a platform's variable asks for it)
+PLATFORM_PORTS = ("SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT")
+"""Where SageMaker and Vertex AI tell a container its port. ``KAIZEN_SERVE_PORT`` and ``KAIZEN_SERVE_HOST`` go before them."""
 TaskKind = Literal["auto", "binary", "multiclass", "regression"]
 
 
@@ -68,6 +71,7 @@ class GateSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     host: str = "127.0.0.1"
     port: int = 8080
+    grpc_port: int | None = None  # the Open Inference Protocol over gRPC, on a port of its own; needs kaizenml[grpc]
     workers: int = 1
     max_body_bytes: int = 8_000_000
     max_rows: int = 10_000  # rows in one request
@@ -176,18 +180,41 @@ def load(root: Path, environ: Mapping[str, str] | None = None) -> tuple[Settings
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise InvalidSettings(f"{path} is not TOML: {error}", remedy=f"mend {path}", values={"file": str(path)}) from None
     sources = {key: FILE for key in _flat(document)}
-    for name, text in (os.environ if environ is None else environ).items():
-        where = _place(name)
-        if where:
-            section, key = where
-            document.setdefault(section, {})[key] = text
-            sources[f"{section}.{key}"] = name
+    sources |= _overridden(document, os.environ if environ is None else environ)
     try:
         settings = msgspec.convert(document, Settings, strict=False)
         _check_durations(settings)
     except msgspec.ValidationError as error:
         raise _explained(path, str(error), sources) from None
     return settings, sources
+
+
+def serve_alone(port: int, environ: Mapping[str, str] | None = None) -> ServeSettings:
+    """Return how to serve where there is no project: as the environment says, else by default, on ``port``."""
+    document: dict[str, Any] = {"project": {"name": "alone"}, "serve": {"port": port}}
+    sources = _overridden(document, os.environ if environ is None else environ)
+    try:
+        return msgspec.convert({key: document[key] for key in ("project", "serve")}, Settings, strict=False).serve
+    except msgspec.ValidationError as error:
+        raise _explained(Path(FILE), str(error), sources) from None
+
+
+def _overridden(document: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
+    """Put what the environment says into ``document``; return where each value came from."""
+    sources: dict[str, str] = {}
+    for name in PLATFORM_PORTS:
+        if environ.get(name):  # inside a platform's container its agent calls from outside of the loopback
+            serve = document.setdefault("serve", {})
+            found = {"port": environ[name], **({} if "host" in serve else {"host": ANYWHERE})}
+            serve |= found
+            sources |= dict.fromkeys((f"serve.{key}" for key in found), name)
+    for name, text in environ.items():
+        where = _place(name)
+        if where:
+            section, key = where
+            document.setdefault(section, {})[key] = text
+            sources[f"{section}.{key}"] = name
+    return sources
 
 
 def _place(variable: str) -> tuple[str, str] | None:

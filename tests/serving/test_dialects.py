@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from kaizenml.serving import journal
 from kaizenml.serving.client import Client
 from kaizenml.serving.drain import _decode
+from kaizenml.serving.records import Body
 
 GOOD = bundles.GOOD
 OTHER = {"price": None, "size": "L", "count": 7, "gift": False, "ordered": "2026-03-04T08:00:00Z"}
@@ -73,7 +74,7 @@ def test_open_inference_tensors_get_the_answers_of_our_own_form(server, expected
     assert found["predict"] == [said["value"] for said in expected["predictions"]]
     assert found["probabilities"] == [share for said in expected["predictions"] for share in said["probabilities"]]
     record = next(record for record in records(server) if record.answers[0].id == found["id"][0])
-    assert [{name: row[name] for name in GOOD} for row in json.loads(record.body)["inputs"]] == ROWS
+    assert list(msgspec.json.decode(record.body, type=Body).rows) == ROWS
 
 
 def test_binary_tensors_go_in_and_come_out(server, expected) -> None:

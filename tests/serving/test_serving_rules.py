@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from collections import Counter
 from typing import Any
 
 import msgspec
+import numpy as np
 import pyarrow as pa
 import pytest
 import serving_bundles as bundles
@@ -17,6 +19,7 @@ from kaizenml.errors import InvalidInput, Refused
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.snapshot import EndpointRoute, Route, Rule, Snapshot
 from kaizenml.serving import predictions
+from kaizenml.serving.dialects import tables
 from kaizenml.serving.dialects.call import Call
 from kaizenml.serving.dialects.invocations import Invocations
 from kaizenml.serving.dialects.oip import OpenInference
@@ -292,6 +295,39 @@ def test_other_protocols_tell_who_decided_each_row_and_never_give_a_refusal_for_
     document = json.loads(Invocations({}).reply(served, called, Limits()).body)
     assert (document["predictions"][1], document["decided_by"]) == (None, "mixed")
     assert [row["decided_by"] for row in document["rows"]] == ["model", "fallback"]
+
+
+@pytest.mark.parametrize("form", [tables.NPY, tables.ARROW])
+def test_tables_tell_who_decided_each_row_as_well(ctx, form):
+    served = engine(ctx, [Rule(when="size == 'L'"), Rule(when="size == 'S'", answer="refuse")], known(ctx))
+
+    def answered(*sizes: str) -> dict[str, list[Any]]:
+        body = json.dumps({"inputs": [{**GOOD, "size": size} for size in sizes]}).encode()
+        asked = Call("POST", "/predict/shop", {b"content-type": b"application/json", b"accept": form}, body)
+        reply = tables.predict(served, "shop", asked, Limits(), None)
+        if form == tables.ARROW:
+            return pa.ipc.open_stream(reply.body).read_all().to_pydict()
+        found = np.load(io.BytesIO(reply.body), allow_pickle=False)
+        return {name: found[name].tolist() for name in found.dtype.names}
+
+    found = answered("M", "L")
+    assert (found["decided_by"], found["release"]) == (["model", "fallback"], ["shop@1", "shop@1"])
+    assert found["reason"] == ["", "naive answer: size == 'L'"]
+    assert set(answered("M")) == {"id", "value", "probabilities", "decided_by"}
+    with pytest.raises(Refused, match="row 1 has no answer: refused: size == 'S'"):
+        answered("M", "S")
+
+
+def test_rows_that_came_as_a_table_are_decided_by_the_same_rules(ctx):
+    served = engine(ctx, [Rule(when="size == 'L'")], known(ctx))
+    rows = np.array([(3.0, "M", 2, True, "2026-03-01T12:30"), (3.0, "L", 2, True, "2026-03-01T12:30")],
+                    [("price", "f8"), ("size", "U1"), ("count", "i8"), ("gift", "?"), ("ordered", "M8[s]")])  # fmt: skip
+    file = io.BytesIO()
+    np.save(file, rows, allow_pickle=False)
+    reply = tables.predict(served, "shop", Call("POST", "/predict/shop", {b"content-type": tables.NPY}, file.getvalue()), Limits(), None)
+    expected = ask(served, {**GOOD, "size": "M"}, {**GOOD, "size": "L"})
+    for one, other in zip(json.loads(reply.body)["predictions"], expected, strict=True):
+        assert {**one, "id": ""} == {**other, "id": ""}
 
 
 def test_a_snapshot_of_the_former_format_is_read(tmp_path):

@@ -59,7 +59,9 @@ class Part:
                 ended = _ended(self.process)
                 self.stop()
                 raise _not_started(self, before, ended)
-            self._pin(int(self.document["port"]))
+            self._pin("--port", int(self.document["port"]))
+            if "grpc_port" in self.document:
+                self._pin("--grpc-port", int(self.document["grpc_port"]))
         # what it says later is not for anybody, but a full pipe would stop it
         threading.Thread(target=_swallow, args=(self.process.stdout,), daemon=True).start()
         return self.document
@@ -80,10 +82,10 @@ class Part:
             return False  # what a killed process held (its port) may take a moment to come free: the next try tells
         return True
 
-    def _pin(self, port: int) -> None:
+    def _pin(self, option: str, port: int) -> None:
         """Keep the port that was found for 0: clients know it, so a restart must come back to it."""
-        if "--port" in self.command:
-            self.command[self.command.index("--port") + 1] = str(port)
+        if option in self.command:
+            self.command[self.command.index(option) + 1] = str(port)
 
     def stop(self, patience_s: float = 10.0) -> None:
         """Ask it to end, and make it end."""

@@ -15,16 +15,17 @@ from kaizenml.cli.processes import Part
 from kaizenml.cli.shell import Command
 from kaizenml.clock import format_duration, parse_duration
 from kaizenml.errors import Conflict, KaizenError
+from kaizenml.serving import supervisor
 
 if TYPE_CHECKING:
     from kaizenml.context import Context
 
 
-def _serve(host: str | None, port: int | None, workers: int | None) -> None:
+def _serve(host: str | None, port: int | None, grpc_port: int | None, workers: int | None) -> None:
     face = current()
     ctx = face.open()
-    part = _serving(ctx, host, port, workers)
-    processes.check_port(part.host, part.port, option="--port", what="predictions")
+    part = _serving(ctx, host, port, workers, grpc_port)
+    _check_ports(part)
     _publish(face, ctx)
     _run_one(face, ctx, part)
 
@@ -55,13 +56,31 @@ class Listening(Part):
         """What it said that whoever starts it should read."""
         return [str(note) for note in self.document.get("notes", ())]
 
+    @property
+    def grpc(self) -> str | None:
+        """Where gRPC is answered, as ``host:port``; None: nowhere."""
+        return f"{reaching.reachable(self.host)}:{self.document['grpc_port']}" if "grpc_port" in self.document else None
 
-def _serving(ctx: Context, host: str | None, port: int | None, workers: int | None) -> Listening:
+
+def _serving(ctx: Context, host: str | None, port: int | None, workers: int | None, grpc_port: int | None = None) -> Listening:
     serve = ctx.settings.serve
+    grpc_port = serve.grpc_port if grpc_port is None else grpc_port
+    options = ["--state", str(ctx.state), "--project", str(ctx.root), "--workers", str(workers or serve.workers)]
     return Listening(
-        "serving", "kaizenml.serving", ["--state", str(ctx.state), "--project", str(ctx.root), "--workers", str(workers or serve.workers)],
-        host=host or serve.host, port=serve.port if port is None else port, log=ctx.state / "logs" / "serving.log",
+        "serving", "kaizenml.serving", [*options, *(["--grpc-port", str(grpc_port)] if grpc_port is not None else [])], host=host or serve.host,
+        port=serve.port if port is None else port, log=ctx.state / "logs" / "serving.log",
     )  # fmt: skip
+
+
+def _check_ports(part: Listening) -> None:
+    """Before any training or start: nobody waits a minute to hear that a port is taken."""
+    processes.check_port(part.host, part.port, option="--port", what="predictions")
+    if "--grpc-port" in part.command:
+        supervisor.check_grpc()
+        port = int(part.command[part.command.index("--grpc-port") + 1])
+        processes.check_port(part.host, port, option="--grpc-port", what="gRPC")
+        if port and port == part.port:
+            raise Conflict(f"predictions and gRPC cannot both have port {port}", remedy=f"--grpc-port {port + 1}")
 
 
 def _console_part(ctx: Context, host: str | None, port: int | None, root_path: str = "") -> Listening:
@@ -79,10 +98,11 @@ def _run_one(face: Face, ctx: Context, part: Listening) -> None:
         part.start()
         if part.name == "serving":
             _note_address(stack, ctx, {"predict": part.url, "console": None, "pid": os.getpid()})
-        document = {"name": part.name, "url": part.url, "pid": os.getpid(), "log": str(part.log), "notes": part.notes}
+        document = {"name": part.name, "url": part.url, "grpc": part.grpc, "pid": os.getpid(), "log": str(part.log), "notes": part.notes}
         for note in part.notes:
             face.note(note)
-        face.show(document, f"{part.name}: {part.url}  (Ctrl-C stops it; log: {part.log})")
+        also = f"  gRPC: {part.grpc}" if part.grpc else ""
+        face.show(document, f"{part.name}: {part.url}{also}  (Ctrl-C stops it; log: {part.log})")
         while not stop.wait(0.3):
             if part.revive():
                 face.note(f"{part.name} had ended and was started again")
@@ -135,8 +155,7 @@ def _up(*, host: str | None, port: int | None, console_port: int | None, workers
     ctx = face.open()
     serving, console = _serving(ctx, host, port, workers), _console_part(ctx, None, console_port)
     _check_alone(ctx)
-    # before any training: nobody waits a minute to hear that a port is taken
-    processes.check_port(serving.host, serving.port, option="--port", what="predictions")
+    _check_ports(serving)
     processes.check_port(console.host, console.port, option="--console-port", what="the console")
     if serving.port and serving.port == console.port:
         raise Conflict(f"predictions and the console cannot both have port {serving.port}", remedy=f"--console-port {serving.port + 1}")
@@ -156,6 +175,7 @@ def _up(*, host: str | None, port: int | None, console_port: int | None, workers
             "release": release,
             "predict": f"{serving.url}/predict/{endpoint}",
             "outcomes": f"{serving.url}/outcomes/{endpoint}",
+            "grpc": serving.grpc,
             "console": f"{console.url}/",
             "loop": ctx.settings.loop.every if len(parts) == 3 else None,
             "pid": os.getpid(),
@@ -226,6 +246,7 @@ def _welcome(ctx: Context, up: dict[str, Any]) -> str:
     lines = [
         f"\n{up['release']} answers endpoint {up['endpoint']}",
         f"  predict  {up['predict']}",
+        *([f"  gRPC     {up['grpc']}"] if up["grpc"] else []),
         f"  console  {up['console']}",
         f"  loop     {'looks every ' + up['loop'] if up['loop'] else 'off'}",
         "\nnext, in another terminal:",
@@ -295,7 +316,15 @@ COMMANDS = _Commands(
     serve=Command(
         "serve",
         callback=_serve,
-        params=[_option("--host", help="Default serve.host in kaizen.toml."), _port("--port", "serve.port"), _workers()],
+        params=[
+            _option("--host", help="Default serve.host in kaizen.toml."),
+            _port("--port", "serve.port"),
+            _option(
+                "--grpc-port", type=click.IntRange(0, 65535),
+                help="Answer gRPC as well; 0: any free one; default serve.grpc_port in kaizen.toml, else none.",
+            ),
+            _workers(),
+        ],
         help="Serve predictions only, until Ctrl-C.",
     ),
     demo=Command(

@@ -1,22 +1,24 @@
 """The encoder's pass over many rows of a request at once, column by column: bit for bit what ``compile_row`` gives for each.
 
 Rows of one request mostly hold the same plain types. Where a column does, its values are taken over in one call in C;
-where it does not, one by one. Whatever is wrong is explained by the pass over one row. Hot path.
+where it does not, one by one. Rows that came as columns need not be made rows first, and arrays are taken over as they are.
+Whatever is wrong is explained by the pass over one row. Hot path.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from kaizenml.features.columns import Columns
 from kaizenml.features.encoder import FLOAT32_MAX, EncodedColumn, Encoder, RowEncoder, compile_column, fetcher
 
 _NAN = math.nan
-Values = Sequence[Any]
+Values = Sequence[Any] | NDArray[Any]
 Row = Mapping[str, Any]
 
 
@@ -38,13 +40,21 @@ def compile_rows(encoder: Encoder, encode: RowEncoder) -> Callable[[Sequence[Row
     [[3.0], [nan]]
     """
     columns = encoder.ordered
-    fetch = fetcher([column.name for column in columns])
-    known = frozenset(column.name for column in columns).union(encoder.accepts)
+    names = [column.name for column in columns]
+    fetch = fetcher(names)
+    known = frozenset(names).union(encoder.accepts)
     width = encoder.width
     steps: list[tuple[Callable[[Values], Any], int, int]] = []
     for column in columns:
         begin = steps[-1][2] if steps else 0
-        steps.append((_step(column), begin, begin + len(column.outputs)))
+        steps.append((_stepped(column), begin, begin + len(column.outputs)))
+
+    def split(rows: Sequence[Row]) -> Iterable[Values]:
+        """Return the inputs' columns; KeyError when one is absent, ValueError when there is one too many."""
+        held = rows.columns if isinstance(rows, Columns) else None
+        if not known.issuperset(set().union(*rows) if held is None else held):
+            raise ValueError
+        return zip(*map(fetch, rows), strict=True) if held is None else [held[name] for name in names]
 
     def one_by_one(rows: Sequence[Row]) -> NDArray[np.float32]:
         return np.array([encode(row, position) for position, row in enumerate(rows)], np.float32).reshape(len(rows), width)
@@ -54,9 +64,7 @@ def compile_rows(encoder: Encoder, encode: RowEncoder) -> Callable[[Sequence[Row
             return one_by_one(rows)
         parts = np.empty((width, len(rows)))
         try:
-            if not known.issuperset(set().union(*rows)):
-                return one_by_one(rows)
-            for (step, begin, end), values in zip(steps, zip(*map(fetch, rows), strict=True), strict=True):
+            for (step, begin, end), values in zip(steps, split(rows), strict=True):
                 if end - begin == 1:
                     parts[begin] = step(values)
                 else:
@@ -68,6 +76,36 @@ def compile_rows(encoder: Encoder, encode: RowEncoder) -> Callable[[Sequence[Row
         return np.ascontiguousarray(parts.T, np.float32)
 
     return encode_rows
+
+
+def _stepped(column: EncodedColumn) -> Callable[[Values], Any]:
+    listed, array = _step(column), _ARRAYS.get(column.kind)
+
+    def stepped(values: Values) -> Any:
+        if not isinstance(values, np.ndarray):
+            return listed(values)
+        taken = array(values) if array is not None else None
+        return listed(values.tolist()) if taken is None else taken
+
+    return stepped
+
+
+def _whole(values: NDArray[Any]) -> NDArray[Any] | None:
+    if values.dtype.kind == "f":
+        return values + 0.0 if (np.isnan(values) | (np.floor(values) == values)).all() else None  # whole numbers have no -0
+    return values if values.dtype.kind in "iu" else None
+
+
+def _truth(values: NDArray[Any]) -> NDArray[Any] | None:
+    if values.dtype.kind in "iuf" and (np.isnan(values) | (values == 0) | (values == 1)).all():
+        return values + 0.0
+    return values if values.dtype.kind == "b" else None
+
+
+_ARRAYS: dict[str, Callable[[NDArray[Any]], NDArray[Any] | None]] = {
+    "number": lambda values: values if values.dtype.kind in "iuf" else None, "integer": _whole, "boolean": _truth,
+}  # fmt: skip
+"""By kind, what takes an array over as it is; None: its values have to be looked at one by one."""
 
 
 def _step(column: EncodedColumn) -> Callable[[Values], Any]:

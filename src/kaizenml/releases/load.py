@@ -132,7 +132,8 @@ def serving(bundle: Path) -> Iterator[int]:
     ------
     Unavailable : it did not come up; the end of what it wrote is in the values.
     """
-    kept = {name: value for name, value in os.environ.items() if name not in ("KAIZEN_CLOCK", "KAIZEN_TOKEN")}
+    ours = ("KAIZEN_CLOCK", "KAIZEN_TOKEN", "KAIZEN_SERVE_")  # meant for the server of the project
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     environment = kept | {"KAIZEN_PARENT": str(os.getpid())}
     command = [sys.executable, "-c", _LAUNCH, "--bundle", str(bundle), "--host", "127.0.0.1", "--port", "0"]
     with tempfile.TemporaryFile() as log:

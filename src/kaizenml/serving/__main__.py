@@ -44,9 +44,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--bundle", type=Path, help="serve this one release, as endpoint 'release', without a project")
     parser.add_argument("--host", help="default from kaizen.toml, else 127.0.0.1")
     parser.add_argument("--port", type=int, help="0: any free one; default from kaizen.toml, else 8080")
+    parser.add_argument("--grpc-port", type=int, help="0: any free one; default from kaizen.toml, else none")
     parser.add_argument("--workers", type=int, help="processes; default from kaizen.toml, else 1")
     for name in ("--worker", "--socket", "--ready", "--parent"):  # between the supervisor and its workers
         parser.add_argument(name, type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--grpc", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.state is None and given.bundle is None:
         parser.error("say --state DIR or --bundle DIR")
@@ -70,7 +72,12 @@ def _settings(given: argparse.Namespace) -> ServeSettings:
     root = _root(given)
     if root is not None and (root / settings_module.FILE).exists():
         return settings_module.load(root)[0].serve
-    return ServeSettings()
+    return settings_module.serve_alone(0 if given.bundle else ServeSettings().port)
+
+
+def _hold(given: argparse.Namespace, serve: ServeSettings) -> socket.socket | None:
+    port = serve.grpc_port if given.grpc_port is None else given.grpc_port
+    return None if port is None else supervisor.hold(given.host or serve.host, port)
 
 
 def _serve_project(given: argparse.Namespace) -> int:
@@ -81,6 +88,7 @@ def _serve_project(given: argparse.Namespace) -> int:
     port = serve.port if given.port is None else given.port
     listening = supervisor.bind(given.host or serve.host, port)
     front = _front(given, serve, listening)
+    held = _hold(given, serve)
     told = prepare(front, given.state, listening.getsockname()[0], os.environ)
     _forget_counters(given.state)
     # all workers live by what stood in kaizen.toml at the start: one that is replaced comes up whatever stands there by then
@@ -88,7 +96,7 @@ def _serve_project(given: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "kaizenml.serving", "--state", str(given.state)]
     if given.project:
         command += ["--project", str(given.project)]
-    return supervisor.Supervisor(command, listening, given.workers or serve.workers, told).run()
+    return supervisor.Supervisor(command, listening, given.workers or serve.workers, told, held).run()
 
 
 def _work(given: argparse.Namespace) -> int:
@@ -104,16 +112,17 @@ def _work(given: argparse.Namespace) -> int:
             os.write(given.ready, b"1")
         os.close(given.ready)
 
-    return worker.run(app, listening, ready=ready, parent=given.parent, front=front)
+    return worker.run(app, listening, ready=ready, parent=given.parent, front=front, grpc=given.grpc)
 
 
 def _serve_bundle(given: argparse.Namespace) -> int:
     from kaizenml.serving import worker
 
     fixed = worker.bundle_snapshot(given.bundle)
-    listening = supervisor.bind(given.host or "127.0.0.1", 0 if given.port is None else given.port)
     serve = _settings(given)
+    listening = supervisor.bind(given.host or serve.host, serve.port if given.port is None else given.port)
     front = _front(given, serve, listening)
+    held = _hold(given, serve)
     with tempfile.TemporaryDirectory(prefix="kaizen-bundle-") as folder:
         state = given.state or Path(folder)
         told = prepare(front, state, listening.getsockname()[0], os.environ)
@@ -121,9 +130,10 @@ def _serve_bundle(given: argparse.Namespace) -> int:
 
         def ready() -> None:
             host, port = listening.getsockname()[:2]
-            print(json.dumps({"port": port, "pid": os.getpid(), "host": host, "workers": 1, **told}), flush=True)
+            said = {"port": port, "pid": os.getpid(), "host": host, "workers": 1, **told, **supervisor.told_of(held)}
+            print(json.dumps(said), flush=True)
 
-        return worker.run(app, listening, ready=ready, front=front)
+        return worker.run(app, listening, ready=ready, front=front, grpc=None if held is None else supervisor.address(held))
 
 
 def _forget_counters(state: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +15,7 @@ from kaizenml.clock import Clock
 from kaizenml.errors import KaizenError, NotFound, RateLimited, TooLarge, Unauthorized, Unavailable, nearest
 from kaizenml.serving.admission import Admission, Overloaded
 from kaizenml.serving.description import PAGE_HEADERS, Description, address_of
+from kaizenml.serving.dialects import tables
 from kaizenml.serving.dialects.call import Call, Dialect
 from kaizenml.serving.dialects.invocations import Invocations
 from kaizenml.serving.dialects.oip import OpenInference
@@ -55,7 +56,7 @@ class App:
         self._outcomes = outcomes
         self._counters = counters
         self._clock = clock
-        self._limits = limits
+        self.limits = self._limits = limits
         self._observer = observer
         self._sync = sync
         self.door = door
@@ -85,9 +86,8 @@ class App:
     async def _http(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         path = self._within(scope) if self._root_path else str(scope["path"])
         start = time.perf_counter()
-        status, kind, body = 200, _JSON, b""
+        status, kind, body, place, endpoint, code = 200, _JSON, b"", "other", "", ""
         headers: Headers = ()
-        place, endpoint, code = "other", "", ""
         trace: str | None = None
         answered: Answered | None = None
         dialect: Dialect | None = None
@@ -95,15 +95,18 @@ class App:
             known = self.door is None or self.door.admit(scope, path)
             if path.startswith("/predict/"):
                 place, endpoint = "predict", path[9:]
-                trace, pinned = _check_post(scope, self._limits)
+                trace, pinned, tabular = _check_post(scope, self._limits, takes_tables=True)
                 raw = await self._body(scope, receive)
                 if raw is None:
                     return  # the client went away
-                body = self.engine.predict(endpoint, raw, trace, pinned)
+                if not tabular:
+                    body = self.engine.predict(endpoint, raw, trace, pinned)
+                else:
+                    kind, body, headers = self._table(endpoint, Call("POST", path, dict(scope["headers"]), raw, trace), pinned)
                 answered = self.engine.last
             elif path.startswith("/outcomes/"):
                 place, endpoint = "outcomes", path[10:]
-                trace, _ = _check_post(scope, self._limits)
+                trace, _, _ = _check_post(scope, self._limits)
                 raw = await self._body(scope, receive)
                 if raw is None:
                     return
@@ -134,6 +137,34 @@ class App:
         self._observer.told(
             scope, place=place, endpoint=endpoint, status=status, code=code, seconds=time.perf_counter() - start, answered=answered, traceparent=trace
         )
+        self.wake_shadows()
+
+    def _table(self, endpoint: str, call: Call, pinned: str | None) -> tuple[tuple[bytes, bytes], bytes, tuple[tuple[bytes, bytes], ...]]:
+        reply = tables.predict(self.engine, endpoint, call, self._limits, pinned)
+        return (b"content-type", reply.kind), reply.body, reply.headers
+
+    def settle(self, name: str, error: KaizenError | None, endpoint: str, start: float, headers: Mapping[str, str | bytes]) -> None:
+        """Tell of a call over gRPC, and let its shadows run.
+
+        Parameters
+        ----------
+        name : the call's.
+        error : what it was refused with.
+        endpoint : who answered; "" when nobody did.
+        start : when it began, by ``time.perf_counter``.
+        headers : its metadata.
+        """
+        scope: dict[str, Any] = {"type": "http", "method": "POST", "path": name, "headers": [], "client": None}
+        trace = headers.get("traceparent")
+        self._observer.told(
+            scope, place="predict" if name.endswith("/ModelInfer") else "other", endpoint=endpoint, status=error.status if error else 200,
+            code=error.code if error else "", seconds=time.perf_counter() - start, answered=self.engine.last if endpoint else None,
+            traceparent=trace[:100] if isinstance(trace, str) else None,
+        )  # fmt: skip
+        self.wake_shadows()
+
+    def wake_shadows(self) -> None:
+        """Let the shadows run where any wait."""
         if not self._shadowing and self.engine.has_shadows:
             self._shadowing = True
             asyncio.get_running_loop().call_soon(self._run_shadows)
@@ -291,17 +322,22 @@ def _check_encoding(value: bytes) -> None:
         raise UnsupportedMedia(f"a body encoded as {shown!r} is not understood here", remedy="send it as it is", values={"found": shown})
 
 
-def _check_post(scope: MutableMapping[str, Any], limits: Limits) -> tuple[str | None, str | None]:
-    """Refuse what cannot be read from its headers alone; return the caller's trace id, and the arm that is asked for."""
+def _check_post(scope: MutableMapping[str, Any], limits: Limits, *, takes_tables: bool = False) -> tuple[str | None, str | None, bool]:
+    """Refuse what cannot be read from its headers alone; return the caller's trace id, the arm that is asked for, and whether it is about tables."""
     if scope["method"] != "POST":
         path, values = scope["path"][:100], {"method": scope["method"], "expected": "POST"}
         raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"POST {path}", values=values)
     trace = pinned = None
+    tabular = False
     for name, value in scope["headers"]:
         if name == b"content-type":
             if value != b"application/json" and not _is_json(value):
+                if takes_tables and tables.form(value):
+                    tabular = True
+                    continue
                 shown = value.decode("latin-1")[:100]
                 remedy = "send JSON with the header 'content-type: application/json'"
+                remedy += f", or {' or '.join(one.decode() for one in tables.FORMS)}" if takes_tables else ""
                 raise UnsupportedMedia(f"{shown!r} is not understood here", remedy=remedy, values={"found": shown, "expected": "application/json"})
         elif name == b"content-length":
             _check_length(value, limits)
@@ -311,7 +347,9 @@ def _check_post(scope: MutableMapping[str, Any], limits: Limits) -> tuple[str | 
             trace = value.decode("latin-1")[:100]
         elif name == b"x-kaizen-arm":
             pinned = value.decode("latin-1")[:100]
-    return trace, pinned
+        elif name == b"accept" and takes_tables and tables.form(value):
+            tabular = True
+    return trace, pinned, tabular
 
 
 def _is_json(value: bytes) -> bool:

@@ -14,11 +14,13 @@ import msgspec
 
 from kaizenml.clock import Clock
 from kaizenml.errors import InvalidInput, KaizenError, StorageFull, Unavailable, not_found
+from kaizenml.features.columns import Columns
 from kaizenml.features.online import look_up
 from kaizenml.ports import OnlineStore
 from kaizenml.registry.runtimes import Prediction
 from kaizenml.rollouts.assign import choose
 from kaizenml.rollouts.snapshot import LENT
+from kaizenml.serving import records
 from kaizenml.serving.ids import Ids
 from kaizenml.serving.journal import Journal
 from kaizenml.serving.metrics import Counters
@@ -132,7 +134,10 @@ class Engine:
         pinned : the arm or release that is to answer.
         """
         endpoint = self.endpoint(name)
-        answered = self.answer(endpoint, read_predict(body, self._limits, endpoint.read_records), body, trace, pinned)
+        return self.say(self.answer(endpoint, read_predict(body, self._limits, endpoint.read_records), body, trace, pinned))
+
+    def say(self, answered: Answered) -> bytes:
+        """Write an answer in our own form."""
         by, reason, arm = answered.decision.decided_by, answered.decision.reason, answered.arm
         label, predictions = arm.route.arm, answered.decision.predictions
         if answered.decision.rows is None:
@@ -240,7 +245,7 @@ class Engine:
                 for i, p, who in zip(ids, decision.predictions, decision.rows, strict=True)
             ]
         if body is None:
-            body = self._encode_json(request)
+            body = self._encode_json(records.by_columns(asked.rows, request.unit) if isinstance(asked.rows, Columns) else request)
         record = PredictionRecord(asked.at, name, arm.route.release, label, asked.unit, body, answers, asked.features, trace)
         journaled = self._journal.append(self._encode_record(record))
         if not journaled:

@@ -9,7 +9,8 @@ import msgspec
 from kaizenml.errors import KaizenError
 from kaizenml.serving.dialects.call import asked
 from kaizenml.serving.dialects.invocations import BODIES, Invocations
-from kaizenml.serving.dialects.oip import DATATYPES, InferRequest, OpenInference, metadata
+from kaizenml.serving.dialects.oip import DATATYPES, InferRequest, OpenInference
+from kaizenml.serving.dialects.tensors import metadata
 from kaizenml.serving.openapi_parts import (
     ALWAYS,
     ID,

@@ -27,7 +27,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class PredictRequest(msgspec.Struct, forbid_unknown_fields=True):
     """``POST /predict/{endpoint}``. Values are plain: nesting of any depth ends the decoding at once."""
 
-    inputs: Sequence[dict[str, str | int | float | bool | None]]
+    inputs: Sequence[dict[str, str | int | float | bool | None]]  # of a large body that came as columns: Columns
     unit: str | int | None = None
 
 

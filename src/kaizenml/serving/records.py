@@ -1,10 +1,13 @@
-"""What the journal holds. Format 1; msgpack arrays, so new fields go at the end with a default. Hot path: imports only msgspec."""
+"""What the journal holds. Format 1; msgpack arrays, so new fields go at the end with a default. Hot path."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+
+from kaizenml.features.columns import Columns
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):
@@ -20,7 +23,7 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
 
 
 class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, tag="p"):
-    """One answered request, written before the answer leaves. ``body`` is the request as it came."""
+    """One answered request, written before the answer leaves. ``body`` is the request as it came, or as a ``Body`` with columns."""
 
     at: float
     endpoint: str
@@ -44,3 +47,20 @@ class ShadowRecord(msgspec.Struct, frozen=True, array_like=True, tag="s"):
 
 
 Record = PredictionRecord | ShadowRecord
+
+
+class Body(msgspec.Struct, omit_defaults=True):
+    """What ``PredictionRecord.body`` holds, as JSON: ``inputs`` as a client sends it, or ``columns`` of what came in columns."""
+
+    inputs: list[dict[str, str | int | float | bool | None]] = []
+    columns: dict[str, list[str | int | float | bool | None]] = {}
+    unit: str | int | None = None
+
+    @property
+    def rows(self) -> Sequence[dict[str, Any]]:
+        return Columns(self.columns) if self.columns else self.inputs
+
+
+def by_columns(rows: Columns, unit: str | int | None) -> Body:
+    """Return the body to be kept of rows that came as columns: a name once, and not once a row."""
+    return Body(columns=rows.plain(), unit=unit)

@@ -16,15 +16,14 @@ from kaizenml.features.encoder import parse_time_us
 from kaizenml.refs import parse_ref
 from kaizenml.rollouts.snapshot import LENT
 from kaizenml.serving import predictions
-from kaizenml.serving.protocol import PredictRequest
-from kaizenml.serving.records import PredictionRecord, Record, ShadowRecord
+from kaizenml.serving.records import Body, PredictionRecord, Record, ShadowRecord
 from kaizenml.training import model_file
 
 _TIME = pa.timestamp("us", tz="UTC")
 _TYPES: dict[str, pa.DataType] = {
     "number": pa.float64(), "integer": pa.float64(), "boolean": pa.bool_(), "category": pa.string(), "timestamp": _TIME,
 }  # fmt: skip
-_decode_body = msgspec.json.Decoder(PredictRequest).decode
+_decode_body = msgspec.json.Decoder(Body).decode
 
 
 class InputKinds:
@@ -103,9 +102,9 @@ def _base(records: Sequence[Record], batch: int) -> dict[str, pa.Array]:
 
 
 def _inputs(record: PredictionRecord) -> list[dict[str, Any]]:
-    rows = list(_decode_body(record.body).inputs)
+    rows = _decode_body(record.body).rows
     if record.features is None:
-        return rows
+        return list(rows)
     return [given | row for given, row in zip(record.features, rows, strict=True)]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import json
 import os
 import selectors
@@ -21,20 +22,21 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from kaizenml.errors import Unavailable, UsageError
+from kaizenml.errors import MissingExtra, Unavailable, UsageError
 
 _PATIENCE_S = 15.0  # for workers to end after SIGTERM, then SIGKILL
 _QUICK_S = 5.0  # a worker that dies younger than this has something wrong with it
 _MOST_QUICK = 5  # such deaths in a row before giving up
 
 
-def bind(host: str, port: int, *, patience_s: float = 1.0) -> socket.socket:
+def bind(host: str, port: int, *, patience_s: float = 1.0, option: str = "--port") -> socket.socket:
     """Return a listening socket.
 
     Parameters
     ----------
     port : 0 takes any free one.
     patience_s : how long to wait for a former server that is just ending.
+    option : what another port can be asked for with.
 
     Raises
     ------
@@ -54,13 +56,36 @@ def bind(host: str, port: int, *, patience_s: float = 1.0) -> socket.socket:
                 by = f" by {holder[1]} (process {holder[0]})" if holder else ""
                 pid, program = holder or (None, None)
                 values = {"host": host, "port": port, "pid": pid, "program": program}
-                raise Unavailable(f"port {port} of {host} is taken{by}", remedy=f"--port {port + 1}, or end that process", values=values) from None
+                raise Unavailable(f"port {port} of {host} is taken{by}", remedy=f"{option} {port + 1}, or end that process", values=values) from None
             if error.errno == errno.EACCES:
-                raise UsageError(f"port {port} needs more rights than this user has", remedy="--port 8080", values={"port": port}) from None
+                raise UsageError(f"port {port} needs more rights than this user has", remedy=f"{option} 8080", values={"port": port}) from None
             values = {"host": host, "port": port}
             raise UsageError(f"{host}:{port} cannot be listened on: {error}", remedy="--host 127.0.0.1", values=values) from None
         except OverflowError:
-            raise UsageError(f"{port} is not a port", remedy="--port 8080; from 0 (any free one) to 65535", values={"port": port}) from None
+            raise UsageError(f"{port} is not a port", remedy=f"{option} 8080; from 0 (any free one) to 65535", values={"port": port}) from None
+
+
+def hold(host: str, port: int) -> socket.socket:
+    """Return a socket that keeps a port for workers who listen on it by themselves, as gRPC does; nothing comes in by this one.
+
+    Raises
+    ------
+    MissingExtra : there is no gRPC here.
+    Unavailable, UsageError : as ``bind``.
+    """
+    check_grpc()
+    with bind(host, port, option="--grpc-port") as probe:  # sharing is only among ourselves: the port must be free before
+        family, (address, found, *_) = probe.family, probe.getsockname()
+    held = socket.socket(family, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind((address, found))
+    return held
+
+
+def check_grpc() -> None:
+    """Raise MissingExtra where gRPC is not installed."""
+    if importlib.util.find_spec("grpc") is None or importlib.util.find_spec("google.protobuf") is None:
+        raise MissingExtra("gRPC is not installed here, and a grpc_port is asked for", remedy="pip install 'kaizenml[grpc]'")
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -88,12 +113,15 @@ class _Worker:
 class Supervisor:
     """Starts ``workers`` processes on ``listening`` and keeps them running until SIGTERM or SIGINT.
 
-    ``told`` is said beside the port in the line that tells that it listens.
+    ``told`` is said beside the port in the line that tells that it listens. ``held`` keeps the port for gRPC.
     """
 
-    def __init__(self, command: list[str], listening: socket.socket, workers: int, told: dict[str, Any] | None = None) -> None:
-        self._command = command
+    def __init__(
+        self, command: list[str], listening: socket.socket, workers: int, told: dict[str, Any] | None = None, held: socket.socket | None = None
+    ) -> None:
+        self._command = command if held is None else [*command, "--grpc", address(held)]
         self._listening = listening
+        self._held = held
         self._count = workers
         self._told = told or {}
         self._workers: dict[int, _Worker] = {}
@@ -112,7 +140,8 @@ class Supervisor:
             if not self._await_ready():
                 return 0 if self._ending else 1
             host, port = self._listening.getsockname()[:2]
-            print(json.dumps({"port": port, "pid": os.getpid(), "host": host, "workers": self._count, **self._told}), flush=True)
+            told = {**self._told, **told_of(self._held)}
+            print(json.dumps({"port": port, "pid": os.getpid(), "host": host, "workers": self._count, **told}), flush=True)
             return self._watch()
         finally:
             self._stop()
@@ -171,6 +200,17 @@ class Supervisor:
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
+
+
+def address(held: socket.socket) -> str:
+    """Return where a socket is bound, as ``host:port``."""
+    host, port = held.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def told_of(held: socket.socket | None) -> dict[str, int]:
+    """Return what is said of the port for gRPC when the server listens."""
+    return {} if held is None else {"grpc_port": held.getsockname()[1]}
 
 
 def _holder(port: int) -> tuple[int, str] | None:

@@ -12,7 +12,7 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import uvicorn
@@ -117,7 +117,9 @@ def bundle_snapshot(bundle: Path) -> Snapshot:
     return Snapshot(revision=1, written_at=0.0, endpoints={BUNDLE_ENDPOINT: EndpointRoute(endpoint=BUNDLE_ENDPOINT, revision=1, arms=[route])})
 
 
-def run(app: App, listening: socket.socket, *, ready: Callable[[], None], parent: int | None = None, front: Front | None = None) -> int:
+def run(
+    app: App, listening: socket.socket, *, ready: Callable[[], None], parent: int | None = None, front: Front | None = None, grpc: str | None = None
+) -> int:
     """Serve until SIGTERM or SIGINT; requests in flight are answered first.
 
     Parameters
@@ -126,6 +128,7 @@ def run(app: App, listening: socket.socket, *, ready: Callable[[], None], parent
     ready : called once when requests are taken.
     parent : the reading end of a pipe that the supervisor holds open; when it closes, this process ends too.
     front : how it is reached; default plain HTTP, and no proxy is believed.
+    grpc : where to answer gRPC as well, as ``host:port``.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format=f"%(asctime)s %(levelname)s [{os.getpid()}] %(message)s", force=True)
     front = front or Front()
@@ -135,7 +138,7 @@ def run(app: App, listening: socket.socket, *, ready: Callable[[], None], parent
         server_header=False, timeout_keep_alive=75, timeout_graceful_shutdown=DRAIN_S, backlog=2048,
         ssl_certfile=cert, ssl_keyfile=key, proxy_headers=bool(front.proxies), forwarded_allow_ips=front.proxies,
     )  # fmt: skip
-    server = _Server(config, app, ready, parent)
+    server = _Server(config, app, ready, parent, _rpc(app, grpc, front) if grpc else None)
     # what was loaded stays: the collector need not walk it again and again
     gc.collect()
     gc.freeze()
@@ -146,18 +149,35 @@ def run(app: App, listening: socket.socket, *, ready: Callable[[], None], parent
     return 0
 
 
+class _Beside(Protocol):
+    """What else listens while the server runs."""
+
+    async def start(self) -> None: ...
+    async def stop(self, grace_s: float) -> None: ...
+
+
+def _rpc(app: App, address: str, front: Front) -> _Beside:
+    from kaizenml.serving.grpc.server import Server  # an extra, and 20 MB of memory
+
+    tls = None if front.tls is None else (Path(front.tls[0]).read_bytes(), Path(front.tls[1]).read_bytes())
+    return Server(address, app.engine, app.limits, settle=app.settle, check=None if app.door is None else app.door.check, tls=tls)
+
+
 class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, app: App, ready: Callable[[], None], parent: int | None) -> None:
+    def __init__(self, config: uvicorn.Config, app: App, ready: Callable[[], None], parent: int | None, beside: _Beside | None) -> None:
         super().__init__(config)
         self._app = app
         self._taking: list[Taking] = []
         self._ready = ready
         self._parent = parent
+        self._beside = beside
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])  # the sockets are ours to take connections from
         state = self.lifespan.state
         self._taking = [Taking(self.config, self.server_state, state, one, self._app.admission) for one in sockets or []]
+        if self._beside is not None:
+            await self._beside.start()
         if self._parent is not None:
             asyncio.get_running_loop().add_reader(self._parent, self._orphaned)
         self._ready()
@@ -167,6 +187,8 @@ class _Server(uvicorn.Server):
             asyncio.get_running_loop().remove_reader(self._parent)
         for taking in self._taking:
             taking.end()
+        if self._beside is not None:
+            await self._beside.stop(DRAIN_S)
         await super().shutdown(sockets)
 
     def _orphaned(self) -> None:

@@ -79,4 +79,5 @@ def decode(body: bytes, kind: Any, form: str) -> Any:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         text = str(error)
-        raise InvalidInput(f"the body does not fit: {text[:1].lower()}{text[1:300]}", remedy=f"send {form}", values={"problem": text[:300]}) from None
+        said = text[:300] if text.startswith("JSON") else f"{text[:1].lower()}{text[1:300]}"
+        raise InvalidInput(f"the body does not fit: {said}", remedy=f"send {form}", values={"problem": text[:300]}) from None

@@ -1,13 +1,14 @@
 """SageMaker's, MLflow's and Vertex' ways of asking: one body, ``{"predictions": [...]}`` back. Hot path.
 
 ``/ping``, ``/invocations`` and ``/endpoints/{name}/invocations`` are SageMaker's (and MLflow's) paths; Vertex names its own by
-``AIP_PREDICT_ROUTE`` and ``AIP_HEALTH_ROUTE``. Bodies: ``dataframe_split``, ``dataframe_records``, ``instances``, ``inputs``, and CSV.
+``AIP_PREDICT_ROUTE`` and ``AIP_HEALTH_ROUTE``. Bodies: ``dataframe_split``, ``dataframe_records``, ``instances``, ``inputs``; CSV, NPY and Arrow.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +18,7 @@ import msgspec
 
 from kaizenml.errors import InvalidInput, KaizenError, NotFound, nearest
 from kaizenml.features.signature import FieldKind, Signature
+from kaizenml.serving.dialects import tables
 from kaizenml.serving.dialects.call import Call, Reply, asked, decode, encode, unjournaled
 from kaizenml.serving.engine import Answered, Engine
 from kaizenml.serving.protocol import Limits, MethodNotAllowed, PredictRequest, UnsupportedMedia, check_rows
@@ -74,7 +76,7 @@ class Invocations:
         check_rows(len(rows), limits, "rows")
         variant = call.header(b"x-amzn-sagemaker-target-variant")
         answered = engine.answer(endpoint, PredictRequest(rows, unit), None, call.trace, variant)
-        return _written(name, answered)
+        return _written(name, answered, tables.form(call.headers.get(b"accept", b"")))
 
 
 def _only(engine: Engine) -> str:
@@ -85,14 +87,17 @@ def _only(engine: Engine) -> str:
     return names[0]
 
 
-def _read(call: Call, signature: Signature, limits: Limits) -> tuple[list[dict[str, Any]], str | int | None]:
+def _read(call: Call, signature: Signature, limits: Limits) -> tuple[Sequence[dict[str, Any]], str | int | None]:
+    if tabular := tables.form(call.headers.get(b"content-type", b"")):
+        return tables.read(tabular, call.body, signature, limits), call.header(tables.UNIT)
     kind = (call.header(b"content-type") or "application/json").partition(";")[0].strip().lower()
     if kind == "text/csv":
         return _from_csv(call.body, signature, limits), None
     if kind != "application/json" and not kind.endswith("+json"):
-        values = {"found": kind[:100], "expected": "application/json or text/csv"}
-        raise UnsupportedMedia(f"{kind[:100]!r} is not understood here", remedy="send application/json or text/csv", values=values)
-    document = decode(call.body, dict[str, msgspec.Raw], _FORM)
+        expected = f"application/json, text/csv, {' or '.join(one.decode() for one in tables.FORMS)}"
+        values = {"found": kind[:100], "expected": expected}
+        raise UnsupportedMedia(f"{kind[:100]!r} is not understood here", remedy=f"send {expected}", values=values)
+    document = decode(_without_nan(call.body), dict[str, msgspec.Raw], _FORM)
     given = [name for name in document if name in BODIES]
     for name in document:
         if name not in BODIES and name not in _BESIDE:
@@ -103,6 +108,16 @@ def _read(call: Call, signature: Signature, limits: Limits) -> tuple[list[dict[s
         raise InvalidInput(f"the body holds {len(given)} of {', '.join(BODIES)}, not one", remedy=f"send {_FORM}", values={"found": given})
     rows = _split(document[given[0]]) if given[0] == "dataframe_split" else _listed(document[given[0]], given[0], signature)
     return rows, _unit(document)
+
+
+def _without_nan(body: bytes) -> bytes:
+    """Return the body with null for each NaN: so does MLflow's client write what a data frame misses, and it is no JSON."""
+    if b"NaN" not in body:
+        return body
+    try:
+        return encode(json.loads(body, parse_constant={"NaN": None}.__getitem__))
+    except (ValueError, KeyError, RecursionError, OverflowError):
+        return body  # what is wrong with it is said by who reads it
 
 
 def _unit(document: dict[str, msgspec.Raw]) -> str | int | None:
@@ -189,8 +204,12 @@ def _cell(cell: str, kind: FieldKind | None) -> Any:
     return cell
 
 
-def _written(name: str, answered: Answered) -> Reply:
+def _written(name: str, answered: Answered, tabular: bytes | None) -> Reply:
     arm, decision = answered.arm, answered.decision
+    variant = ((b"x-amzn-invoked-production-variant", arm.route.arm.encode()),)
+    if tabular is not None:
+        reply = tables.written(tabular, answered)
+        return reply._replace(headers=reply.headers + variant)
     document: dict[str, Any] = {"predictions": [prediction.value for prediction in decision.predictions]}
     if arm.signature.task != "regression":
         document |= {"probabilities": [prediction.probabilities for prediction in decision.predictions], "classes": arm.signature.classes}
@@ -198,5 +217,4 @@ def _written(name: str, answered: Answered) -> Reply:
     if decision.rows is not None:
         document["rows"] = [{"decided_by": by.decided_by, "reason": by.reason, "release": by.release or arm.route.release} for by in decision.rows]
     document |= {"release": arm.route.release, "lineage": msgspec.to_builtins(arm.route.lineage)}
-    headers = ((b"x-amzn-invoked-production-variant", arm.route.arm.encode()), *unjournaled(answered))
-    return Reply(encode(document), headers=headers, endpoint=name, predicted=True)
+    return Reply(encode(document), headers=variant + unjournaled(answered), endpoint=name, predicted=True)
