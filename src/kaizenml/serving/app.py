@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -14,7 +15,7 @@ import msgspec
 from kaizenml.clock import Clock
 from kaizenml.errors import KaizenError, NotFound, RateLimited, TooLarge, Unauthorized, Unavailable, nearest
 from kaizenml.serving.description import PAGE_HEADERS, Description, address_of
-from kaizenml.serving.dialects.call import Call, Dialect
+from kaizenml.serving.dialects.call import Call, Dialect, Reply
 from kaizenml.serving.dialects.invocations import Invocations
 from kaizenml.serving.dialects.oip import OpenInference
 from kaizenml.serving.door import Door
@@ -97,8 +98,8 @@ class App:
                 raw = await self._body(receive)
                 if raw is None:
                     return  # the client went away
-                body = self.engine.predict(endpoint, raw, trace, pinned)
-                answered = self.engine.last
+                predict = partial(self.engine.predict, endpoint, raw, trace, pinned)
+                body, answered = await self.engine.ask(predict) if self.engine.routing.waits else predict(), self.engine.last
             elif path.startswith("/outcomes/"):
                 place, endpoint = "outcomes", path[10:]
                 trace, _ = _check_post(scope, self._limits)
@@ -117,7 +118,7 @@ class App:
                 raw = await self._body(receive)
                 if raw is None:
                     return
-                reply = dialect.reply(self.engine, call._replace(body=raw), self._limits)
+                reply = await self._reply(dialect, call._replace(body=raw))
                 if reply.predicted:
                     place, endpoint, answered = "predict", reply.endpoint, self.engine.last
                 status, kind, body, headers = reply.status, (b"content-type", reply.kind), reply.body, reply.headers
@@ -145,6 +146,10 @@ class App:
 
     def _dialect(self, path: str) -> Dialect | None:
         return next((one for one in self._dialects if one.speaks(path)), None)
+
+    async def _reply(self, dialect: Dialect, call: Call) -> Reply:
+        answer = partial(dialect.reply, self.engine, call, self._limits)
+        return await self.engine.ask(answer) if self.engine.routing.waits else answer()
 
     async def _body(self, receive: Receive) -> bytes | None:
         message = await receive()
@@ -241,6 +246,7 @@ class App:
     async def _stop(self) -> None:
         while self.engine.has_shadows:  # what was answered is also compared
             self.engine.run_shadow()
+        await self.engine.settle()
         for task in self._tasks:
             task.cancel()
         await self.watcher.stop()
