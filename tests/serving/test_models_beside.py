@@ -222,6 +222,22 @@ def test_a_shadow_beside_the_loop_is_journaled_and_delays_no_answer(server):
 
 
 @pytest.mark.slow
+def test_a_shadow_beside_the_loop_sees_what_a_model_of_trees_answers_from_its_records(tmp_path):
+    state = tmp_path / ".kaizen"
+    trees, own = bundles.write_bundle(state), msgspec.structs.replace(python_bundle(state), arm="shadow")
+    folder = state / own.bundle / "model"
+    (folder / "code" / "m.py").write_text("def predict(rows):\n    return [0.25 if row['size'] == 'M' else 0.75 for row in rows]\n")
+    theirs, spec = model_file.read(state / trees.bundle / "model"), model_file.read(folder)
+    model_file.write(folder, msgspec.structs.replace(theirs, format=2, members=spec.members))
+    bundles.route(state, trees, shadows=[own])
+    with bundles.served("--state", str(state), log=tmp_path / "log") as (_, url), Client(url) as client:
+        client.predict("shop", [bundles.GOOD, bundles.GOOD | {"size": "L"}])
+        client.predict("shop", [bundles.GOOD])
+    shadows = [[answer.probabilities for answer in r.answers] for r in records(state) if isinstance(r, ShadowRecord)]
+    assert shadows == [[[0.75, 0.25], [0.25, 0.75]], [[0.75, 0.25]]]
+
+
+@pytest.mark.slow
 def test_rules_may_lend_rows_to_a_release_that_answers_beside_the_loop(tmp_path):
     state = tmp_path / ".kaizen"
     newer, older = python_bundle(state), python_bundle(state, 2)
