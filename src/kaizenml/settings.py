@@ -76,6 +76,8 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     max_body_bytes: int = 8_000_000
     max_rows: int = 10_000  # rows in one request
     max_depth: int = 64  # nesting of JSON
+    batch_rows: int = 64  # rows of several requests put together at most, for models where that pays
+    batch_wait_ms: float = 0.0  # how long such a model, when free, waits for more
     fsync: Literal["off", "tick", "request"] = "off"
     segment_bytes: int = 64_000_000
     auth: Literal["auto", "on", "off"] = "auto"  # API tokens; auto: asked for wherever others than this machine can come in

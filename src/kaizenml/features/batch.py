@@ -22,17 +22,20 @@ Values = Sequence[Any] | NDArray[Any]
 Row = Mapping[str, Any]
 
 
-def compile_rows(encoder: Encoder, encode: RowEncoder) -> Callable[[Sequence[Row]], NDArray[np.float32]]:
+def compile_rows(
+    encoder: Encoder, encode: RowEncoder, dtype: type[np.float32] | type[np.float64] = np.float32
+) -> Callable[[Sequence[Row]], NDArray[np.floating[Any]]]:
     """Compile the pass over many rows.
 
     Parameters
     ----------
     encoder : the description.
     encode : the same, compiled for one row (``compile_row``).
+    dtype : of the vectors; float64 for models that were trained on such, elsewhere.
 
     Returns
     -------
-    A function from rows to vectors, float32 (rows, width). It raises InvalidInput as ``encode`` does.
+    A function from rows to vectors, (rows, width). It raises InvalidInput as ``encode`` does.
 
     >>> from kaizenml.features.encoder import compile_row
     >>> encoder = Encoder(columns=[EncodedColumn(name="price", kind="number")])
@@ -56,10 +59,11 @@ def compile_rows(encoder: Encoder, encode: RowEncoder) -> Callable[[Sequence[Row
             raise ValueError
         return zip(*map(fetch, rows), strict=True) if held is None else [held[name] for name in names]
 
-    def one_by_one(rows: Sequence[Row]) -> NDArray[np.float32]:
-        return np.array([encode(row, position) for position, row in enumerate(rows)], np.float32).reshape(len(rows), width)
+    def one_by_one(rows: Sequence[Row]) -> NDArray[np.floating[Any]]:
+        vectors: NDArray[np.floating[Any]] = np.array([encode(row, position) for position, row in enumerate(rows)], dtype)
+        return vectors.reshape(len(rows), width)
 
-    def encode_rows(rows: Sequence[Row]) -> NDArray[np.float32]:
+    def encode_rows(rows: Sequence[Row]) -> NDArray[np.floating[Any]]:
         if not rows or not steps:
             return one_by_one(rows)
         parts = np.empty((width, len(rows)))
@@ -73,7 +77,7 @@ def compile_rows(encoder: Encoder, encode: RowEncoder) -> Callable[[Sequence[Row
             return one_by_one(rows)
         if (np.abs(parts) > FLOAT32_MAX).any():  # to be clamped, or infinite
             return one_by_one(rows)
-        return np.ascontiguousarray(parts.T, np.float32)
+        return np.ascontiguousarray(parts.T, dtype)
 
     return encode_rows
 

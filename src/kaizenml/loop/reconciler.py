@@ -202,7 +202,7 @@ def _train(ctx: Context, it: Improvement, progress: Progress | None) -> Improvem
     run = training.train(
         ctx,
         dataset=it.dataset,
-        refit=None if it.search else champion.run,
+        refit=None if it.search or champion.imported else champion.run,
         champion_folder=ctx.state / champion.folder,
         run_id=it.token,
         progress=progress,

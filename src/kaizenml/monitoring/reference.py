@@ -23,6 +23,7 @@ from kaizenml.features.signature import Signature, TaskKind
 from kaizenml.monitoring import drift, live, profile
 from kaizenml.monitoring.drift import Limits
 from kaizenml.monitoring.profile import Bins, Profile
+from kaizenml.registry import check_rows
 from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
 from kaizenml.training import model_file
@@ -138,8 +139,9 @@ def make(ctx: Context, release: str) -> Reference:
     shown = releases.show(ctx, release)
     spec = _spec(_model(ctx, release))
     signature = spec.signature
-    dataset = shown.pins.data[0]
-    table = frame.training_frame(ctx, dataset)
+    dataset = shown.pins.data[0] if shown.pins.data else ""
+    # of a model that was made elsewhere all that is known are the rows that came with it
+    table = frame.training_frame(ctx, dataset) if dataset else check_rows.table_of(check_rows.read(_model(ctx, release)), signature)
     if signature.target in table.column_names:
         table = table.filter(pc.is_valid(table[signature.target]))
     table = table.slice(max(0, table.num_rows - ROWS)).combine_chunks()

@@ -10,14 +10,17 @@ import ctypes
 import importlib.util
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kaizenml.errors import Corrupt, MissingExtra
+from kaizenml.registry.runtime import Takes
 from kaizenml.registry.tree_tables import TreeTables, Unsuited
 
 _FLOAT32 = 0  # C_API_DTYPE_FLOAT32
+_FLOAT64 = 1  # C_API_DTYPE_FLOAT64
 _NORMAL = 0  # C_API_PREDICT_NORMAL: the objective's own link is applied
 _ROW_MAJOR = 1
 _ALL = -1  # every iteration
@@ -35,13 +38,20 @@ class LightGBM:
     ----------
     path : the model in LightGBM's text format.
     width : the length of the vectors.
+    wide : vectors are float64, as those that other people's models were trained on; ours are float32.
 
     Raises
     ------
     Corrupt : the file is not a model, or a model of other vectors.
     """
 
-    def __init__(self, path: Path, width: int) -> None:
+    blocks = False
+    batches = False
+
+    def __init__(self, path: Path, width: int, *, wide: bool = False) -> None:
+        self.takes: Takes = "wide" if wide else "vectors"
+        self._dtype: type[np.float32] | type[np.float64] = np.float64 if wide else np.float32
+        self._kind = _FLOAT64 if wide else _FLOAT32
         self._library = _library()
         self._quick = _quick_library().LGBM_BoosterPredictForMatSingleRowFast
         self.width = width
@@ -57,37 +67,37 @@ class LightGBM:
             raise _damaged(path, f"takes {features} values, its encoder makes {width}")
         self._check(
             self._library.LGBM_BoosterPredictForMatSingleRowFastInit(
-                self._handle, _NORMAL, 0, _ALL, _FLOAT32, width, _PARAMETERS, ctypes.byref(self._fast)
+                self._handle, _NORMAL, 0, _ALL, self._kind, width, _PARAMETERS, ctypes.byref(self._fast)
             ),
             path,
         )
-        self._row = (ctypes.c_float * width)()
+        self._row = ((ctypes.c_double if wide else ctypes.c_float) * width)()
         self._result = (ctypes.c_double * self.outputs)()
         self._length = ctypes.c_int64()
         # made once: building these objects costs more than the trees of a small model
         self._call = (self._fast, ctypes.byref(self._row), ctypes.byref(self._length), ctypes.byref(self._result))
-        self._tables = self._proven(text)
+        self._tables = None if wide else self._proven(text)  # tables are of float32
 
     def one(self, vector: list[float]) -> list[float]:
         """Return the outputs for one vector: one number, or one for each class. Not for several threads at once."""
-        self._row[:] = vector  # type: ignore[assignment]  # floats become c_float here
+        self._row[:] = vector  # floats become C's here
         if self._quick(*self._call):
             raise RuntimeError(self._last_error())
         return self._result[:]
 
-    def many(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        """Return (rows, outputs) for a C-contiguous float32 matrix of (rows, width)."""
-        matrix = np.ascontiguousarray(vectors, dtype=np.float32)
+    def many(self, vectors: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+        """Return (rows, outputs) for a C-contiguous matrix of (rows, width)."""
+        matrix: NDArray[Any] = np.ascontiguousarray(vectors, dtype=self._dtype)
         rows, width = matrix.shape
         if width != self.width:
             raise ValueError(f"{width} values instead of {self.width}")
         return self._tables.scores(matrix) if self._tables is not None and rows >= _FEWEST else self._walked(matrix)
 
-    def _walked(self, matrix: NDArray[np.float32]) -> NDArray[np.float64]:
+    def _walked(self, matrix: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         rows, width = matrix.shape
         result = np.empty((rows, self.outputs), dtype=np.float64)
         if rows and self._library.LGBM_BoosterPredictForMat(
-            self._handle, matrix.ctypes.data_as(ctypes.c_void_p), _FLOAT32, rows, width, _ROW_MAJOR, _NORMAL, 0, _ALL, _PARAMETERS,
+            self._handle, matrix.ctypes.data_as(ctypes.c_void_p), self._kind, rows, width, _ROW_MAJOR, _NORMAL, 0, _ALL, _PARAMETERS,
             ctypes.byref(ctypes.c_int64()), result.ctypes.data_as(ctypes.POINTER(ctypes.c_double)),
         ):  # fmt: skip
             raise RuntimeError(self._last_error())

@@ -14,6 +14,7 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     folder: str  # relative to the project's state
     hash: str  # sha256 over the folder's files
     created_at: float
+    imported: bool = False  # made elsewhere; ``run`` is then the import's token
 
     @property
     def ref(self) -> str:

@@ -7,10 +7,9 @@ the parity gate of every release proves it on real rows.
 from __future__ import annotations
 
 import math
-from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -20,13 +19,15 @@ from kaizenml.errors import Corrupt
 from kaizenml.features.batch import compile_rows
 from kaizenml.features.encoder import compile_row
 from kaizenml.features.records import OutOfForm, Records, compile_records
-from kaizenml.features.signature import Signature
 from kaizenml.registry.lightgbm_native import LightGBM
+from kaizenml.registry.linear_runtime import FARTHEST, LinearRuntime
+from kaizenml.registry.onnx_runtime import Onnx
+from kaizenml.registry.own_process import OwnProcess
+from kaizenml.registry.runtime import Loader, Runtime
+from kaizenml.registry.xgboost_native import XGBoost
 from kaizenml.training import model_file
-from kaizenml.training.linear import Linear
 from kaizenml.training.model_file import Member, ModelSpec
 
-FARTHEST = 700.0  # beyond it exp overflows; the probability is 0 or 1 long before
 SMALLEST = 1e-15  # probabilities are kept this far from 0 and 1 before a logarithm is taken of them
 
 
@@ -37,10 +38,15 @@ class Prediction(NamedTuple):
     probabilities: list[float] | None
 
 
-class _Learner(Protocol):
-    def one(self, vector: list[float]) -> list[float]: ...
-    def many(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]: ...
-    def close(self) -> None: ...
+KINDS: dict[str, Loader] = {
+    "lightgbm": lambda path, member, spec: LightGBM(path, spec.encoder.width, wide=member.wide),
+    "linear": lambda path, member, spec: LinearRuntime(path, spec.signature),
+    "xgboost": lambda path, member, spec: XGBoost(path, spec.encoder.width, rounds=member.rounds, link=member.link),
+    "onnx": Onnx,
+    "sklearn": OwnProcess,
+    "python": OwnProcess,
+}
+"""How each kind of member is loaded. Their libraries are looked for when the first one is."""
 
 
 class Model:
@@ -51,11 +57,16 @@ class Model:
     [Prediction(value=False, probabilities=[0.71, 0.29])]
     """
 
-    def __init__(self, spec: ModelSpec, learners: list[_Learner]) -> None:
+    def __init__(self, spec: ModelSpec, learners: list[Runtime]) -> None:
         self.spec = spec
         self.signature = spec.signature
         self._learners = learners
         self._weights = [member.weight for member in spec.members]
+        self._takes_rows = learners[0].takes == "rows"
+        self.blocks = any(learner.blocks for learner in learners)
+        """Whether an answer may take so long that nobody should wait for it on an event loop."""
+        self.batches = any(learner.batches for learner in learners)
+        """Whether rows of several requests are worth putting together."""
         self._alone = learners[0].one if len(learners) == 1 and self._weights[0] == 1.0 else None
         self._calibrated = spec.calibration.a != 1.0 or spec.calibration.b != 0.0
         self._classes = spec.signature.classes
@@ -65,8 +76,9 @@ class Model:
         encoder = msgspec.structs.replace(spec.encoder, accepts=self.accepts)
         self.encode: Callable[..., list[float]] = compile_row(encoder)
         """The compiled pass over one row: ``encode(row, position)``; InvalidInput when the row does not fit."""
-        self._encode_rows = compile_rows(encoder, self.encode)
-        self._records = compile_records(encoder)
+        self._encode_rows = compile_rows(encoder, self.encode, np.float64 if learners[0].takes == "wide" else np.float32)
+        # records become float32 vectors; what takes rows, or is asked beside the event loop with rows of other requests, gets dictionaries
+        self._records = compile_records(encoder) if learners[0].takes == "vectors" and not self.blocks else None
         self.record_type = self._records.kind if self._records else None
         """What requests may be decoded into (``Records``) instead of dictionaries; None: nothing."""
         self.naive = Prediction(spec.naive.value, spec.naive.probabilities)
@@ -87,8 +99,12 @@ class Model:
             except OutOfForm:
                 pass  # explained below
         if len(rows) == 1:  # takes the single-row path of the learners
-            return [self._one(self.encode(rows[0], 0))]
-        return self._worded(self.scores(self._encode_rows(rows))) if rows else []
+            vector = self.encode(rows[0], 0)
+            return [self._one(rows[0] if self._takes_rows else vector)]
+        if not rows:
+            return []
+        vectors = self._encode_rows(rows)
+        return self._worded(self._scored(rows if self._takes_rows else vectors))
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Raise InvalidInput, as ``answer`` does, when a row does not fit."""
@@ -99,9 +115,12 @@ class Model:
 
     def scores(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return probabilities (rows, classes), or predictions (rows,) for regression."""
+        return self._scored(vectors)
+
+    def _scored(self, given: Any) -> NDArray[np.float64]:
         blend: NDArray[np.float64] | None = None
         for learner, weight in zip(self._learners, self._weights, strict=True):
-            part = weight * learner.many(vectors)
+            part = weight * learner.many(given)
             blend = part if blend is None else blend + part
         assert blend is not None
         if self.signature.task == "regression":
@@ -113,11 +132,11 @@ class Model:
         for learner in self._learners:
             learner.close()
 
-    def _one(self, vector: list[float]) -> Prediction:
+    def _one(self, given: Any) -> Prediction:
         if self._alone is not None:
-            blend = self._alone(vector)
+            blend = self._alone(given)
         else:
-            parts = [learner.one(vector) for learner in self._learners]
+            parts = [learner.one(given) for learner in self._learners]
             blend = [self._weights[0] * value for value in parts[0]]
             for weight, part in zip(self._weights[1:], parts[1:], strict=True):
                 blend = [have + weight * value for have, value in zip(blend, part, strict=True)]
@@ -148,56 +167,30 @@ def load(folder: Path) -> Model:
     ------
     NotFound : there is no model.
     Corrupt : its files are not whole, or do not fit each other.
+    MissingExtra : the library behind one of its members is not installed.
     """
     spec = model_file.read(folder)
     if not spec.members:
         raise Corrupt(f"the model in {folder} has no members", remedy="kaizen train", values={"folder": str(folder)})
-    return Model(spec, [_load_member(folder, member, spec) for member in spec.members])
+    learners: list[Runtime] = []
+    try:
+        for member in spec.members:
+            learners.append(_load_member(folder, member, spec))  # noqa: PERF401  (what was loaded before one fails is closed)
+        if len({learner.takes for learner in learners}) > 1:
+            what = f"the members of the model in {folder} do not take the same"
+            raise Corrupt(what, remedy="do not use this model", values={"members": [member.kind for member in spec.members]})
+        return Model(spec, learners)
+    except BaseException:
+        for learner in learners:
+            learner.close()
+        raise
 
 
-def _load_member(folder: Path, member: Member, spec: ModelSpec) -> _Learner:
+def _load_member(folder: Path, member: Member, spec: ModelSpec) -> Runtime:
     path = folder / member.file
-    if path.parent != folder:
+    if folder not in path.parents or ".." in path.parts[len(folder.parts) :]:
         raise Corrupt(f"member {member.name!r} lies outside its model folder", remedy="do not use this model", values={"file": member.file})
-    if member.kind == "lightgbm":
-        return LightGBM(path, spec.encoder.width)
-    return _Linear(path, spec.signature)
-
-
-class _Linear:
-    """A linear member: JSON numbers, and the task's link on top."""
-
-    def __init__(self, path: Path, signature: Signature) -> None:
-        try:
-            self._linear = Linear(msgspec.json.decode(path.read_bytes()))
-        except (OSError, msgspec.DecodeError, KeyError, TypeError, ValueError) as error:
-            remedy = "roll back to a release whose files are whole"
-            raise Corrupt(f"{path.name} is not a linear model: {error}", remedy=remedy, values={"file": str(path)}) from None
-        self._task = signature.task
-
-    def many(self, vectors: NDArray[np.float32]) -> NDArray[np.float64]:
-        scores = self._linear.scores(vectors)
-        if self._task == "regression":
-            return scores
-        if self._task == "binary":
-            return 1.0 / (1.0 + np.exp(-np.clip(scores, -FARTHEST, FARTHEST)))
-        powers = np.exp(scores - scores.max(axis=1, keepdims=True))
-        shares: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
-        return shares
-
-    def one(self, vector: list[float]) -> list[float]:
-        scores = self._linear.one(array("f", vector))  # the float32 values that were trained on, not the float64 ones they came from
-        if self._task == "regression":
-            return scores
-        if self._task == "binary":
-            return [1.0 / (1.0 + math.exp(-min(max(scores[0], -FARTHEST), FARTHEST)))]
-        highest = max(scores)
-        powers = [math.exp(score - highest) for score in scores]
-        total = sum(powers)
-        return [power / total for power in powers]
-
-    def close(self) -> None:
-        pass
+    return KINDS[member.kind](path, member, spec)
 
 
 def _accepted(spec: ModelSpec) -> list[str]:

@@ -10,22 +10,24 @@ import msgspec
 
 from kaizenml.clock import format_duration
 from kaizenml.features.signature import Field, Signature
+from kaizenml.registry.importing import Origin
 from kaizenml.releases.release import Manifest
 from kaizenml.training.run import Estimate, Run
 
 
-def card(release: Manifest, run: Run, signature: Signature, example: list[dict[str, Any]]) -> str:
-    """Write the card as Markdown (plain enough to be shown as HTML)."""
+def card(release: Manifest, source: Run | Origin | None, signature: Signature, example: list[dict[str, Any]]) -> str:
+    """Write the card as Markdown (plain enough to be shown as HTML); ``source`` is the run, or where a model came from that was made elsewhere."""
+    run = source if isinstance(source, Run) else None
     verdict = "passed its gates" if release.state == "passed" else f"refused by {', '.join(gate.name for gate in release.failed)}"
     made = datetime.fromtimestamp(release.created_at, UTC).strftime("%Y-%m-%d %H:%M UTC")
     parts = [
         f"# {release.ref}\n\n{verdict[0].upper()}{verdict[1:]}. Made {made}{f', because: {release.why}' if release.why else ''}.",
         "## What it answers\n\n" + _question(signature),
-        "## How good it is\n\n" + _board(run),
+        "## How good it is\n\n" + _board(run) if run else "## Where it comes from\n\n" + _origin(source),
         "## Gates\n\n" + _table(("gate", "verdict", "evidence"), [(g.name, _verdict(g.passed, g.evidence), g.summary) for g in release.gates]),
         "## Inputs\n\n" + _inputs(signature),
-        "## Refused columns\n\n" + _leaks(run),
-        "## Pins\n\n" + _pins(release, run),
+        *(["## Refused columns\n\n" + _leaks(run)] if run else []),
+        "## Pins\n\n" + _pins(release, run.id if run else "of another place"),
     ]
     if example:
         body = msgspec.json.encode({"inputs": example[:1]}).decode()
@@ -53,6 +55,17 @@ def _board(run: Run) -> str:
     lead = f"Measured on {judged} ({split.get('holdout_rows', '?')} of them{span}), which nothing was learnt from; 95 % intervals in brackets."
     rows = [(row.name, *(_estimate(row.metrics.get(name)) for name in names), row.note) for row in run.board]
     return lead + "\n\n" + _table(("model", *names, "note"), rows)
+
+
+def _origin(made: Run | Origin | None) -> str:
+    if not isinstance(made, Origin):
+        return "Made elsewhere."
+    compared = "the same classes" if made.largest_difference is None else f"answers that differ by {made.largest_difference:.1g} at most"
+    notes = "".join(f" {note[0].upper()}{note[1:]}." for note in made.notes)
+    return (
+        f"Made elsewhere: {made.maker}, from the file `{made.source}` (sha256 `{made.sha256}`). It gave {compared} on {made.rows} rows whose answers "
+        f"came with it.{notes} What it was trained on, and how good it is, is not known here."
+    )
 
 
 def _day(seconds: float) -> str:
@@ -91,11 +104,11 @@ def _leaks(run: Run) -> str:
     return _table(("column", "why", "score alone"), rows)
 
 
-def _pins(release: Manifest, run: Run) -> str:
+def _pins(release: Manifest, run: str) -> str:
     pins = release.pins
     rows: list[tuple[str, ...]] = [
         ("release hash", f"`{release.hash}`"),
-        ("model", f"{pins.model} `{pins.model_hash[:16]}`, run {run.id}"),
+        ("model", f"{pins.model} `{pins.model_hash[:16]}`, run {run}"),
         *(("data", f"{ref} `{digest[:16]}`") for ref, digest in zip(pins.data, pins.data_hashes, strict=True)),
         *(("feature view", ref) for ref in pins.features),
         ("code", pins.code or "not under version control"),

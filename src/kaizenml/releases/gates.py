@@ -53,6 +53,12 @@ def champion(run: Run, against: Release | None) -> GateResult:
     )
 
 
+def not_judged(name: str) -> GateResult:
+    """Say of a model that was made elsewhere that nobody has measured it on rows whose outcome is known."""
+    why = "made elsewhere: no run measured it here; let it shadow or challenge, and live outcomes will tell"
+    return GateResult(name=name, passed=True, summary=f"skipped: {why}", evidence={"skipped": why})
+
+
 def difference(run: Run, other: str) -> Estimate | None:
     """Return by how much the model loses less than another line of the board (positive: the model is better); None: not measured.
 

@@ -164,15 +164,17 @@ def _make(
     progress: Progress,
 ) -> Release:
     from kaizenml.features import frame
+    from kaizenml.registry import check_rows, importing
     from kaizenml.releases import card, pins, rows
     from kaizenml.training import model_file
 
-    run = _run(ctx, model)
+    run = None if model.imported else _run(ctx, model)
     source = registry.folder_of(ctx, model)
     signature = model_file.read(source).signature
     progress("pin", 0.0)
     pinned = pins.pin(ctx, model, run)
-    table = rows.sample(frame.training_frame(ctx, run.dataset), ctx.settings.gates.parity_rows)
+    known = frame.training_frame(ctx, run.dataset) if run else check_rows.table_of(check_rows.read(source), signature)
+    table = rows.sample(known, ctx.settings.gates.parity_rows)
     example = rows.requests(rows.sample(table, 3), signature)
     parent = ctx.state / "releases" / model.name
     with files.aside(parent) as folder:
@@ -182,13 +184,13 @@ def _make(
         gates = _gates(ctx, run, champion, folder, table, skipped=skipped, progress=progress)
         state = "passed" if all(gate.passed for gate in gates) else "refused"
         with ctx.catalog.write() as connection:
-            known = once and store.made_for(connection, once)
-            if known:  # another process was quicker
-                return known
+            made = once and store.made_for(connection, once)
+            if made:  # another process was quicker
+                return made
             number = store.next_number(connection, model.name)
             place = f"releases/{model.name}/{number}"
             manifest = _replaced(draft, number=number, bundle=place, gates=gates, state=state, created_at=ctx.clock.timestamp())
-            manifest = bundle.seal(folder, manifest, card.card(manifest, run, signature, example))
+            manifest = bundle.seal(folder, manifest, card.card(manifest, run or importing.read(source), signature, example))
             bundle.verify(folder)  # nothing has touched it while the gates were at it
             store.insert(connection, manifest, once)
             told = {"model": model.ref, "hash": manifest.hash, "skipped": sorted(skipped), "gates": {gate.name: gate.summary for gate in gates}}
@@ -223,7 +225,7 @@ def _draft(ctx: Context, model: ModelVersion, pinned: Pins, covered: dict[str, s
 
 
 def _gates(
-    ctx: Context, run: Run, champion: Release | None, folder: Path, table: Any, *, skipped: dict[str, str], progress: Progress
+    ctx: Context, run: Run | None, champion: Release | None, folder: Path, table: Any, *, skipped: dict[str, str], progress: Progress
 ) -> builtins.list[GateResult]:
     from kaizenml.releases import gates, load, parity, rows
     from kaizenml.training import model_file
@@ -233,9 +235,9 @@ def _gates(
         return load.gate(folder, requests, ctx.settings.gates, lambda share: progress("load", 0.4 + 0.6 * share))
 
     looks: dict[str, Callable[[], GateResult]] = {
-        "naive": lambda: gates.naive(run),
-        "champion": lambda: gates.champion(run, champion),
-        "parity": lambda: parity.parity(folder / bundle.MODEL, table),
+        "naive": lambda: gates.naive(run) if run else gates.not_judged("naive"),
+        "champion": lambda: gates.champion(run, champion) if run else gates.not_judged("champion"),
+        "parity": lambda: parity.parity(folder / bundle.MODEL, table) if run else parity.replay(folder / bundle.MODEL),
         "load": ask,
     }
     results: builtins.list[GateResult] = []

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from kaizenml.errors import KaizenError
 from kaizenml.features import encoding
-from kaizenml.registry import runtimes
+from kaizenml.registry import check_rows, importing, runtimes
+from kaizenml.registry.trial import Tried
 from kaizenml.releases.release import GateResult
 from kaizenml.releases.rows import requests
 from kaizenml.training import model_file, scoring
@@ -73,6 +74,30 @@ def parity(model: Path, table: pa.Table) -> GateResult:
     worst = max(evidence["largest_difference_batch"], evidence["largest_difference_alone"])
     summary = f"{len(rows)} rows, {vectors.size} values equal to the bit; answers differ by {worst:.1g} at most"
     return GateResult(name="parity", passed=True, summary=summary, evidence=evidence)
+
+
+def replay(model: Path) -> GateResult:
+    """Ask a model that was made elsewhere the rows whose answers came with it, and compare again."""
+    origin, check = importing.read(model), check_rows.read(model)
+    tolerance = origin.tolerance if origin else TOLERANCE
+    served = runtimes.load(model)
+    try:
+        answers = served.answer(check.rows)
+        alone = [served.answer([row])[0] for row in check.rows[:SINGLY]]
+    except KaizenError as error:
+        summary = f"serving refused a row that came with the model: {error.what}"
+        return GateResult(name="parity", passed=False, summary=summary, evidence=error.document())
+    finally:
+        served.close()
+    tried = Tried.of(answers, alone)
+    gap, row = importing.largest_difference(tried, check)
+    evidence: dict[str, Any] = {"rows": len(check.rows), "singly": len(alone), "tolerance": tolerance, "largest_difference": gap}
+    if gap is not None and gap > tolerance:
+        evidence |= {"row": check.rows[row], "largest_difference": gap if np.isfinite(gap) else None}
+        summary = f"row {row}: the answer differs by {gap:.2g} from the one it gave where it was made"
+        return GateResult(name="parity", passed=False, summary=summary, evidence=evidence)
+    worst = "the same classes" if gap is None else f"answers differ by {gap:.1g} at most"
+    return GateResult(name="parity", passed=True, summary=f"{len(check.rows)} rows asked as where it was made: {worst}", evidence=evidence)
 
 
 def _first_difference(found: npt.NDArray[np.float32], expected: npt.NDArray[np.float32]) -> tuple[int, int] | None:

@@ -18,22 +18,23 @@ from kaizenml.releases.release import Pins
 from kaizenml.training.run import Run
 
 LIBRARIES = (
-    "kaizenml", "deltalake", "httptools", "lightgbm", "msgspec", "numpy", "pyarrow", "scikit-learn", "scipy", "sqlalchemy", "uvicorn", "uvloop",
+    "kaizenml", "deltalake", "httptools", "lightgbm", "msgspec", "numpy", "onnxruntime", "pyarrow", "scikit-learn", "scipy", "skops", "sqlalchemy",
+    "uvicorn", "uvloop", "xgboost-cpu",
 )  # fmt: skip
 """Distributions that decide what a model learns and answers. The others may change without a new release."""
 
 
-def pin(ctx: Context, model: ModelVersion, run: Run) -> Pins:
-    """Collect the pins of a model version that ``run`` made."""
-    versions = [dataset_version(ctx, run.dataset), *_behind_views(ctx, run)]
+def pin(ctx: Context, model: ModelVersion, run: Run | None) -> Pins:
+    """Collect the pins of a model version that ``run`` made; of one that was made elsewhere nobody knows the data (None)."""
+    versions = [dataset_version(ctx, run.dataset), *_behind_views(ctx, run)] if run else []
     libraries = installed()
     return Pins(
         model=model.ref,
         model_hash=model.hash,
         data=[each.ref for each in versions],
         data_hashes=[each.hash for each in versions],
-        features=list(run.views),
-        code=run.code,
+        features=list(run.views) if run else [],
+        code=run.code if run else None,
         libraries=libraries,
         libraries_hash=hashlib.sha256(msgspec.json.encode(libraries, order="deterministic")).hexdigest(),
     )

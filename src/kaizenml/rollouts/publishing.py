@@ -96,7 +96,7 @@ def problems(published: Snapshot) -> list[str]:
 def lineage(release: Release) -> Lineage:
     """Return what an answer of this release carries along."""
     pins = release.pins
-    return Lineage(model=pins.model, data=pins.data[0], features=pins.features, code=pins.code, hash=release.hash)
+    return Lineage(model=pins.model, data=pins.data[0] if pins.data else "", features=pins.features, code=pins.code, hash=release.hash)
 
 
 def in_force(ctx: Context) -> dict[str, tuple[list[str], str | None]]:

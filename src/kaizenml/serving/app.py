@@ -7,7 +7,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -28,6 +29,7 @@ from kaizenml.serving.protocol import Limits, MethodNotAllowed, UnsupportedMedia
 from kaizenml.serving.watcher import Watcher
 
 Message = MutableMapping[str, Any]
+T = TypeVar("T")
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -99,10 +101,8 @@ class App:
                 raw = await self._body(scope, receive)
                 if raw is None:
                     return  # the client went away
-                if not tabular:
-                    body = self.engine.predict(endpoint, raw, trace, pinned)
-                else:
-                    kind, body, headers = self._table(endpoint, Call("POST", path, dict(scope["headers"]), raw, trace), pinned)
+                call = Call("POST", path, dict(scope["headers"]) if tabular else {}, raw, trace)
+                kind, body, headers = await self._asked(partial(self._predict, endpoint, call, pinned, tabular))
                 answered = self.engine.last
             elif path.startswith("/outcomes/"):
                 place, endpoint = "outcomes", path[10:]
@@ -122,7 +122,7 @@ class App:
                 raw = await self._body(scope, receive)
                 if raw is None:
                     return
-                reply = dialect.reply(self.engine, call._replace(body=raw), self._limits)
+                reply = await self._asked(partial(dialect.reply, self.engine, call._replace(body=raw), self._limits))
                 if reply.predicted:
                     place, endpoint, answered = "predict", reply.endpoint, self.engine.last
                 status, kind, body, headers = reply.status, (b"content-type", reply.kind), reply.body, reply.headers
@@ -139,7 +139,9 @@ class App:
         )
         self.wake_shadows()
 
-    def _table(self, endpoint: str, call: Call, pinned: str | None) -> tuple[tuple[bytes, bytes], bytes, tuple[tuple[bytes, bytes], ...]]:
+    def _predict(self, endpoint: str, call: Call, pinned: str | None, tabular: bool) -> tuple[tuple[bytes, bytes], bytes, Headers]:
+        if not tabular:
+            return _JSON, self.engine.predict(endpoint, call.body, call.trace, pinned), ()
         reply = tables.predict(self.engine, endpoint, call, self._limits, pinned)
         return (b"content-type", reply.kind), reply.body, reply.headers
 
@@ -178,6 +180,10 @@ class App:
 
     def _dialect(self, path: str) -> Dialect | None:
         return next((one for one in self._dialects if one.speaks(path)), None)
+
+    async def _asked(self, question: Callable[[], T]) -> T:
+        """Let the engine answer, beside the event loop where a model may take long."""
+        return await self.engine.ask(question) if self.engine.routing.waits else question()
 
     async def _body(self, scope: MutableMapping[str, Any], receive: Receive) -> bytes | None:
         """Read the body, and let the request begin; None when the client went away."""
@@ -289,6 +295,7 @@ class App:
     async def _stop(self) -> None:
         while self.engine.has_shadows:  # what was answered is also compared
             self.engine.run_shadow()
+        await self.engine.settle()
         for task in self._tasks:
             task.cancel()
         await self.watcher.stop()

@@ -5,10 +5,11 @@ Nothing leaves before its journal record is written. Shadows run afterwards, and
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
@@ -17,10 +18,11 @@ from kaizenml.errors import InvalidInput, KaizenError, StorageFull, Unavailable,
 from kaizenml.features.columns import Columns
 from kaizenml.features.online import look_up
 from kaizenml.ports import OnlineStore
-from kaizenml.registry.runtimes import Prediction
+from kaizenml.registry.runtimes import Model, Prediction
 from kaizenml.rollouts.assign import choose
 from kaizenml.rollouts.snapshot import LENT
 from kaizenml.serving import records
+from kaizenml.serving.beside import Batching, Beside
 from kaizenml.serving.ids import Ids
 from kaizenml.serving.journal import Journal
 from kaizenml.serving.metrics import Counters
@@ -35,6 +37,7 @@ SHADOW_ROWS = 20_000  # waiting to be run by shadows; more are shed
 _LONGEST_REASON = 300
 Row = Mapping[str, Any]
 Features = dict[str, Any]
+T = TypeVar("T")
 
 
 class _Said(msgspec.Struct, frozen=True):
@@ -59,6 +62,14 @@ class Decision(msgspec.Struct, frozen=True):
     """Who decided each row; None: the same for all. ``decided_by`` is ``mixed`` where they differ."""
 
 
+class Known(NamedTuple):
+    """What a model that is asked beside the event loop has said to some rows; an exception where it failed."""
+
+    model: Model
+    rows: Sequence[Row]
+    said: list[Prediction] | Exception
+
+
 class Asked(msgspec.Struct, frozen=True):
     """One request with its ids, the arm that is to answer it, the features that the arm's views gave, and what rules say of its rows."""
 
@@ -79,6 +90,25 @@ class Asked(msgspec.Struct, frozen=True):
     """The rows that rules take from the model; None: none."""
     lent: dict[str, tuple[list[Features] | None, str | None]]
     """Of releases that rules name and that read other views: their features, or why those could not be read."""
+    said: list[Known] | None = None
+    """What models that are asked beside the event loop have said so far; None: they are asked on the spot."""
+
+
+class Pending(BaseException):
+    """A model's answer is needed that is not to be waited for here; ``Engine.ask`` gets it and calls again. No error: nothing may catch it."""
+
+    def __init__(self, model: Model, rows: Sequence[Row]) -> None:
+        super().__init__()
+        self.model = model
+        self.rows = rows
+        self.asked: Asked | None = None
+
+
+class _Resumed(NamedTuple):
+    """A call that is made again, with what is known by now."""
+
+    asked: Asked | None
+    known: list[Known]
 
 
 class Answered(msgspec.Struct, frozen=True):
@@ -97,7 +127,9 @@ class Answered(msgspec.Struct, frozen=True):
 class Engine:
     """Answers requests for one process. ``routing`` is replaced from outside when the snapshot changes."""
 
-    def __init__(self, *, clock: Clock, ids: Ids, journal: Journal, online: OnlineStore, counters: Counters, limits: Limits) -> None:
+    def __init__(
+        self, *, clock: Clock, ids: Ids, journal: Journal, online: OnlineStore, counters: Counters, limits: Limits, batching: Batching | None = None
+    ) -> None:
         self.routing = Routing()
         self._clock = clock
         self._ids = ids
@@ -111,6 +143,36 @@ class Engine:
         self._shadow_rows = 0
         self.last: Answered | None = None
         """What was answered last in this thread: for whoever tells of the request just made."""
+        self._beside = Beside(batching or Batching())
+        self._resumed: _Resumed | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def ask(self, call: Callable[[], T]) -> T:
+        """Return what ``call`` returns, which asks this engine; models that may take long are awaited instead of waited for.
+
+        ``call`` is made again when such a model has answered, with the same ids and arm, and then finds the answer there. Needed
+        only while ``routing.waits``; without it such a model is asked on the spot, whoever has to wait.
+        """
+        asked: Asked | None = None
+        known: list[Known] = []
+        try:
+            while True:
+                self._resumed = _Resumed(asked, known)
+                try:
+                    return call()
+                except Pending as pending:
+                    # not kept itself: its traceback holds this frame, and a circle would hold models beyond their release
+                    model, rows, asked = pending.model, pending.rows, pending.asked
+                finally:
+                    self._resumed = None  # before anything is awaited: whatever runs meanwhile is another call
+                said: list[Prediction] | Exception
+                try:
+                    said = await self._beside.answer(model, rows)
+                except Exception as error:
+                    said = error
+                known.append(Known(model, rows, said))
+        finally:
+            known.clear()  # for the same reason: what failed was raised again out of frames that hold this list
 
     def endpoint(self, name: str) -> LoadedEndpoint:
         """Return an endpoint, or raise NotFound with the nearest name, or Unavailable."""
@@ -171,14 +233,22 @@ class Engine:
         InvalidInput : the rows do not fit the release.
         StorageFull, Unavailable : the journal cannot be written; nothing was answered. (A journal with ``full="answer"`` is never full.)
         """
-        asked = self.choose(endpoint, request, pinned)
+        resumed = self._resumed
+        if resumed is None:
+            asked = self.choose(endpoint, request, pinned)
+        else:  # the list of what is known grows from call to call
+            asked = resumed.asked or msgspec.structs.replace(self.choose(endpoint, request, pinned), said=resumed.known)
         try:
-            decision = decide(asked)
-        except InvalidInput:
-            if not asked.free:
-                raise
-            asked = self.hand_over(asked)
-            decision = decide(asked)
+            try:
+                decision = decide(asked)
+            except InvalidInput:
+                if not asked.free:
+                    raise
+                asked = self.hand_over(asked)
+                decision = decide(asked)
+        except Pending as pending:
+            pending.asked = asked
+            raise
         return self.record(asked, decision, request, body, trace)
 
     def choose(self, endpoint: LoadedEndpoint, request: PredictRequest, pinned: str | None = None) -> Asked:
@@ -295,17 +365,37 @@ class Engine:
     def run_shadow(self) -> None:
         """Run the shadows of one answered request."""
         work, runs = self._shadows.popleft()
-        self._shadow_rows -= len(work.rows) * len(runs)
-        self._counters.set("kaizen_shadow_queue_rows", self._shadow_rows)
-        name = work.endpoint.route.endpoint
         for loaded in runs:
-            outcome = "run"
+            if loaded.model is not None and loaded.model.blocks:
+                task = asyncio.get_running_loop().create_task(self._shadow_beside(work, loaded))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                continue
             try:
                 self._run_shadow(work, loaded)
+                self._shadow_done(work, loaded, None)
             except Exception as error:  # a shadow never disturbs what answers
-                outcome = "failed"
-                log.warning("shadow %s of %s failed: %s", loaded.route.release, name, error)
-            self._counters.add(f'kaizen_shadow_rows_total{{endpoint="{name}",outcome="{outcome}"}}', len(work.rows))
+                self._shadow_done(work, loaded, error)
+
+    async def settle(self) -> None:
+        """Wait for the shadows that run beside the event loop."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _shadow_beside(self, work: Answered, loaded: LoadedRoute) -> None:
+        try:
+            await self.ask(lambda: self._run_shadow(work, loaded))
+            self._shadow_done(work, loaded, None)
+        except Exception as error:
+            self._shadow_done(work, loaded, error)
+
+    def _shadow_done(self, work: Answered, loaded: LoadedRoute, error: Exception | None) -> None:
+        name, outcome, rows = work.endpoint.route.endpoint, "failed" if error else "run", len(work.rows)
+        self._shadow_rows -= rows
+        self._counters.set("kaizen_shadow_queue_rows", self._shadow_rows)
+        if error:
+            log.warning("shadow %s of %s failed: %s", loaded.route.release, name, error)
+        self._counters.add(f'kaizen_shadow_rows_total{{endpoint="{name}",outcome="{outcome}"}}', rows)
 
     def _run_shadow(self, work: Answered, loaded: LoadedRoute) -> None:
         decision = work.decision
@@ -314,7 +404,7 @@ class Engine:
             known, lost = work.features, None
             if known is None or loaded.signature.views != work.arm.signature.views:
                 known, lost = self._features(loaded, rows, work.at)
-            decision = _decide(loaded, _merged(rows, known), lost, None)
+            decision = _decide(loaded, _merged(rows, known), lost, None, said=self._resumed.known if self._resumed else None)
         answers = [
             Answer(i, p.value, p.probabilities, decision.decided_by, decision.reason) for i, p in zip(work.ids, decision.predictions, strict=True)
         ]
@@ -326,15 +416,14 @@ class Engine:
 def decide(asked: Asked) -> Decision:
     """Ask the model of the arm that was chosen; where it may not or cannot answer, answer otherwise and say why.
 
-    Touches nothing of the engine, so it may run beside the event loop, one call at a time for each model.
-
     Raises
     ------
     InvalidInput : the rows do not fit the release.
+    Pending : the answer of a model is needed that is asked beside the event loop.
     """
     arm = asked.arm
     if asked.hits is None:
-        decision = _decide(arm, asked.full, asked.lost, asked.endpoint.route.killed)
+        decision = _decide(arm, asked.full, asked.lost, asked.endpoint.route.killed, said=asked.said)
         rules = asked.endpoint.rules.get(arm.route.release) if asked.endpoint.rules else None
         if rules is None or not rules.doubts or decision.decided_by != "model":
             return decision
@@ -343,7 +432,7 @@ def decide(asked: Asked) -> Decision:
     return _decide_by_row(asked, asked.hits)
 
 
-def _decide(arm: LoadedRoute, full: Sequence[Row], lost: str | None, killed: str | None) -> Decision:
+def _decide(arm: LoadedRoute, full: Sequence[Row], lost: str | None, killed: str | None, *, said: list[Known] | None) -> Decision:
     model = arm.model
     if model is None or lost is not None:
         by, reason = ("kill", killed) if killed is not None else ("fallback", lost or arm.broken)
@@ -352,7 +441,7 @@ def _decide(arm: LoadedRoute, full: Sequence[Row], lost: str | None, killed: str
         if killed is not None:
             model.check(full)
             return Decision([arm.naive] * len(full), "kill", killed)
-        return Decision(model.answer(full), "model", None)
+        return Decision(_answers(model, full, said), "model", None)
     except InvalidInput:
         raise
     except Exception as error:
@@ -368,7 +457,7 @@ def _decide_by_row(asked: Asked, hits: list[Hit | None]) -> Decision:
     hits = list(hits)  # what was asked stays as it is: the same may be decided again
     own = [position for position, hit in enumerate(hits) if hit is None or hit.tried]
     predictions, who = [arm.naive] * len(ids), [MODEL] * len(ids)
-    mine = _decide(arm, [full[position] for position in own], None, None) if own else None
+    mine = _decide(arm, [full[position] for position in own], None, None, said=asked.said) if own else None
     for place, position in enumerate(own if mine is not None else ()):
         assert mine is not None
         predictions[position] = mine.predictions[place]
@@ -420,13 +509,25 @@ def _ask_other(asked: Asked, name: str, positions: list[int]) -> tuple[Sequence[
     if lost is not None:
         return None, lost
     try:
-        return other.model.answer(_merged(rows, None if features is None else [features[position] for position in positions])), None
+        full = _merged(rows, None if features is None else [features[position] for position in positions])
+        return _answers(other.model, full, asked.said), None
     except Exception as error:
         return None, error.what if isinstance(error, InvalidInput) else _told(other, error)
 
 
 def _merged(rows: Sequence[dict[str, Any]], features: list[Features] | None) -> Sequence[Row]:
     return rows if features is None else [row | given for row, given in zip(rows, features, strict=True)]
+
+
+def _answers(model: Model, rows: Sequence[Row], said: list[Known] | None) -> list[Prediction]:
+    if said is None or not model.blocks:
+        return model.answer(rows)
+    for known in said:
+        if known.model is model and known.rows == rows:
+            if isinstance(known.said, Exception):
+                raise known.said
+            return known.said
+    raise Pending(model, rows)
 
 
 def _told(arm: LoadedRoute, error: Exception) -> str:

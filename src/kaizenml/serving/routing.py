@@ -74,6 +74,8 @@ class Routing:
     unavailable: dict[str, str] = field(default_factory=dict)
     """Endpoints of the snapshot that cannot be answered at all, and why."""
     problems: list[str] = field(default_factory=list)
+    waits: bool = False
+    """Whether a model is among them whose answers are not to be waited for on the event loop."""
 
 
 def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
@@ -121,7 +123,12 @@ def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
         alone = msgspec.structs.replace(route, arms=[msgspec.structs.replace(route.arms[0], weight=1000)])
         endpoints[name] = _bind(LoadedEndpoint(alone, [champion], shadows), others, before, problems)
         problems.append(f"endpoint {name} answers with {champion.route.release} alone{' and naively' if champion.broken else ''}: {told}")
-    return Routing(snapshot.revision, endpoints, unavailable, problems)
+    waits = any(
+        loaded.model is not None and loaded.model.blocks
+        for endpoint in endpoints.values()
+        for loaded in (*endpoint.arms, *endpoint.shadows, *endpoint.others.values())
+    )
+    return Routing(snapshot.revision, endpoints, unavailable, problems, waits)
 
 
 def _bind(endpoint: LoadedEndpoint, others: list[LoadedRoute], before: LoadedEndpoint | None, problems: list[str]) -> LoadedEndpoint:

@@ -166,6 +166,7 @@ class Watcher:
     def _swap(self, routing: Routing) -> None:
         before = self._engine.routing
         self._engine.routing = routing
+        self._engine.last = None  # it would keep a release that has left, and its process
         for problem in routing.problems:
             if problem not in before.problems:
                 log.error(problem)

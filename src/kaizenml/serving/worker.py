@@ -25,6 +25,7 @@ from kaizenml.serving import journal
 from kaizenml.serving.access_log import STDERR, AccessLog
 from kaizenml.serving.admission import Admission, Bounds
 from kaizenml.serving.app import App
+from kaizenml.serving.beside import Batching
 from kaizenml.serving.door import Door
 from kaizenml.serving.engine import Engine
 from kaizenml.serving.front import Front, fixed_token
@@ -65,8 +66,9 @@ def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snaps
         full=settings.journal_full,
     )  # fmt: skip
     engine = Engine(
-        clock=clock, ids=ids, journal=written, online=SqliteOnlineStore(state / "online.db", readonly=True), counters=counters, limits=limits
-    )
+        clock=clock, ids=ids, journal=written, online=SqliteOnlineStore(state / "online.db", readonly=True), counters=counters, limits=limits,
+        batching=Batching(settings.batch_rows, settings.batch_wait_ms / 1000),
+    )  # fmt: skip
     access = None
     if settings.access_log != "off":
         target = settings.access_log if settings.access_log == STDERR else state / settings.access_log
@@ -110,7 +112,7 @@ def bundle_snapshot(bundle: Path) -> Snapshot:
         document: dict[str, Any] = msgspec.json.decode((bundle / "release.json").read_bytes())
         pins = document["pins"]
         name = f"{document['name']}@{document['number']}"
-        lineage = Lineage(model=pins["model"], data=pins["data"][0], features=pins["features"], code=pins["code"], hash=document["hash"])
+        lineage = Lineage(model=pins["model"], data=next(iter(pins["data"]), ""), features=pins["features"], code=pins["code"], hash=document["hash"])
     except (OSError, msgspec.DecodeError, KeyError, IndexError, TypeError):  # a bundle that is still being made
         name, lineage = f"{bundle.parent.name}@{bundle.name}", Lineage(model="", data="", features=[], code=None, hash="")
     route = Route(release=name, bundle=str(bundle.resolve()), weight=1000, arm="champion", lineage=lineage)

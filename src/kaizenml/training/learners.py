@@ -17,6 +17,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge, RidgeCV
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # it has no types
 
+from kaizenml.errors import Conflict
 from kaizenml.training.linear import Linear
 from kaizenml.training.task import Task
 
@@ -219,6 +220,9 @@ def load(kind: str, path: Path, task: Task, threads: int = 0) -> Callable[[Vecto
     if kind == "linear":
         ready = Linear(msgspec.json.decode(path.read_bytes()))
         return lambda vectors: link(task, ready.scores(vectors))
+    if kind != "lightgbm":
+        what = f"a model of the kind {kind} was made elsewhere; training has no reference for its answers"
+        raise Conflict(what, remedy="compare it on live traffic: kaizen challenge", values={"kind": kind})
     booster = lightgbm.Booster(model_str=path.read_text())
     return lambda vectors: boosted_predict(booster, vectors, task, threads=threads)
 

@@ -1,6 +1,7 @@
 """The model folder: ``model.json`` and its members' native files. Written here, read by the runtimes.
 
-Format 1. A reader refuses a newer format by number; older ones stay readable. No pickle, ever.
+Format 2 has the kinds that are made elsewhere; what was trained here is written as format 1, which older readers know as well.
+A reader refuses a newer format by number; older ones stay readable. No pickle, ever.
 Imports nothing heavy: the serving engine reads this too.
 """
 
@@ -15,7 +16,8 @@ from kaizenml.errors import Corrupt, NotFound
 from kaizenml.features.encoder import Encoder
 from kaizenml.features.signature import Signature
 
-FORMAT = 1
+FORMAT = 2
+TRAINED = 1  # the format of what training writes
 FILE = "model.json"
 
 
@@ -25,13 +27,24 @@ class Member(msgspec.Struct, frozen=True, kw_only=True):
     ``lightgbm``: LightGBM's text format. ``linear``: JSON ``{"mean", "scale", "fill", "coefficients" (outputs x
     columns), "intercept", "onehot"}``, see ``learners``. Raw scores of members are turned into
     probabilities each by its own link, then averaged with ``weight`` (weights sum to 1).
+
+    Since format 2, and alone in their model: ``xgboost`` (JSON or UBJSON), ``onnx``, ``sklearn`` (a skops file, answered in a
+    process of its own), ``python`` (source files in the folder ``code``; ``file`` is the one that holds ``function``).
     """
 
     name: str
-    kind: Literal["lightgbm", "linear"]
+    kind: Literal["lightgbm", "linear", "xgboost", "onnx", "sklearn", "python"]
     file: str
     weight: float
     trees: int = 0
+    wide: bool = False  # lightgbm: vectors are float64, as the package takes them
+    rounds: int = 0  # xgboost: so many of the first; 0: all
+    link: Literal["", "sigmoid", "softmax"] = ""  # onnx, xgboost: applied to what the file gives
+    slow: bool = False  # onnx: measured when it was imported; its answers are not waited for on the event loop
+    batches: bool = False  # onnx: measured when it was imported; many rows at once cost much less
+    function: str = ""  # python
+    timeout_s: float = 0.0  # sklearn, python: for one call
+    memory_bytes: int = 0  # sklearn, python: of address space; 0: no limit
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,7 +71,7 @@ class Segments(msgspec.Struct, frozen=True, kw_only=True):
 class ModelSpec(msgspec.Struct, frozen=True, kw_only=True):
     """Everything needed to answer with a model."""
 
-    format: int = FORMAT
+    format: int = TRAINED
     signature: Signature
     encoder: Encoder
     members: list[Member]

@@ -140,7 +140,7 @@ def _metrics(run: Run) -> list[str]:
 
 
 def _run_of(ctx: Context, release: Release) -> Run | None:
-    made = next((model.run for model in registry.list(ctx) if model.ref == release.pins.model), None)
+    made = next((model.run for model in registry.list(ctx) if model.ref == release.pins.model and not model.imported), None)
     return training.show(ctx, made) if made else None
 
 

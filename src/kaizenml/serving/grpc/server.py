@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import grpc
@@ -56,6 +57,7 @@ class Server:
         self, address: str, engine: Engine, limits: Limits, *, settle: Settle, check: Check | None = None, tls: tuple[bytes, bytes] | None = None
     ) -> None:
         self._address = address
+        self._engine = engine
         self._limits = limits
         self._settle = settle
         self._check = check
@@ -92,7 +94,7 @@ class Server:
 
     def _behaviour(self, name: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
         call, scope = self._calls[name], _SCOPES.get(name)
-        path = f"/{SERVICE}/{name}"
+        path, engine = f"/{SERVICE}/{name}", self._engine
 
         async def behave(body: bytes, context: Any) -> bytes:
             start = time.perf_counter()
@@ -101,7 +103,8 @@ class Server:
                 if self._check is not None and name not in _OPEN:
                     shown = headers.get("authorization", "")
                     self._check(shown if isinstance(shown, str) else "", scope)
-                answer: Answer = call(body, headers)
+                asked = partial(call, body, headers)
+                answer: Answer = await engine.ask(asked) if engine.routing.waits else asked()
             except asyncio.CancelledError:
                 raise
             except Exception as error:
