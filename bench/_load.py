@@ -29,10 +29,10 @@ class Load(NamedTuple):
         return self.latencies[min(int(part * len(self.latencies)), len(self.latencies) - 1)]
 
 
-def request(path: str, document: Any) -> bytes:
-    """Return a POST of a document as it goes over the wire."""
+def request(path: str, document: Any, headers: str = "") -> bytes:
+    """Return a POST of a document as it goes over the wire; more ``headers`` are whole lines."""
     body = json.dumps(document, separators=(",", ":")).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n{headers}\r\n"
     return head.encode() + body
 
 

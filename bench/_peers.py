@@ -63,8 +63,6 @@ def environment(peer: Peer) -> Path:
         raise Failed("there is no uv: ./x setup fetches it")
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    ignored = CACHE / ".gitignore"
-    ignored.write_text("*\n", encoding="utf-8")
     python = sys.executable if peer.below is None or sys.version_info[:2] < peer.below else f"<{peer.below[0]}.{peer.below[1]}"
     log = folder.parent / f"{peer.slug}.log"
     _say(f"installing {' '.join(peer.packages)}")

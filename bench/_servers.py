@@ -49,8 +49,8 @@ class Server(NamedTuple):
         return sum(_cpu(pid) for pid in family(self.pid, self.mark))
 
     def calm(self) -> float:
-        """Return the same once what was left to do after the answers is done (half a second at most)."""
-        end, before = time.perf_counter() + 0.5, self.cpu()
+        """Return the same once what was left to do after the answers is done (waiting 5 seconds at most)."""
+        end, before = time.perf_counter() + 5, self.cpu()
         while time.perf_counter() < end:
             time.sleep(0.05)
             now = self.cpu()
@@ -165,6 +165,9 @@ def _end(process: subprocess.Popen[bytes], mark: str) -> None:
                 os.kill(pid, signal.SIGKILL)
     process.kill()
     process.wait()
+    end = time.perf_counter() + 5
+    while family(process.pid, mark) and time.perf_counter() < end:  # the next one is to have the core to itself
+        time.sleep(0.01)
 
 
 def _pids() -> list[int]:

@@ -24,6 +24,7 @@ from kaizenml.rollouts.snapshot import EndpointRoute, Route, Snapshot
 SIZES = {"1 row": (1, 50), "100 rows": (100, 8)}  # case: rows a request, different requests
 TOLERANCE = 1e-6  # absolute, of a chance: an engine may round to float32
 BOTH_ARMS = f"{OURS}, A/B compared"
+NAMES = _bundle.NAMES
 Read = Callable[[Any], tuple[str, list[float]]]  # document -> who answered, the chances of class 1
 
 
@@ -83,20 +84,21 @@ def train(state: Path, folder: Path) -> tuple[Model, list[Route]]:
     rows, expected = {}, {}
     for case, (size, requests) in SIZES.items():
         # fractions of 1024: the same number as float32, as float64 and in JSON
-        values = np.round(rng.normal(size=(requests, size, len(_bundle.NAMES))) * 1024) / 1024
+        values = np.round(rng.normal(size=(requests, size, len(NAMES))) * 1024) / 1024
         rows[case] = values.tolist()
         expected[case] = {name: [booster.predict(one).tolist() for one in values] for name, booster in boosters.items()}
     return Model(folder, rows, expected), routes
 
 
-def route(state: Path, champion: Route, *, challengers: Sequence[Route] = (), shadows: Sequence[Route] = (), paired: bool = False, killed: str | None = None) -> None:
-    """Let the endpoint ``bench`` be answered so; each challenger gets a tenth."""
+def route(state: Path, champion: Route, *, challengers: Sequence[Route] = (), shadows: Sequence[Route] = (), **more: Any) -> None:
+    """Let the endpoint ``bench`` be answered so; each challenger gets a tenth. ``more``: what else is said of the endpoint."""
     weight = 1000 - 100 * len(challengers)
     arms = [msgspec.structs.replace(champion, weight=weight)]
     arms += [msgspec.structs.replace(one, weight=100, arm=f"challenger-{number}") for number, one in enumerate(challengers, 1)]
     aside = [msgspec.structs.replace(one, weight=0, arm="shadow") for one in shadows]
-    endpoint = EndpointRoute(endpoint="bench", revision=1, arms=arms, shadows=aside, paired=paired, killed=killed)
-    snapshot.write(state / "serving" / snapshot.FILE, Snapshot(revision=1, written_at=0.0, endpoints={"bench": endpoint}))
+    endpoint = EndpointRoute(endpoint="bench", revision=1, arms=arms, shadows=aside, **more)
+    written = Snapshot(format=snapshot.FORMAT, revision=1, written_at=0.0, endpoints={"bench": endpoint})
+    snapshot.write(state / "serving" / snapshot.FILE, written)
 
 
 def ours(name: str, state: Path, model: Model) -> Subject:
@@ -108,12 +110,16 @@ def ours(name: str, state: Path, model: Model) -> Subject:
 def theirs(peer: _peers.Peer, model: Model, programs: Path) -> Subject:
     """Return a peer whose environment is made."""
     requests = {case: [_load.request(peer.path, peer.body(rows)) for rows in asked] for case, asked in model.rows.items()}
-    return Subject(peer.name, requests, lambda document: ("bench@1", peer.read(document)), lambda folder, port: peer.run(programs, model.folder, folder, port))
+
+    def read(document: Any) -> tuple[str, list[float]]:
+        return "bench@1", peer.read(document)
+
+    return Subject(peer.name, requests, read, lambda folder, port: peer.run(programs, model.folder, folder, port))
 
 
 def named(rows: Sequence[Sequence[float]]) -> Any:
     """Return rows as our own form has them."""
-    return {"inputs": [dict(zip(_bundle.NAMES, row, strict=True)) for row in rows]}
+    return {"inputs": [dict(zip(NAMES, row, strict=True)) for row in rows]}
 
 
 def read_ours(document: Any) -> tuple[str, list[float]]:
