@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightgbm
 import numpy as np
 from numpy.typing import NDArray
 
@@ -26,10 +25,13 @@ def sample(number: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
 
 def write(state: Path, number: int) -> Route:
     """Train the model and write it as the bundle of ``bench@number``."""
+    import lightgbm
+
     x, y = sample(number)
     folder = state / "releases" / "bench" / str(number) / "model"
     folder.mkdir(parents=True)
-    parameters = {"objective": "binary", "num_leaves": 31, "verbosity": -1}
+    # one thread: several that wait for each other crawl on a busy machine
+    parameters = {"objective": "binary", "num_leaves": 31, "verbosity": -1, "num_threads": 1}
     lightgbm.train(parameters, lightgbm.Dataset(x, y), 200).save_model(str(folder / "m.txt"))
     signature = Signature(task="binary", target="y", classes=[False, True], fields=[Field(name=name, kind="number") for name in NAMES])
     encoder = Encoder(columns=[EncodedColumn(name=name, kind="number") for name in NAMES])

@@ -7,8 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import joblib
-import lightgbm
 import msgspec
 import numpy as np
 
@@ -74,6 +72,9 @@ def difference(read: Read, document: Any, expected: Mapping[str, Sequence[float]
 
 def train(state: Path, folder: Path) -> tuple[Model, list[Route]]:
     """Train the champion and a challenger as our releases, and the champion as everybody's model."""
+    import joblib
+    import lightgbm
+
     routes = [_bundle.write(state, number) for number in (1, 2)]
     boosters = {route.release: lightgbm.Booster(model_file=str(state / route.bundle / "model" / "m.txt")) for route in routes}
     folder.mkdir()
@@ -86,7 +87,7 @@ def train(state: Path, folder: Path) -> tuple[Model, list[Route]]:
         # fractions of 1024: the same number as float32, as float64 and in JSON
         values = np.round(rng.normal(size=(requests, size, len(NAMES))) * 1024) / 1024
         rows[case] = values.tolist()
-        expected[case] = {name: [booster.predict(one).tolist() for one in values] for name, booster in boosters.items()}
+        expected[case] = {name: [booster.predict(one, num_threads=1).tolist() for one in values] for name, booster in boosters.items()}
     return Model(folder, rows, expected), routes
 
 
