@@ -70,6 +70,11 @@ def cores() -> tuple[int, int]:
     return usable[0], usable[-1]
 
 
+def end_with_us() -> None:
+    """Let a SIGTERM end this program as an exception does: with what it has started."""
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+
+
 def free_ports(number: int) -> list[int]:
     """Return ports that nobody listens on."""
     with contextlib.ExitStack() as stack:

@@ -29,6 +29,7 @@ OVER = "CPU over ours"
 
 def main() -> None:
     given = options(__doc__, _more)
+    _servers.end_with_us()
     asked = [peer for peer in _peers.ALL if peer.slug in given.only] if given.only else _peers.QUICK if given.quick else _peers.ALL
     rounds = given.rounds or (3 if given.quick else 5)
     failed: dict[str, str] = {}

@@ -26,8 +26,7 @@ from _rows import OURS, Measured, options, report
 from _servers import Command, Server
 from _subjects import Model
 from kaizenml.access import token
-from kaizenml.rollouts import snapshot
-from kaizenml.rollouts.snapshot import Route
+from kaizenml.rollouts.snapshot import Route, Rule
 
 TWO = f"{OURS}, 2 workers"
 BOTH = "100 rows, all cores, answered"
@@ -71,6 +70,7 @@ class Projects(NamedTuple):
 
 def main() -> None:
     given = options(__doc__)
+    _servers.end_with_us()
     seconds, runs, cases = (0.1, 2, CASES[:1]) if given.quick else (1.0, 5, CASES)
     with tempfile.TemporaryDirectory(prefix="kzb-") as name, ExitStack() as stack:
         folder = Path(name)
@@ -145,7 +145,7 @@ def _variants(projects: Projects) -> list[Variant]:
         projects.variant("a shadow", shadows=other),
         projects.variant("killed: naive answers", killed="bench"),
         _fallback(projects),
-        *_rules(projects),
+        projects.variant("rules that do not hold", rules=[Rule(unknown=True, outside=0.5, confidence=0.01)]),
         _token(projects),
         projects.variant("asked by Open Inference")._replace(path="/v2/models/bench/infer", body=_tensors),
         projects.variant("asked by dataframe_split")._replace(path="/endpoints/bench/invocations", body=_split),
@@ -168,12 +168,6 @@ def _fallback(projects: Projects) -> Variant:
     (lost / "model" / "m.txt").write_text("lost", encoding="utf-8")
     _subjects.route(state, msgspec.structs.replace(projects.champion, release="bench@3", bundle="releases/bench/3"))
     return Variant(name, lambda port: _servers.ours(state, port))
-
-
-def _rules(projects: Projects) -> list[Variant]:
-    """Where rules decide rows: one that looks at every answer's confidence, and holds for none."""
-    rule = getattr(snapshot, "Rule", None)
-    return [] if rule is None else [projects.variant("a rule of confidence", rules=[rule(confidence=0.01)])]
 
 
 def _token(projects: Projects) -> Variant:

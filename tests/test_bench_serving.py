@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -185,3 +186,17 @@ def test_its_options_name_the_peers(load: Callable[[str], ModuleType]) -> None:
     assert parser.parse_args(["--only", "mlflow", "ray"]).only == ["mlflow", "ray"]
     with pytest.raises(SystemExit):
         parser.parse_args(["--only", "mlflwo"])
+
+
+def test_a_benchmark_that_is_terminated_takes_its_servers_along(tmp_path: Path) -> None:
+    sleeper = f"_servers.Command([{sys.executable!r}, '-c', 'import time; time.sleep(60)'])"
+    program = f"import sys, time; sys.path.insert(0, {str(BENCH)!r}); import pathlib, _servers; _servers.end_with_us()\n"
+    program += f"with _servers.started({sleeper}, 1, lambda port: None, pathlib.Path({str(tmp_path / 'log')!r})) as server:\n"
+    program += " print(server.pid, flush=True); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        pid = int(process.stdout.readline())
+        assert Path(f"/proc/{pid}").exists()
+        process.terminate()
+        assert process.wait(20) == 143
+    assert not Path(f"/proc/{pid}").exists()
