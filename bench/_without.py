@@ -8,7 +8,7 @@ from kaizenml.serving import __main__ as serving
 from kaizenml.serving.journal import Journal
 from kaizenml.serving.metrics import Counters
 
-PARTS = {"journal": (Journal, ["append"]), "counters": (Counters, ["add", "time"])}
+PARTS = {"journal": (Journal, ["append"]), "counters": (Counters, ["add", "set", "time"])}
 
 
 def _nothing(*_given: object) -> None:
