@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import lightgbm
 import numpy as np
+from numpy.typing import NDArray
 
 from kaizenml.features.encoder import EncodedColumn, Encoder
 from kaizenml.features.signature import Field, Signature
@@ -16,14 +16,22 @@ from kaizenml.training.model_file import Member, ModelSpec, Naive
 NAMES = [f"feature_{n}" for n in range(30)]
 
 
-def write(state: Path, number: int) -> Route:
-    """Train the model and write it as the bundle of ``bench@number``."""
+def sample(number: int) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Return what release ``number`` learns from."""
     rng = np.random.default_rng(number)
     x = rng.normal(size=(5000, len(NAMES))).astype(np.float32)
-    y = (x[:, 0] + x[:, 1] * x[:, 2] + rng.normal(size=5000) > 0).astype(float)
+    return x, (x[:, 0] + x[:, 1] * x[:, 2] + rng.normal(size=5000) > 0).astype(float)
+
+
+def write(state: Path, number: int) -> Route:
+    """Train the model and write it as the bundle of ``bench@number``."""
+    import lightgbm
+
+    x, y = sample(number)
     folder = state / "releases" / "bench" / str(number) / "model"
     folder.mkdir(parents=True)
-    parameters = {"objective": "binary", "num_leaves": 31, "verbosity": -1}
+    # one thread: several that wait for each other crawl on a busy machine
+    parameters = {"objective": "binary", "num_leaves": 31, "verbosity": -1, "num_threads": 1}
     lightgbm.train(parameters, lightgbm.Dataset(x, y), 200).save_model(str(folder / "m.txt"))
     signature = Signature(task="binary", target="y", classes=[False, True], fields=[Field(name=name, kind="number") for name in NAMES])
     encoder = Encoder(columns=[EncodedColumn(name=name, kind="number") for name in NAMES])

@@ -13,19 +13,23 @@ import os
 import platform
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 OURS = "kaizenml"
+RATES = ("1/s",)  # units of which more is better: their ratio is ours over the subject's
 FIELDS = ("case", "subject", "value", "unit", "ratio", "spread", "runs")
 Row = dict[str, str | float | int]
 Measured = tuple[str, str, str, float]  # case, subject, unit, cost
 
 
-def options(about: str) -> argparse.Namespace:
-    """Read ``--quick`` and ``--json``."""
+def options(about: str, more: Callable[[argparse.ArgumentParser], None] | None = None) -> argparse.Namespace:
+    """Read ``--quick`` and ``--json``, and what ``more`` adds."""
     parser = argparse.ArgumentParser(description=about.partition("\n")[0])
     parser.add_argument("--quick", action="store_true", help="fewer and shorter runs: to see that it works")
     parser.add_argument("--json", action="store_true", help="one document instead of a table")
+    if more is not None:
+        more(parser)
     return parser.parse_args()
 
 
@@ -54,7 +58,7 @@ def summed_up(made: list[list[Measured]]) -> list[Row]:
         ours = costs[(case, OURS, unit)]
         middle = statistics.median(values)
         low, _, high = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else (middle, middle, middle)
-        ratio = statistics.median(value / own for value, own in zip(values, ours, strict=True))
+        ratio = statistics.median(own / value if unit in RATES else value / own for value, own in zip(values, ours, strict=True))
         rows.append(
             dict(zip(FIELDS, (case, subject, _rounded(middle), unit, _rounded(ratio), _rounded((high - low) / middle), len(values)), strict=True))
         )

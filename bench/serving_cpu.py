@@ -9,12 +9,9 @@ from __future__ import annotations
 
 import json
 import os
-import selectors
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,13 +21,11 @@ import msgspec
 import numpy as np
 
 import _bundle
+import _load
 from _rows import OURS, options, report
 from kaizenml.access import token as tokens
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.snapshot import EndpointRoute, Snapshot
-
-CONNECTIONS = 16
-
 
 BY_HAND = "starlette by hand"
 
@@ -91,7 +86,7 @@ def _started(*command: str, **environ: str) -> Iterator[Server]:
 
 def _cost(server: Server, request: bytes, seconds: float) -> float:
     before = _cpu(server.pid)
-    answered = _ask(server.port, request, seconds)
+    answered = _load.ask(server.port, [request], seconds).answered
     return (_cpu(server.pid) - before) / answered * 1e6
 
 
@@ -113,38 +108,7 @@ def _token(state: Path, rate: float | None) -> str:
 def _request(rows: int, token: str | None = None) -> bytes:
     rng = np.random.default_rng(9)
     inputs = [dict(zip(_bundle.NAMES, map(float, row), strict=True)) for row in rng.normal(size=(rows, len(_bundle.NAMES)))]
-    body = msgspec.json.encode({"inputs": inputs})
-    shown = f"authorization: Bearer {token}\r\n".encode() if token else b""
-    head = b"POST /predict/bench HTTP/1.1\r\nhost: x\r\n%scontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
-    return head % (shown, len(body)) + body
-
-
-def _ask(port: int, request: bytes, seconds: float) -> int:
-    """Keep one request under way on each connection; return how many were answered."""
-    waiting = selectors.DefaultSelector()
-    connections = [socket.create_connection(("127.0.0.1", port)) for _ in range(CONNECTIONS)]
-    for connection in connections:
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        waiting.register(connection, selectors.EVENT_READ, bytearray())
-        connection.sendall(request)
-    answered, under_way, end = 0, CONNECTIONS, time.perf_counter() + seconds
-    while under_way:
-        for key, _ in waiting.select(1):
-            connection, have = key.fileobj, key.data
-            have += connection.recv(1 << 20)
-            head = have.find(b"\r\n\r\n")
-            if head < 0 or len(have) < head + 4 + int(have[have.index(b"content-length: ") + 16 : head].split(b"\r\n")[0]):
-                continue
-            assert have.startswith(b"HTTP/1.1 200"), bytes(have[:500])
-            have.clear()
-            answered += 1
-            if time.perf_counter() < end:
-                connection.sendall(request)
-            else:
-                under_way -= 1
-    for connection in connections:
-        connection.close()
-    return answered
+    return _load.request("/predict/bench", {"inputs": inputs}, f"authorization: Bearer {token}\r\n" if token else "")
 
 
 def _children(parent: int) -> list[int]:

@@ -26,7 +26,11 @@ def x() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("name", [name if name == "features" else pytest.param(name, marks=pytest.mark.slow) for name in BENCHES])
+# `serving` installs other servers: test_bench_serving.py runs its parts
+RUN = [name if name == "features" else pytest.param(name, marks=pytest.mark.slow) for name in BENCHES if name != "serving"]
+
+
+@pytest.mark.parametrize("name", RUN)
 def test_a_benchmark_prints_one_document_of_rows(name: str) -> None:
     command = [sys.executable, str(ROOT / "bench" / f"{name}.py"), "--quick", "--json"]
     document = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
