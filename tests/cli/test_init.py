@@ -33,6 +33,7 @@ def left(folder) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.slow
 def test_a_project_stands_under_git_and_its_own_checks_pass(kaizen, orders, tmp_path):
     done = kaizen("init", "shop", "--data", "orders.csv", "--target", "returned", "--json")
     assert done.code == 0, done.err

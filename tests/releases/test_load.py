@@ -92,6 +92,7 @@ def test_a_notebook_whose_thread_runs_an_event_loop_can_measure_too() -> None:
     assert (measured.answered, measured.errors) == (5, {})
 
 
+@pytest.mark.slow
 def test_a_stall_counts_for_every_request_that_was_due_meanwhile() -> None:
     stall_s = 0.6
     with server(lambda number: stall_s if number == load.WARM_UP + 50 else GOOD) as port:

@@ -170,6 +170,8 @@ def test_a_worker_that_finds_neither_snapshot_nor_copy_says_so_and_takes_the_nex
         ready, document = _ready(url)
         assert not ready
         assert "cannot be read" in document["problems"][0]
+        with Client(url) as client, pytest.raises(Unavailable, match="no endpoint can answer: the routing snapshot cannot be read"):
+            client.predict("shop", [bundles.GOOD])
         _write(ctx.state, bundles.write_bundle(ctx.state, number=2), revision=2)
         _until(lambda: _ready(url)[0])
 

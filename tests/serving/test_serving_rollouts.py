@@ -33,6 +33,7 @@ def _until(true: Callable[[], bool], seconds: float = 10.0) -> float:
     return time.monotonic() - begun
 
 
+@pytest.mark.slow
 def test_nothing_is_deployed_then_something_is_then_it_is_killed_and_revived(ctx):
     state = ctx.state
     with bundles.served("--state", str(state), log=state / "log") as (_, url), Client(url) as client:

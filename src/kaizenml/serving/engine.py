@@ -183,6 +183,8 @@ class Engine:
         if name in routing.unavailable:
             why = routing.unavailable[name]
             raise Unavailable(f"endpoint {name!r} cannot answer: {why}", remedy=f"kaizen rollback {name}", values={"endpoint": name})
+        if routing.lost:
+            raise Unavailable(f"no endpoint can answer: {routing.lost}", remedy="kaizen rollouts publish", values={"endpoint": name[:100]})
         raise not_found("endpoint", name[:100], routing.endpoints, remedy="kaizen status" if routing.endpoints else "kaizen deploy")
 
     def predict(self, name: str, body: bytes, trace: str | None = None, pinned: str | None = None) -> bytes:

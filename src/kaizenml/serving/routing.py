@@ -76,6 +76,8 @@ class Routing:
     problems: list[str] = field(default_factory=list)
     waits: bool = False
     """Whether a model is among them whose answers are not to be waited for on the event loop."""
+    lost: str | None = None
+    """Why nothing is known of any endpoint, where something was deployed."""
 
 
 def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:

@@ -152,7 +152,11 @@ class Watcher:
         except (OSError, msgspec.DecodeError, UnicodeDecodeError):
             wanted = None
         if wanted is None or wanted.format > snapshots.FORMAT:
-            self._problem = "nothing is deployed yet" if problem.endswith("gone") else problem
+            if problem.endswith("gone"):
+                self._problem = "nothing is deployed yet"
+            else:
+                self._tell(problem)
+                self._engine.routing = Routing(lost=problem)
             return None
         self._tell(f"{problem}; its copy is in force")
         self._from_copy = True
