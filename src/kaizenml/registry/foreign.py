@@ -77,7 +77,7 @@ def _archive(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()[:1000]
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except skops_file.BROKEN as error:
         raise _refused(path, f"is not a whole archive: {error}", _EXPORT) from None
     if skops_file.is_skops(path):
         return "sklearn"

@@ -41,6 +41,7 @@ MOST_SCHEMA_BYTES = 64 << 20
 MOST_RATIO = 200  # of bytes to compressed bytes, over all; skops itself does not compress
 SMALL = 10 << 20  # below it a high ratio harms nobody
 SCHEMA = "schema.json"
+BROKEN = (OSError, zipfile.BadZipFile, ValueError, NotImplementedError)  # the last: an archive says that it needs a later version of the format
 
 
 def is_skops(path: Path) -> bool:
@@ -48,7 +49,7 @@ def is_skops(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return SCHEMA in archive.namelist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError):
+    except BROKEN:
         return False
 
 
@@ -62,7 +63,7 @@ def look(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+    except BROKEN as error:
         raise _refused(path, f"is not a whole archive: {error}") from None
     total, packed = sum(each.file_size for each in members), sum(each.compress_size for each in members)
     if len(members) > MOST_MEMBERS:
