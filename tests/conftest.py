@@ -8,3 +8,5 @@ import os
 # one. Child processes inherit it. Said before anything loads the library.
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+
+pytest_plugins = ["engines"]
