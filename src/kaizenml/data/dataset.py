@@ -30,14 +30,24 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     time: str | None = None
 
 
+class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of the feeds that a dataset's rows come from. Each row keeps its source's name in ``_source``."""
+
+    name: str
+    location: str  # a path, a URL, 'python', 'feedback'; with secrets as ${NAME}
+    trust: Trust = "internal"
+    created_at: float
+
+
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     """A named table with a contract and a history."""
 
     name: str
     contract: Contract
     source: str  # where rows come from: a path, a query, 'python', 'feedback'
-    trust: Trust = "internal"
+    trust: Trust = "internal"  # the least of its sources'
     created_at: float
+    sources: list[Source] = []  # oldest first; rows that were added before rows had a source count as the first one's
 
 
 class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -58,6 +68,7 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     code: str | None  # commit of the project, when it is under version control
     created_at: float
     profile: dict[str, Any] = {}  # per column: count, missing, mean, std, min, max, top values
+    sources: dict[str, int] = {}  # rows by the name of their source; empty in versions made before rows had one
 
     @property
     def ref(self) -> str:

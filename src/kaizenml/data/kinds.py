@@ -24,7 +24,8 @@ STORED: dict[Kind, pa.DataType] = {
 }
 PART = "_part"
 VERSION = "_version"
-RESERVED = (PART, VERSION, "_row", "_rule", "_reason")
+SOURCE = "_source"
+RESERVED = (PART, VERSION, SOURCE, "_row", "_rule", "_reason")
 
 NO_INSTANT = "is no date or time"
 TWO_INSTANTS = "can be read as day-month or month-day"

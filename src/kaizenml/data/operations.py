@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from kaizenml import code
 from kaizenml.context import Context
 from kaizenml.data import contract as rules
-from kaizenml.data import contract_file, sources, store, tables
+from kaizenml.data import contract_file, provenance, sources, store, tables
 from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Trust
-from kaizenml.data.kinds import VERSION, normalise, notes_of
+from kaizenml.data.kinds import SOURCE, VERSION, normalise, notes_of
 from kaizenml.data.profile import merge, profile
 from kaizenml.errors import Conflict, ContractBroken, InvalidData, UsageError
 from kaizenml.refs import check_name
@@ -69,6 +69,8 @@ def add(
     time: str | None = None,
     partial: bool = False,
     origin: str | None = None,
+    source_name: str | None = None,
+    source_column: str | None = None,
     once: str | None = None,
     why: str = "",
 ) -> DatasetVersion:
@@ -83,11 +85,13 @@ def add(
     source : a file; relative to the working directory, or to the project.
     table : rows instead of a file: an Arrow table, or a pandas or Polars frame.
     mode : ``append`` keeps the rows of the newest version, ``replace`` starts over with these. Older versions stay readable in both.
-    trust : ``internal``, ``partner`` or ``public``; default ``internal`` for a new dataset, else unchanged.
+    trust : of the source: ``internal``, ``partner`` or ``public``; default ``internal`` for a new source, else unchanged.
     key : for a new dataset, the column that identifies a row; default the task's key when the dataset is the task's.
     time : for a new dataset, the column that says when a row happened; default the task's time likewise.
     partial : columns may be absent; those become null.
     origin : where the rows come from, in words, when it is not the file.
+    source_name : the source that these rows come from; default the dataset's first, which is called ``main``. Each row keeps it.
+    source_column : column that says which source a row came from, where one table holds rows of several.
     once : a token; a second call with the same token adds nothing and returns the version that the first one made.
     why : the reason, for the record.
 
@@ -113,6 +117,8 @@ def add(
         with ctx.catalog.read() as connection:
             if made := store.added_once(connection, name, once):
                 return made
+    if source_name is not None:
+        provenance.check_source_name(source_name)
     rows, came_from = _incoming(ctx, source, table, origin)
     with tables.locked(ctx, name):
         with ctx.catalog.read() as connection:
@@ -125,25 +131,23 @@ def add(
         promise = _promise(ctx, name, dataset, rows, mode, key=key, time=time)
         checked = _checked(ctx, name, rows, promise, newest if mode == "append" else None, partial=partial)
         number = newest.number + 1 if newest else 1
+        checked = _with_sources(checked, provenance.names_of(rows, source_name or provenance.main_of(dataset), source_column))
         part = store.Part(number, tables.content_hash(checked.good), checked.good.column_names)
-        version = _next_version(ctx, name, newest if mode == "append" else None, checked, part, parts=parts, source=came_from, notes=notes_of(rows))
+        onto = newest if mode == "append" else None
+        version = _next_version(ctx, name, onto, checked, part, parts=parts, source=came_from, notes=notes_of(rows))
+        given = provenance.counted(checked.good[SOURCE])
+        version = msgspec.structs.replace(version, sources=provenance.rows_by_source(dataset, onto, given))
         tables.append_part(tables.folder(ctx, name), checked.good, number)
         if checked.bad.num_rows:
             tables.append_part(tables.quarantine_folder(ctx, name), checked.bad, number, by=VERSION)
-        dataset = Dataset(
-            name=name,
-            contract=checked.contract,
-            source=came_from if dataset is None else dataset.source,
-            trust=msgspec.convert(trust, Trust) if trust else (dataset.trust if dataset else "internal"),
-            created_at=dataset.created_at if dataset else version.created_at,
-        )
+        dataset = _grown(name, dataset, version, checked.contract, [*given], msgspec.convert(trust, Trust) if trust else None)
         # the file goes last: if it lags behind after a crash, the next addition extends it again
         with contract_file.written(contract_file.path_of(ctx.root, name), checked.contract, name), ctx.catalog.write() as connection:
             store.save(connection, dataset)
             store.add_version(connection, version, part, once)
             ctx.record(
                 connection, "data.added", version.ref, why,
-                mode=mode, source=came_from, rows=checked.good.num_rows, total=version.rows, quarantined=version.quarantined,
+                mode=mode, source=came_from, sources=given, rows=checked.good.num_rows, total=version.rows, quarantined=version.quarantined,
                 hash=version.hash, changes=checked.changes,
             )  # fmt: skip
     return version
@@ -329,6 +333,28 @@ def _checked(ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: D
             values={"dataset": name, "rows": rows.num_rows, "reasons": reasons},
         )
     return checked
+
+
+def _with_sources(checked: rules.Checked, names: pa.ChunkedArray) -> rules.Checked:
+    """Give good and bad rows alike the name of the source that each came from."""
+    good = checked.good.append_column(SOURCE, names.take(checked.rows))
+    bad = checked.bad
+    if bad.num_rows:
+        bad = bad.append_column(SOURCE, names.take(pc.subtract(bad["_row"], 1)))
+    return checked._replace(good=good, bad=bad)
+
+
+def _grown(name: str, dataset: Dataset | None, version: DatasetVersion, contract: Contract, given: builtins.list[str], trust: Trust | None) -> Dataset:
+    """Return the dataset as it is with this version, to which the sources ``given`` gave rows."""
+    feeds = provenance.grown(dataset, given, location=version.source, trust=trust, at=version.created_at)
+    return Dataset(
+        name=name,
+        contract=contract,
+        source=dataset.source if dataset else version.source,
+        trust=provenance.least_trust(feeds),
+        created_at=dataset.created_at if dataset else version.created_at,
+        sources=feeds,
+    )
 
 
 def _next_version(

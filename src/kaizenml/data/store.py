@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from kaizenml.catalog import metadata
-from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Trust
+from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Source, Trust
 
 datasets = sa.Table(
     "datasets",
@@ -18,6 +18,15 @@ datasets = sa.Table(
     sa.Column("source", sa.Text, nullable=False),
     sa.Column("trust", sa.Text, nullable=False),
     sa.Column("created_at", sa.Float, nullable=False),
+)
+
+dataset_sources = sa.Table(
+    "dataset_sources",
+    metadata,
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.name"), primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("place", sa.Integer, nullable=False),  # in the order in which they came
+    sa.Column("body", sa.LargeBinary, nullable=False),
 )
 
 dataset_versions = sa.Table(
@@ -44,7 +53,7 @@ class Part(msgspec.Struct, frozen=True):
 def find(connection: sa.Connection, name: str) -> Dataset | None:
     """Return a dataset, or None."""
     row = connection.execute(sa.select(datasets).where(datasets.c.name == name)).first()
-    return _dataset(row) if row else None
+    return _dataset(row, sources(connection, name)) if row else None
 
 
 def names(connection: sa.Connection) -> builtins.list[str]:
@@ -54,15 +63,31 @@ def names(connection: sa.Connection) -> builtins.list[str]:
 
 def every(connection: sa.Connection) -> builtins.list[Dataset]:
     """Return every dataset, by name."""
-    return [_dataset(row) for row in connection.execute(sa.select(datasets).order_by(datasets.c.name))]
+    return [_dataset(row, sources(connection, row.name)) for row in connection.execute(sa.select(datasets).order_by(datasets.c.name))]
+
+
+def sources(connection: sa.Connection, name: str) -> builtins.list[Source]:
+    """Return a dataset's sources, oldest first."""
+    query = sa.select(dataset_sources.c.body).where(dataset_sources.c.dataset == name).order_by(dataset_sources.c.place)
+    return [msgspec.json.decode(body, type=Source) for body in connection.execute(query).scalars()]
 
 
 def save(connection: sa.Connection, dataset: Dataset) -> None:
-    """Write a dataset, new or changed."""
+    """Write a dataset with its sources, new or changed."""
     values = {"contract": msgspec.json.encode(dataset.contract), "source": dataset.source, "trust": dataset.trust}
     done = connection.execute(datasets.update().where(datasets.c.name == dataset.name).values(**values))
     if not done.rowcount:
         connection.execute(datasets.insert().values(name=dataset.name, created_at=dataset.created_at, **values))
+    known = {source.name: source for source in sources(connection, dataset.name)}
+    for place, source in enumerate(dataset.sources):
+        if known.get(source.name) == source:
+            continue
+        body = msgspec.json.encode(source)
+        if source.name in known:
+            mine = (dataset_sources.c.dataset == dataset.name) & (dataset_sources.c.name == source.name)
+            connection.execute(dataset_sources.update().where(mine).values(body=body))
+        else:
+            connection.execute(dataset_sources.insert().values(dataset=dataset.name, name=source.name, place=place, body=body))
 
 
 def version(connection: sa.Connection, name: str, number: int | None) -> DatasetVersion | None:
@@ -107,8 +132,7 @@ def add_version(connection: sa.Connection, version: DatasetVersion, part: Part, 
     )
 
 
-def _dataset(row: sa.Row[tuple[str, bytes, str, str, float]]) -> Dataset:
+def _dataset(row: sa.Row[tuple[str, bytes, str, str, float]], sources: builtins.list[Source]) -> Dataset:
     trust: Trust = row.trust
-    return Dataset(
-        name=row.name, contract=msgspec.json.decode(row.contract, type=Contract), source=row.source, trust=trust, created_at=row.created_at
-    )
+    contract = msgspec.json.decode(row.contract, type=Contract)
+    return Dataset(name=row.name, contract=contract, source=row.source, trust=trust, created_at=row.created_at, sources=sources)

@@ -22,7 +22,7 @@ from deltalake.exceptions import DeltaError, TableNotFoundError
 from kaizenml.context import Context
 from kaizenml.data import store
 from kaizenml.data.dataset import DatasetVersion, Kind
-from kaizenml.data.kinds import PART, STORED, VERSION, no_column
+from kaizenml.data.kinds import PART, SOURCE, STORED, VERSION, no_column
 from kaizenml.data.parse import parse_as
 from kaizenml.errors import Conflict, Corrupt, NotFound, StorageFull, Unavailable, not_found
 from kaizenml.refs import parse_ref
@@ -36,7 +36,7 @@ def read(ctx: Context, ref: str, columns: list[str] | None = None) -> pa.Table:
     Parameters
     ----------
     ref : ``name`` (the newest version) or ``name@number``.
-    columns : names in the order wanted; None for all.
+    columns : names in the order wanted, ``_source`` among them where it is wanted; None for all of the contract's.
 
     Returns
     -------
@@ -51,9 +51,19 @@ def read(ctx: Context, ref: str, columns: list[str] | None = None) -> pa.Table:
     wanted = version(ctx, ref)
     names = list(wanted.columns) if columns is None else columns
     for name in names:
-        if name not in wanted.columns:
+        if name not in wanted.columns and name != SOURCE:
             raise no_column(name, wanted.columns, wanted.ref)
-    return read_parts(folder(ctx, wanted.dataset), wanted.parts, {name: wanted.columns[name] for name in names})
+    table = read_parts(folder(ctx, wanted.dataset), wanted.parts, kinds_of(wanted, names))
+    if SOURCE not in names or not table[SOURCE].null_count:
+        return table
+    with ctx.catalog.read() as connection:
+        first = store.sources(connection, wanted.dataset)[0].name
+    return table.set_column(names.index(SOURCE), SOURCE, pc.fill_null(table[SOURCE], first))
+
+
+def kinds_of(version: DatasetVersion, columns: list[str]) -> dict[str, Kind]:
+    """Return the kinds of some columns of a version; rows also have ``_source``, a text."""
+    return {name: "text" if name == SOURCE else version.columns[name] for name in columns}
 
 
 def version(ctx: Context, ref: str) -> DatasetVersion:
@@ -96,7 +106,7 @@ def verify(ctx: Context, ref: str) -> None:
     for number in wanted.parts:
         part = parts[number]
         made = version(ctx, f"{wanted.dataset}@{number}")
-        table = read_parts(folder(ctx, wanted.dataset), [number], {name: made.columns[name] for name in part.columns})
+        table = read_parts(folder(ctx, wanted.dataset), [number], kinds_of(made, part.columns))
         if content_hash(table) != part.hash:
             raise Corrupt(
                 f"the rows that {made.ref} added differ from what was written",

@@ -95,7 +95,10 @@ def flush(ctx: Context, view: str) -> DatasetVersion | None:
             break
         table = _checker(ctx, found, fresh=True).table(batch.rows)
         why = f"{len(batch.rows)} pushed rows"
-        version = data.add(ctx, found.dataset, table=table, mode="append", partial=True, origin=f"pushed to {found.ref}", once=batch.token, why=why)
+        version = data.add(
+            ctx, found.dataset, table=table, mode="append", partial=True, origin=f"pushed to {found.ref}", source_name="pushed", once=batch.token,
+            why=why,
+        )  # fmt: skip
         buffer.done(batch)
     return version
 

@@ -190,8 +190,9 @@ def _collect(ctx: Context, it: Improvement, progress: Progress | None) -> Improv
     rows = rows.drop_columns(["id"])  # the dataset's contract knows no prediction ids; predictions and outcomes keep them
     if rows.num_rows:
         version = data.add(
-            ctx, task.dataset, table=rows, mode="append", partial=True, origin="feedback", once=it.token, why=f"labelled answers for {it.token}"
-        )
+            ctx, task.dataset, table=rows, mode="append", partial=True, origin="feedback", source_name="feedback", once=it.token,
+            why=f"labelled answers for {it.token}",
+        )  # fmt: skip
     else:
         version = tables.version(ctx, task.dataset)
     return it.moved("train", ctx.clock.timestamp(), dataset=version.ref)

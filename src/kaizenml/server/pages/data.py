@@ -36,6 +36,7 @@ def dataset_values(ctx: Context, name: str) -> dict[str, Any]:
     shown = data.show(ctx, name)
     versions = sorted(data.versions(ctx, shown.dataset.name), key=lambda version: version.number, reverse=True)
     promised = {column.name: column for column in shown.dataset.contract.columns}
+    by_source = shown.version.sources or {source.name: shown.version.rows for source in shown.dataset.sources[:1]}
     refused = data.quarantine(ctx, shown.dataset.name, limit=8) if shown.quarantined else None
     return {
         "dataset": shown.dataset,
@@ -43,6 +44,8 @@ def dataset_values(ctx: Context, name: str) -> dict[str, Any]:
         "current": shown.version.number == versions[0].number,
         "versions": versions[:MANY],
         "more": max(len(versions) - MANY, 0),
+        "sources": [(source, by_source.get(source.name, 0)) for source in shown.dataset.sources[:MANY]],
+        "more_sources": max(len(shown.dataset.sources) - MANY, 0),
         "columns": [_column(name, kind, promised.get(name), shown.version) for name, kind in shown.version.columns.items()],
         "quarantined": shown.quarantined,
         "reasons": sorted(refused.reasons.items(), key=lambda item: -item[1]) if refused else [],
