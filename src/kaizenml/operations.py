@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from kaizenml.context import Context
 
 MODULES = {
-    "data": "kaizenml.data.operations",
-    "features": "kaizenml.features.operations",
-    "training": "kaizenml.training.operations",
-    "registry": "kaizenml.registry.operations",
-    "releases": "kaizenml.releases.operations",
-    "rollouts": "kaizenml.rollouts.operations",
-    "serving": "kaizenml.serving.operations",
-    "monitoring": "kaizenml.monitoring.operations",
-    "loop": "kaizenml.loop.operations",
-    "tokens": "kaizenml.access.operations",
-    "audit": "kaizenml.audit",
+    "data": ["kaizenml.data.operations", "kaizenml.governance.operations"],
+    "features": ["kaizenml.features.operations"],
+    "training": ["kaizenml.training.operations"],
+    "registry": ["kaizenml.registry.operations"],
+    "releases": ["kaizenml.releases.operations"],
+    "rollouts": ["kaizenml.rollouts.operations"],
+    "serving": ["kaizenml.serving.operations"],
+    "monitoring": ["kaizenml.monitoring.operations"],
+    "loop": ["kaizenml.loop.operations"],
+    "tokens": ["kaizenml.access.operations"],
+    "audit": ["kaizenml.audit"],
 }
-"""Where the operations of a noun are."""
+"""Where the operations of a noun are. A verb that needs rooms above its noun's own lives in one of those."""
 
 READING = frozenset({"list", "show", "status", "versions", "quarantine", "get", "board", "alerts", "accuracy", "verify", "settings", "check"})
 """Verbs that change nothing: HTTP offers them as GET too."""
@@ -181,8 +181,11 @@ def find(noun: str, verb: str) -> Operation:
 
 @functools.cache
 def of(noun: str) -> dict[str, Operation]:
-    """Return the operations of one noun by verb, in the order of its ``__all__``; none while the room has none."""
-    module = MODULES[noun]
+    """Return the operations of one noun by verb, in the order of its modules and their ``__all__``; none while there are none."""
+    return {verb: operation for module in MODULES[noun] for verb, operation in _in(noun, module).items()}
+
+
+def _in(noun: str, module: str) -> dict[str, Operation]:
     try:
         spec = importlib.util.find_spec(module)
     except ModuleNotFoundError:

@@ -19,8 +19,9 @@ def pages() -> dict[str, str]:
 
 def _operations() -> str:
     about = "Each is `kaizen NOUN VERB`, `POST /api/NOUN/VERB`, and a function of `kaizenml.NOUN.operations`"
-    others = {noun: module for noun, module in operations.MODULES.items() if module != f"kaizenml.{noun}.operations"}
-    lines = ["# Operations", "", f"{about} (of {', '.join(f'{noun}: `{module}`' for noun, module in others.items())}).", ""]
+    others = {name: found.module for name, found in operations.all().items() if found.module != f"kaizenml.{found.noun}.operations"}
+    named = ", ".join(f"{name}: `{module}`" for name, module in others.items())
+    lines = ["# Operations", "", f"{about} (of {named}).", ""]
     for name, operation in operations.all().items():
         lines += [f"## {name}", "", operation.summary, *([operation.help] if operation.help else []), ""]
         if operation.parameters:

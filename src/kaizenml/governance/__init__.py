@@ -1,0 +1,1 @@
+"""What reaches through all rooms: a person is forgotten, and it is shown that they are."""
