@@ -140,7 +140,7 @@ def add(
         tables.append_part(tables.folder(ctx, name), checked.good, number)
         if checked.bad.num_rows:
             tables.append_part(tables.quarantine_folder(ctx, name), checked.bad, number, by=VERSION)
-        dataset = _grown(name, dataset, version, checked.contract, [*given], msgspec.convert(trust, Trust) if trust else None)
+        dataset = _grown(dataset, version, checked.contract, given=[*given], trust=msgspec.convert(trust, Trust) if trust else None)
         # the file goes last: if it lags behind after a crash, the next addition extends it again
         with contract_file.written(contract_file.path_of(ctx.root, name), checked.contract, name), ctx.catalog.write() as connection:
             store.save(connection, dataset)
@@ -344,11 +344,11 @@ def _with_sources(checked: rules.Checked, names: pa.ChunkedArray) -> rules.Check
     return checked._replace(good=good, bad=bad)
 
 
-def _grown(name: str, dataset: Dataset | None, version: DatasetVersion, contract: Contract, given: builtins.list[str], trust: Trust | None) -> Dataset:
+def _grown(dataset: Dataset | None, version: DatasetVersion, contract: Contract, *, given: builtins.list[str], trust: Trust | None) -> Dataset:
     """Return the dataset as it is with this version, to which the sources ``given`` gave rows."""
     feeds = provenance.grown(dataset, given, location=version.source, trust=trust, at=version.created_at)
     return Dataset(
-        name=name,
+        name=version.dataset,
         contract=contract,
         source=dataset.source if dataset else version.source,
         trust=provenance.least_trust(feeds),
