@@ -23,7 +23,7 @@ HOT = [
     "kaizenml.serving.app", "kaizenml.serving.worker", "kaizenml.serving.journal", "kaizenml.serving.outcomes", "kaizenml.serving.client",
     "kaizenml.features.encoder",
     "kaizenml.registry.runtimes", "kaizenml.rollouts.assign", "kaizenml.rollouts.snapshot", "kaizenml.training.model_file",
-    "kaizenml.training.linear", "kaizenml.adapters.sqlite_online",
+    "kaizenml.training.linear", "kaizenml.adapters.online", "kaizenml.adapters.sqlite_online", "kaizenml.adapters.redis_online",
 ]  # fmt: skip
 
 

@@ -102,7 +102,7 @@ def settings(ctx: Context) -> builtins.list[Setting]:
         if isinstance(value, dict) and value:
             for key, inner in value.items():
                 walk(f"{prefix}.{key}" if prefix else str(key), inner)
-        elif prefix != "project.catalog" or value is None:  # the URL of a database may hold a password
+        elif prefix not in ("project.catalog", "project.online") or value is None:  # the URL of a database may hold a password
             flat.append(Setting(name=prefix, value=value, source=ctx.sources.get(prefix, "default")))
         else:
             flat.append(Setting(name=prefix, value=sa.make_url(str(value)).render_as_string(), source=ctx.sources.get(prefix, "default")))

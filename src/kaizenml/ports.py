@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 
@@ -13,19 +13,35 @@ class OnlineRow(NamedTuple):
     values: Mapping[str, Any]
 
 
+Change = Callable[[str, OnlineRow | None], OnlineRow | None]
+"""Makes of a key's row the one to keep; None: it goes. It may be called again for the same key, so it must not remember."""
+
+
 class OnlineStore(Protocol):
     """Newest feature values by entity. ``view`` is ``name.version`` (the version is the definition's hash).
 
     A write with an older ``at`` than the stored one is ignored: late data never overwrites newer.
     An equal ``at`` overwrites (a correction). Reads return rows whatever their age: the reader applies the TTL.
+    ``keep_s`` tells how long after its last write nobody can have a use for a row: an engine that can forget by itself may.
     """
 
-    def write(self, view: str, rows: Iterable[tuple[str, float, Mapping[str, Any]]]) -> int:
+    def write(self, view: str, rows: Iterable[tuple[str, float, Mapping[str, Any]]], *, keep_s: float | None = None) -> int:
         """Take rows of (entity key, event time, values) in one transaction; return how many were kept."""
+        ...
+
+    def update(self, view: str, keys: Iterable[str], change: Change, *, keep_s: float | None = None) -> int:
+        """Put what ``change`` makes of it in the place of each key's row, so that no other write gets lost in between.
+
+        Each key for itself is changed wholly or not at all. Returns how many rows differ now. A key that is given twice is changed once.
+        """
         ...
 
     def read(self, view: str, keys: Sequence[str]) -> list[OnlineRow | None]:
         """Return one row or None for each key, in order."""
+        ...
+
+    def keys(self, view: str) -> Iterator[str]:
+        """Go through the keys that a view holds, in no order. Rows that come or go meanwhile may be among them or not."""
         ...
 
     def delete(self, key: str) -> int:

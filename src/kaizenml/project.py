@@ -25,7 +25,7 @@ def open_project(root: str | os.PathLike[str] = ".", *, actor: str | None = None
     ------
     InvalidSettings : no kaizen.toml there, or something wrong in it.
     """
-    from kaizenml.adapters.sqlite_online import SqliteOnlineStore
+    from kaizenml.adapters.online import open_online
 
     folder = Path(root).resolve()
     settings, sources = settings_module.load(folder)
@@ -38,7 +38,7 @@ def open_project(root: str | os.PathLike[str] = ".", *, actor: str | None = None
         settings=settings,
         catalog=catalog,
         clock=clock or open_clock(),
-        online=SqliteOnlineStore(state / "online.db"),
+        online=open_online(settings.project.online, state, settings.project.name),
         actor=actor or os.environ.get("KAIZEN_ACTOR") or _login(),
         sources=sources,
     )

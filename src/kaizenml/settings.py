@@ -26,6 +26,7 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     name: str
     state: str = ".kaizen"  # folder, relative to the project
     catalog: str | None = None  # SQLAlchemy URL; default SQLite in the state folder
+    online: str | None = None  # the online store, such as redis://host:6379/0; default SQLite in the state folder
 
 
 class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -191,12 +192,12 @@ def load(root: Path, environ: Mapping[str, str] | None = None) -> tuple[Settings
     return settings, sources
 
 
-def serve_alone(port: int, environ: Mapping[str, str] | None = None) -> ServeSettings:
+def alone(port: int, environ: Mapping[str, str] | None = None) -> Settings:
     """Return how to serve where there is no project: as the environment says, else by default, on ``port``."""
     document: dict[str, Any] = {"project": {"name": "alone"}, "serve": {"port": port}}
     sources = _overridden(document, os.environ if environ is None else environ)
     try:
-        return msgspec.convert({key: document[key] for key in ("project", "serve")}, Settings, strict=False).serve
+        return msgspec.convert({key: document[key] for key in ("project", "serve")}, Settings, strict=False)
     except msgspec.ValidationError as error:
         raise _explained(Path(FILE), str(error), sources) from None
 

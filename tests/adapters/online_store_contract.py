@@ -86,6 +86,54 @@ class OnlineStoreContract:
         assert store.delete("ann") == 0
         assert store.read(VIEW, ["ann", "bob"]) == [None, OnlineRow(1.0, {"x": 2})]
 
+    def test_an_update_puts_what_was_made_of_a_row_in_its_place_whatever_its_time(self, store: OnlineStore) -> None:
+        store.write(VIEW, [("ann", 5.0, {"n": 1}), ("bob", 5.0, {"n": 1}), ("cid", 5.0, {"n": 1})])
+        seen: dict[str, OnlineRow | None] = {}
+
+        def change(key: str, row: OnlineRow | None) -> OnlineRow | None:
+            seen[key] = row
+            return {"ann": OnlineRow(1.0, {"n": 2}), "bob": row, "cid": None, "new": OnlineRow(2.0, {"n": 9}), "none": None}[key]
+
+        assert store.update(VIEW, ["ann", "bob", "cid", "new", "none", "ann"], change) == 3
+        assert seen == {key: OnlineRow(5.0, {"n": 1}) for key in ("ann", "bob", "cid")} | {"new": None, "none": None}
+        assert store.read(VIEW, ["ann", "bob", "cid", "new"]) == [OnlineRow(1.0, {"n": 2}), OnlineRow(5.0, {"n": 1}), None, OnlineRow(2.0, {"n": 9})]
+        assert store.update(VIEW, [], change) == 0
+
+    def test_updates_at_the_same_time_lose_nothing(self, store: OnlineStore) -> None:
+        def add(_key: str, row: OnlineRow | None) -> OnlineRow:
+            return OnlineRow(0.0, {"n": (row.values["n"] if row else 0) + 1})
+
+        threads = [threading.Thread(target=lambda: [store.update(VIEW, ["a", "b"], add) for _ in range(25)]) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert store.read(VIEW, ["a", "b"]) == [OnlineRow(0.0, {"n": 75})] * 2
+
+    def test_an_update_of_many_keys_changes_each_once(self, store: OnlineStore) -> None:
+        keys = [f"k{i}" for i in range(2500)]
+        assert store.update(VIEW, keys + keys, lambda key, row: OnlineRow(0.0, {"x": key, "before": row is not None})) == 2500
+        assert [row and row.values for row in store.read(VIEW, keys)] == [{"x": key, "before": False} for key in keys]
+
+    def test_the_keys_of_a_view_are_its_own(self, store: OnlineStore) -> None:
+        assert list(store.keys(VIEW)) == []
+        odd = ["", "*", "a:b", "[x]?", "ключ", "\\", f"{VIEW}:y"]
+        store.write(VIEW, [(key, 1.0, {}) for key in odd])
+        store.write("weather.ffffffffffff", [("other", 1.0, {})])
+        assert sorted(store.keys(VIEW)) == sorted(odd)
+        store.drop(VIEW)
+        assert list(store.keys(VIEW)) == []
+        assert list(store.keys("weather.ffffffffffff")) == ["other"]
+
+    def test_many_keys_are_gone_through(self, store: OnlineStore) -> None:
+        assert store.write(VIEW, ((f"k{i}", 1.0, {}) for i in range(20_001))) == 20_001
+        assert {*store.keys(VIEW)} == {f"k{i}" for i in range(20_001)}
+
+    def test_a_row_outlives_its_last_use_and_need_not_longer(self, store: OnlineStore) -> None:
+        store.write(VIEW, [("a", 1.0, {"x": 1})], keep_s=3600.0)
+        store.update(VIEW, ["b"], lambda _key, _row: OnlineRow(1.0, {"x": 2}), keep_s=3600.0)
+        assert store.read(VIEW, ["a", "b"]) == [OnlineRow(1.0, {"x": 1}), OnlineRow(1.0, {"x": 2})]
+
     def test_many_keys_are_read_at_once(self, store: OnlineStore) -> None:
         assert store.write(VIEW, ((f"k{i}", float(i), {"x": i}) for i in range(10_000))) == 10_000
         asked = [f"k{i}" for i in random.Random(0).choices(range(11_000), k=9_001)]

@@ -9,11 +9,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import msgspec
 import pytest
 import serving_bundles as bundles
 
+from kaizenml.adapters.online import open_online
 from kaizenml.clock import SimulatedClock
 from kaizenml.errors import InvalidInput, NotFound, StorageFull, Unavailable
 from kaizenml.rollouts import snapshot
@@ -140,6 +142,25 @@ def test_features_come_from_the_online_store_within_their_time(ctx, tmp_path):
     table = predictions.read(ctx, "shop", columns=["x_weather_temp", "x_place", "day"])
     assert table["x_weather_temp"].to_pylist()[:3] == [2.5, 2.5, None]
     assert set(table["day"].to_pylist()) == {"2026-03-01"}
+
+
+def test_workers_read_the_server_that_the_settings_name_and_connect_again(ctx, redis, tmp_path):
+    pytest.importorskip("redis", reason="the client for Redis is not installed: pip install 'kaizenml[redis]'")
+    state = ctx.state
+    bundles.route(state, bundles.write_bundle(state, view=True))
+    clock = SimulatedClock(tmp_path / "clock", datetime(2026, 3, 1, 12, tzinfo=UTC))
+    store = open_online(redis, state, ctx.settings.project.name)
+    store.write("weather.v1", [("JFK", clock.timestamp() - 60, {"temp": 2.5})])
+    environ = {"KAIZEN_CLOCK": str(clock.path), "KAIZEN_PROJECT_ONLINE": redis}
+    with bundles.served("--state", str(state), env=environ, log=state / "log") as (_, url), Client(url) as client:
+
+        def said(**more: object) -> dict[str, Any]:
+            return client.predict("shop", [{**GOOD, **more}])["predictions"][0]
+
+        assert said(place="JFK")["probabilities"] == said(place=None, weather_temp=2.5)["probabilities"] != said(place="LGA")["probabilities"]
+        store._redis.client_kill_filter(_type="normal", skipme=True)  # as after a restart of the server: the next request opens a new connection
+        assert said(place="JFK")["decided_by"] == "model"
+    store.close()
 
 
 def test_a_store_that_fails_makes_the_answer_naive_and_says_why(ctx):

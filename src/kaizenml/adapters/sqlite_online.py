@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from kaizenml.errors import Corrupt, StorageFull, Unavailable
-from kaizenml.ports import OnlineRow
+from kaizenml.ports import Change, OnlineRow
 
 FORMAT = 1
 _CREATE = """CREATE TABLE IF NOT EXISTS online (
@@ -26,8 +26,11 @@ _CREATE = """CREATE TABLE IF NOT EXISTS online (
 ) WITHOUT ROWID"""
 _WRITE = """INSERT INTO online (key, view, at, body) VALUES (?, ?, ?, ?)
 ON CONFLICT (key, view) DO UPDATE SET at = excluded.at, body = excluded.body WHERE excluded.at >= online.at"""
+_REPLACE = "INSERT OR REPLACE INTO online (key, view, at, body) VALUES (?, ?, ?, ?)"
 _READ_ONE = "SELECT at, body FROM online WHERE key = ? AND view = ?"
 _MOST_KEYS = 4096  # in one query
+_PAGE = 10_000
+_KEYS = f"SELECT key FROM online WHERE key >= ?1 AND (?2 OR key > ?1) AND view = ?3 ORDER BY key LIMIT {_PAGE}"  # noqa: S608
 _inherited: list[sqlite3.Connection] = []  # of a parent process; closing them here could harm its files
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -51,12 +54,30 @@ class SqliteOnlineStore:
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
-    def write(self, view: str, rows: Iterable[tuple[str, float, Mapping[str, Any]]]) -> int:
+    def write(self, view: str, rows: Iterable[tuple[str, float, Mapping[str, Any]]], *, keep_s: float | None = None) -> int:
         packed = [(key, view, at, _encode(values)) for key, at, values in rows]
         with self._transaction() as connection:
             before = connection.total_changes
             connection.executemany(_WRITE, packed)
             return connection.total_changes - before
+
+    def update(self, view: str, keys: Iterable[str], change: Change, *, keep_s: float | None = None) -> int:
+        wanted = list(dict.fromkeys(keys))
+        changed = 0
+        with self._transaction() as connection:
+            for start in range(0, len(wanted), _MOST_KEYS):
+                chunk = wanted[start : start + _MOST_KEYS]
+                try:
+                    found = dict(_read_many(connection, view, chunk))
+                except msgspec.DecodeError as error:
+                    raise self._corrupt(str(error)) from error
+                made = [(key, found.get(key), change(key, found.get(key))) for key in chunk]
+                gone = [(key, view) for key, old, row in made if row is None and old is not None]
+                kept = [(key, view, row.at, _encode(row.values)) for key, old, row in made if row is not None and row is not old]
+                connection.executemany("DELETE FROM online WHERE key = ? AND view = ?", gone)
+                connection.executemany(_REPLACE, kept)
+                changed += len(gone) + len(kept)
+        return changed
 
     def read(self, view: str, keys: Sequence[str]) -> list[OnlineRow | None]:
         connection = self._connection()
@@ -76,6 +97,22 @@ class SqliteOnlineStore:
             raise self._translated(error) from error
         except msgspec.DecodeError as error:
             raise self._corrupt(str(error)) from error
+
+    def keys(self, view: str) -> Iterator[str]:
+        connection = self._connection()
+        after: str | None = None
+        while connection is not None:
+            # page by page: a long read would keep the log from being brought into the file
+            try:
+                page = [key for (key,) in connection.execute(_KEYS, (after or "", after is None, view))]
+            except sqlite3.Error as error:
+                if "no such table" in str(error):
+                    return
+                raise self._translated(error) from error
+            yield from page
+            if len(page) < _PAGE:
+                return
+            after = page[-1]
 
     def delete(self, key: str) -> int:
         with self._transaction() as connection:

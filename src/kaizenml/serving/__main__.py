@@ -17,7 +17,7 @@ from kaizenml import settings as settings_module
 from kaizenml.errors import KaizenError, NotFound
 from kaizenml.serving import supervisor
 from kaizenml.serving.front import Front, front_for, prepare
-from kaizenml.settings import ServeSettings
+from kaizenml.settings import ServeSettings, Settings
 
 _GIVEN_ON = "KAIZEN_WORKER_SETTINGS"  # from the parent to its workers
 
@@ -66,13 +66,13 @@ def _front(given: argparse.Namespace, serve: ServeSettings, listening: socket.so
     return front_for(serve, listening.getsockname()[0], root=_root(given) or Path(), environ=os.environ)
 
 
-def _settings(given: argparse.Namespace) -> ServeSettings:
+def _settings(given: argparse.Namespace) -> Settings:
     if given.worker is not None and _GIVEN_ON in os.environ:
-        return msgspec.json.decode(os.environ[_GIVEN_ON], type=ServeSettings)
+        return msgspec.json.decode(os.environ[_GIVEN_ON], type=Settings)
     root = _root(given)
     if root is not None and (root / settings_module.FILE).exists():
-        return settings_module.load(root)[0].serve
-    return settings_module.serve_alone(0 if given.bundle else ServeSettings().port)
+        return settings_module.load(root)[0]
+    return settings_module.alone(0 if given.bundle else ServeSettings().port)
 
 
 def _hold(given: argparse.Namespace, serve: ServeSettings) -> socket.socket | None:
@@ -81,7 +81,8 @@ def _hold(given: argparse.Namespace, serve: ServeSettings) -> socket.socket | No
 
 
 def _serve_project(given: argparse.Namespace) -> int:
-    serve = _settings(given)
+    settings = _settings(given)
+    serve = settings.serve
     if not given.state.is_dir():
         remedy = "kaizen init NAME --data FILE --target COLUMN"
         raise NotFound(f"there is no state folder {given.state}", remedy=remedy, values={"folder": str(given.state)})
@@ -92,7 +93,7 @@ def _serve_project(given: argparse.Namespace) -> int:
     told = prepare(front, given.state, listening.getsockname()[0], os.environ)
     _forget_counters(given.state)
     # all workers live by what stood in kaizen.toml at the start: one that is replaced comes up whatever stands there by then
-    os.environ[_GIVEN_ON] = msgspec.json.encode(serve).decode()
+    os.environ[_GIVEN_ON] = msgspec.json.encode(Settings(project=settings.project, serve=serve)).decode()
     command = [sys.executable, "-m", "kaizenml.serving", "--state", str(given.state)]
     if given.project:
         command += ["--project", str(given.project)]
@@ -103,9 +104,9 @@ def _work(given: argparse.Namespace) -> int:
     from kaizenml.serving import worker
 
     listening = socket.socket(fileno=given.socket)
-    serve = _settings(given)
-    front = _front(given, serve, listening)
-    app = worker.build(given.state, serve, worker=given.worker, front=front)
+    settings = _settings(given)
+    front = _front(given, settings.serve, listening)
+    app = worker.build(given.state, settings.serve, worker=given.worker, front=front, project=settings.project)
 
     def ready() -> None:
         with contextlib.suppress(BrokenPipeError):  # the supervisor is gone; the other pipe tells
@@ -119,14 +120,15 @@ def _serve_bundle(given: argparse.Namespace) -> int:
     from kaizenml.serving import worker
 
     fixed = worker.bundle_snapshot(given.bundle)
-    serve = _settings(given)
+    settings = _settings(given)
+    serve = settings.serve
     listening = supervisor.bind(given.host or serve.host, serve.port if given.port is None else given.port)
     front = _front(given, serve, listening)
     held = _hold(given, serve)
     with tempfile.TemporaryDirectory(prefix="kaizen-bundle-") as folder:
         state = given.state or Path(folder)
         told = prepare(front, state, listening.getsockname()[0], os.environ)
-        app = worker.build(state, serve, fixed=fixed, front=front)
+        app = worker.build(state, serve, fixed=fixed, front=front, project=settings.project)
 
         def ready() -> None:
             host, port = listening.getsockname()[:2]

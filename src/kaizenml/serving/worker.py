@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import msgspec
 import uvicorn
 
-from kaizenml.adapters.sqlite_online import SqliteOnlineStore
+from kaizenml.adapters.online import open_online
 from kaizenml.clock import open_clock, parse_duration
 from kaizenml.errors import NotFound
 from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Snapshot
@@ -38,7 +38,7 @@ from kaizenml.serving.outcomes import OutcomeStore
 from kaizenml.serving.protocol import Limits
 from kaizenml.serving.tracing import open_tracer
 from kaizenml.serving.watcher import Watcher
-from kaizenml.settings import ServeSettings
+from kaizenml.settings import ProjectSettings, ServeSettings
 
 BUNDLE_ENDPOINT = "release"
 DRAIN_S = 10  # for requests in flight, after SIGTERM
@@ -46,7 +46,10 @@ _OWN_FILES = 128  # beside the connections: libraries, journal, stores, pipes
 log = logging.getLogger("kaizenml.serving")
 
 
-def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snapshot | None = None, front: Front | None = None) -> App:
+def build(
+    state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snapshot | None = None, front: Front | None = None,
+    project: ProjectSettings | None = None,
+) -> App:  # fmt: skip
     """Put a worker together: the composition root of the serving process.
 
     Parameters
@@ -56,7 +59,9 @@ def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snaps
     worker : this worker's number, for its counters.
     fixed : routes that never change, instead of the project's snapshot file.
     front : how it is reached; default without tokens or a prefix.
+    project : the ``[project]`` section, for where the online store is; default SQLite in the state folder.
     """
+    project = project or ProjectSettings(name="alone")
     clock = open_clock()
     limits = Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows, depth=settings.max_depth)
     ids = Ids(project_key(state))
@@ -66,8 +71,8 @@ def build(state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snaps
         full=settings.journal_full,
     )  # fmt: skip
     engine = Engine(
-        clock=clock, ids=ids, journal=written, online=SqliteOnlineStore(state / "online.db", readonly=True), counters=counters, limits=limits,
-        batching=Batching(settings.batch_rows, settings.batch_wait_ms / 1000),
+        clock=clock, ids=ids, journal=written, online=open_online(project.online, state, project.name, readonly=True), counters=counters,
+        limits=limits, batching=Batching(settings.batch_rows, settings.batch_wait_ms / 1000),
     )  # fmt: skip
     access = None
     if settings.access_log != "off":
