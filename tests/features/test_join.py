@@ -38,13 +38,13 @@ def joined(rows: list[tuple[Any, int | None]], view: list[tuple[Any, int | None,
     entities = pa.table({"place": pa.array([row[0] for row in rows], pa.string())})
     features = pa.table(
         {
-            "key": pa.array([row[0] for row in view], pa.string()),
+            "place": pa.array([row[0] for row in view], pa.string()),
             "at": pa.array([row[1] for row in view], pa.timestamp("us")),
             "value": pa.array([row[2] for row in view], pa.int64()),
         }
     )
     known_at = np.array([MISSING if row[1] is None else row[1] for row in rows], np.int64)
-    table = join(entities, features, on="place", entity="key", columns=["value"], at="at", known_at=known_at, ttl_us=ttl)
+    table = join(entities, features, on=["place"], columns=["value"], at="at", known_at=known_at, ttl_us=ttl)
     return table["value"].to_pylist()  # type: ignore[no-any-return]
 
 
@@ -93,14 +93,14 @@ def test_a_value_is_known_at_its_very_moment_and_as_old_as_the_ttl() -> None:
 def test_a_timeless_view_gives_the_last_row_of_an_entity() -> None:
     rows = pa.table({"plane": ["N1", None, "N3", "N2"]})
     view = pa.table({"plane": ["N1", "N2", "N1", None], "seats": [100, 200, 101, 5]})
-    table = join(rows, view, on="plane", entity="plane", columns=["seats"], at=None, known_at=np.zeros(4, np.int64), ttl_us=None)
+    table = join(rows, view, on=["plane"], columns=["seats"], at=None, known_at=np.zeros(4, np.int64), ttl_us=None)
     assert table["seats"].to_pylist() == [101, None, None, 200]
 
 
 def test_without_a_time_of_asking_the_newest_values_are_taken() -> None:
     rows = pa.table({"place": ["a", "b"]})
     view = pa.table({"place": ["a", "a"], "at": pa.array([7, 3], pa.timestamp("us")), "x": [1, 2]})
-    assert join(rows, view, on="place", entity="place", columns=["x"], at="at", known_at=None, ttl_us=1)["x"].to_pylist() == [1, None]
+    assert join(rows, view, on=["place"], columns=["x"], at="at", known_at=None, ttl_us=1)["x"].to_pylist() == [1, None]
 
 
 @pytest.mark.parametrize("unit", ["s", "ms", "us", "ns"])
@@ -110,7 +110,7 @@ def test_zones_and_units_of_the_view_do_not_matter(unit: str) -> None:
     known_at = np.array([int(moment.timestamp()) * 1_000_000 for moment in asked], np.int64)
     at = pa.array([dt.datetime(2013, 3, 10, 7)], pa.timestamp(unit)).cast(pa.timestamp(unit, "UTC")).cast(pa.timestamp(unit, "America/New_York"))
     view = pa.table({"place": ["a"], "at": at, "x": [1]})  # 07:00 UTC is when New York's clocks jump
-    assert join(rows, view, on="place", entity="place", columns=["x"], at="at", known_at=known_at, ttl_us=None)["x"].to_pylist() == [None, 1]
+    assert join(rows, view, on=["place"], columns=["x"], at="at", known_at=known_at, ttl_us=None)["x"].to_pylist() == [None, 1]
 
 
 @pytest.mark.parametrize(
@@ -126,15 +126,15 @@ def test_zones_and_units_of_the_view_do_not_matter(unit: str) -> None:
 )
 def test_entities_meet_across_types(row_keys: pa.Array, view_keys: pa.Array) -> None:
     rows, view = pa.table({"k": row_keys}), pa.table({"k": view_keys, "x": [1, 2]})
-    assert join(rows, view, on="k", entity="k", columns=["x"], at=None, known_at=None, ttl_us=None)["x"].to_pylist() == [1, None, None]
+    assert join(rows, view, on=["k"], columns=["x"], at=None, known_at=None, ttl_us=None)["x"].to_pylist() == [1, None, None]
 
 
 def test_an_empty_side_is_no_error() -> None:
     rows, nothing = pa.table({"k": ["a"]}), pa.table({"k": pa.array([], pa.string()), "x": pa.array([], pa.string())})
-    assert join(rows, nothing, on="k", entity="k", columns=["x"], at=None, known_at=None, ttl_us=None).to_pydict() == {"x": [None]}
-    assert join(rows.slice(1), nothing, on="k", entity="k", columns=["x"], at=None, known_at=None, ttl_us=None).num_rows == 0
+    assert join(rows, nothing, on=["k"], columns=["x"], at=None, known_at=None, ttl_us=None).to_pydict() == {"x": [None]}
+    assert join(rows.slice(1), nothing, on=["k"], columns=["x"], at=None, known_at=None, ttl_us=None).num_rows == 0
     unknown = pa.table({"k": pa.nulls(1)})
-    assert join(unknown, nothing, on="k", entity="k", columns=["x"], at=None, known_at=None, ttl_us=None).to_pydict() == {"x": [None]}
+    assert join(unknown, nothing, on=["k"], columns=["x"], at=None, known_at=None, ttl_us=None).to_pydict() == {"x": [None]}
 
 
 def test_very_many_entities_over_a_long_time_still_join_exactly() -> None:
@@ -148,5 +148,12 @@ def test_very_many_entities_over_a_long_time_still_join_exactly() -> None:
 
 def test_newest_gives_one_row_for_each_entity() -> None:
     view = pa.table({"k": ["a", "b", None, "a", "b", "c"], "at": pa.array([2, 5, 9, 1, 5, None], pa.timestamp("us")), "x": [1, 2, 3, 4, 5, 6]})
-    assert newest(view, entity="k", at="at").select(["k", "x"]).to_pylist() == [{"k": "a", "x": 1}, {"k": "b", "x": 5}]
-    assert newest(view, entity="k", at=None).select(["k", "x"]).to_pylist() == [{"k": "a", "x": 4}, {"k": "b", "x": 5}, {"k": "c", "x": 6}]
+    assert newest(view, on=["k"], at="at").select(["k", "x"]).to_pylist() == [{"k": "a", "x": 1}, {"k": "b", "x": 5}]
+    assert newest(view, on=["k"], at=None).select(["k", "x"]).to_pylist() == [{"k": "a", "x": 4}, {"k": "b", "x": 5}, {"k": "c", "x": 6}]
+
+
+def test_a_key_of_several_columns_is_found_by_all_of_them() -> None:
+    view = pa.table({"place": ["a", "a", "b", None], "line": [1, 2, 1, 1], "x": [1, 2, 3, 4]})
+    rows = pa.table({"place": ["a", "b", "b", "a", None, "a"], "line": [2, 1, 2, 1, 1, None]})
+    found = join(rows, view, on=["place", "line"], columns=["x"], at=None, known_at=None, ttl_us=None)
+    assert found["x"].to_pylist() == [2, 3, None, 1, None, None]

@@ -27,6 +27,7 @@ from kaizenml.features.buffer import buffer_of
 from kaizenml.features.encoder import compile_row
 from kaizenml.features.encoding import encode, learn
 from kaizenml.features.online import look_up
+from kaizenml.features.view import Aggregate, FeatureView
 
 
 def moment(hour: float) -> dt.datetime:
@@ -84,6 +85,25 @@ def test_another_definition_is_another_version(filled: Context, reopen: Callable
     changed = reopen(TOML.replace('ttl = "3h"', 'ttl = "4h"'))
     assert frame.views(changed)[0].version != frame.views(filled)[0].version
     assert frame.views(changed)[1] == frame.views(filled)[1]
+
+
+def test_the_versions_of_definitions_stay_what_they_were_before_views_could_do_more() -> None:
+    weather = FeatureView(name="weather", dataset="weather", entity="origin", columns=["temp", "sky"], at="at", ttl_s=10800.0)
+    planes = FeatureView(name="planes", dataset="planes", entity="tailnum", columns=["seats"])
+    assert (weather.version, planes.version) == ("fcce7fec3683", "1c2063080ce5")
+
+
+def test_whatever_changes_values_changes_the_version_and_what_is_merely_said_does_not() -> None:
+    plain = FeatureView(name="v", dataset="d", entity="k", columns=["x"], at="t")
+    told = msgspec.structs.replace(plain, description="of customers", owner="ann", tags=["money"])
+    assert told.version == plain.version
+    total = Aggregate(name="x_1d", function="sum", column="x", last_s=86400.0)
+    changes: list[dict[str, Any]] = [
+        {"entity": ["k", "l"]}, {"aggregates": [total]}, {"aggregates": [msgspec.structs.replace(total, every_s=60.0)]},
+        {"aggregates": [msgspec.structs.replace(total, n=5)]}, {"created": "c"}, {"sql": "select 1"}, {"plain": True},
+    ]  # fmt: skip
+    versions = [msgspec.structs.replace(plain, **change).version for change in changes]
+    assert len({plain.version, *versions}) == len(changes) + 1
 
 
 @pytest.mark.parametrize(

@@ -127,8 +127,9 @@ _views = views  # the parameters above are named like it
 
 
 def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, known_at: join.Int64 | None) -> pa.Table:
-    if view.entity not in rows.column_names:
-        raise _no_column(f"features.{view.name}.entity", view.entity, ref, rows.column_names)
+    for key in view.entities:
+        if key not in rows.column_names:
+            raise _no_column(f"features.{view.name}.entity", key, ref, rows.column_names)
     names = [f"{view.name}_{column}" for column in view.columns]
     if taken := [name for name in names if name in rows.column_names]:
         raise InvalidSettings(
@@ -139,8 +140,7 @@ def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, known_at:
     features = join.join(
         rows,
         view_rows(ctx, view),
-        on=view.entity,
-        entity=view.entity,
+        on=view.entities,
         columns=view.columns,
         at=view.at,
         known_at=known_at,
@@ -153,7 +153,7 @@ def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, known_at:
 
 def view_rows(ctx: Context, view: FeatureView, ref: str | None = None) -> pa.Table:
     """Return the rows behind a view, in the order in which they were added; its columns only."""
-    wanted = list(dict.fromkeys([view.entity, *([view.at] if view.at else []), *view.columns]))
+    wanted = list(dict.fromkeys([*view.entities, *([view.at] if view.at else []), *view.columns]))
     known = tables.version(ctx, ref or view.dataset).columns
     for name in wanted:
         if name not in known:

@@ -21,16 +21,17 @@ _LAST = int(np.iinfo(np.int64).max)
 
 
 def join(
-    rows: pa.Table, view: pa.Table, *, on: str, entity: str, columns: list[str], at: str | None, known_at: Int64 | None, ttl_us: int | None
+    rows: pa.Table, view: pa.Table, *, on: list[str], columns: list[str], at: str | None, known_at: Int64 | None, ttl_us: int | None
 ) -> pa.Table:
     """Return the view's ``columns`` for each of ``rows``.
 
     Parameters
     ----------
-    rows : the table to enrich; its column ``on`` holds the entity (null: no entity, hence nulls).
+    rows : the table to enrich.
     view : the feature rows in the order in which they were added: of two with the same entity and time the last wins.
         Rows without an entity or, in a timed view, without a time, are never found.
-    entity, columns, at : column names in ``view``; ``at`` None: the last row of each entity wins.
+    on : the columns that make an entity together, in both tables (null in one: no entity, hence nulls).
+    columns, at : column names in ``view``; ``at`` None: the last row of each entity wins.
     known_at : for each row the moment, in microseconds since 1970 UTC, up to and including which values count as
         known; ``MISSING`` finds nothing. None: the newest values, whatever their time.
     ttl_us : values older than this at ``known_at`` count as missing; None: any age will do.
@@ -41,11 +42,11 @@ def join(
 
     >>> weather = pa.table({"place": ["a", "a"], "at": pa.array([0, 7_200_000_000], pa.timestamp("us")), "temp": [1.0, 2.0]})
     >>> asked = np.array([3_600_000_000, 7_200_000_000])
-    >>> flights = pa.table({"from": ["a", "a"]})
-    >>> join(flights, weather, on="from", entity="place", columns=["temp"], at="at", known_at=asked, ttl_us=None)["temp"].to_pylist()
+    >>> flights = pa.table({"place": ["a", "a"]})
+    >>> join(flights, weather, on=["place"], columns=["temp"], at="at", known_at=asked, ttl_us=None)["temp"].to_pylist()
     [1.0, 2.0]
     """
-    row_codes, view_codes = _codes(rows.column(on), view.column(entity))
+    row_codes, view_codes = codes(rows, view, on)
     view_times = np.zeros(view.num_rows, np.int64)
     if at is not None:
         times = microseconds(view.column(at))
@@ -57,16 +58,16 @@ def join(
     return pa.table([_gathered(view.column(column), taken) for column in columns], names=columns)
 
 
-def newest(view: pa.Table, *, entity: str, at: str | None) -> pa.Table:
+def newest(view: pa.Table, *, on: list[str], at: str | None) -> pa.Table:
     """Return the newest row of each entity; of two with the same time the last. Rows without entity or time are left out."""
-    codes = _codes(view.column(entity), view.column(entity))[1]
+    numbered = codes(view, view, on)[1]
     times = np.zeros(view.num_rows, np.int64)
     if at is not None:
         known = microseconds(view.column(at))
-        codes = np.where(np.asarray(known.is_null().to_numpy(), bool), -1, codes)
+        numbered = np.where(np.asarray(known.is_null().to_numpy(), bool), -1, numbered)
         times = np.asarray(known.fill_null(0).to_numpy(), np.int64)
-    entities = np.unique(codes[codes >= 0])
-    positions = positions_at(entities, np.full(len(entities), _LAST), codes, times, None)
+    entities = np.unique(numbered[numbered >= 0])
+    positions = positions_at(entities, np.full(len(entities), _LAST), numbered, times, None)
     return view.take(pa.array(positions))
 
 
@@ -104,6 +105,23 @@ def _ranks(times: Int64, row_times: Int64, codes: int) -> tuple[Int64, Int64, in
         return times - first, np.clip(row_times, first - 1, last) - first, size
     known, ranks = np.unique(times, return_inverse=True)
     return ranks.astype(np.int64), np.searchsorted(known, row_times, side="right") - 1, len(known)
+
+
+def codes(rows: pa.Table, view: pa.Table, on: list[str]) -> tuple[Int64, Int64]:
+    """Number the entities of both tables alike, from 0; -1 where there is none, and in ``rows`` also where ``view`` lacks it."""
+    of_rows, of_view = _codes(rows.column(on[0]), view.column(on[0]))
+    for name in on[1:]:
+        more_rows, more_view = _codes(rows.column(name), view.column(name))
+        size = int(more_view.max(initial=0)) + 1
+        pairs = np.where((of_view < 0) | (more_view < 0), -1, of_view * size + more_view)
+        asked = np.where((of_rows < 0) | (more_rows < 0), -1, of_rows * size + more_rows)
+        known = np.unique(pairs[pairs >= 0])
+        of_view = np.where(pairs < 0, -1, np.searchsorted(known, pairs))
+        places = np.searchsorted(known, asked)
+        found = (asked >= 0) & (places < len(known))
+        found[found] = known[places[found]] == asked[found]
+        of_rows = np.where(found, places, -1)
+    return of_rows, of_view
 
 
 def _codes(row_keys: pa.ChunkedArray, view_keys: pa.ChunkedArray) -> tuple[Int64, Int64]:

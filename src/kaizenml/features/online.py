@@ -7,7 +7,7 @@ from typing import Any
 
 from kaizenml.errors import InvalidInput
 from kaizenml.features.signature import ViewUse
-from kaizenml.features.view import entity_key
+from kaizenml.features.view import key_of
 from kaizenml.ports import OnlineStore
 
 
@@ -34,7 +34,8 @@ def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping
     for view in views:
         names = [(f"{view.name}_{column}", column) for column in view.columns]
         own = frozenset(name for name, _ in names)
-        keys = [entity_key(row.get(view.entity)) for row in rows]
+        entities = view.entities
+        keys = [key_of([row.get(name) for name in entities]) for row in rows]
         wanted = list(dict.fromkeys(key for key in keys if key is not None))
         oldest = 0.0 if view.ttl_s is None else now - view.ttl_s
         unknown = dict.fromkeys(own)
@@ -43,11 +44,11 @@ def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping
             if kept is not None and (view.ttl_s is None or kept.at >= oldest):
                 ready[entity] = {name: kept.values.get(column) for name, column in names}
         for position, (row, key, features) in enumerate(zip(rows, keys, found, strict=True)):
-            if key is None and view.entity not in row and not own.issubset(row):
+            if key is None and not own.issubset(row) and (absent := next((name for name in entities if name not in row), None)):
                 raise InvalidInput(
-                    f"inputs[{position}].{view.entity} is absent; the features of {view.name!r} are found by it",
-                    remedy=f"send {view.entity!r}, as null when it is not known",
-                    values={"row": position, "field": view.entity, "found": None, "expected": "the entity of a feature view"},
+                    f"inputs[{position}].{absent} is absent; the features of {view.name!r} are found by it",
+                    remedy=f"send {absent!r}, as null when it is not known",
+                    values={"row": position, "field": absent, "found": None, "expected": "the entity of a feature view"},
                 )
             if own.isdisjoint(row):
                 features.update(ready[key])

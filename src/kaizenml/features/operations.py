@@ -17,7 +17,7 @@ from kaizenml.features import frame, join, store
 from kaizenml.features.buffer import buffer_of
 from kaizenml.features.encoding import microseconds
 from kaizenml.features.push import Checker, time_text
-from kaizenml.features.view import FeatureView, Kept, Materialized, Pushed, ViewState
+from kaizenml.features.view import FeatureView, Kept, Materialized, Pushed, ViewState, key_of
 
 __all__ = ["flush", "get", "list", "materialize", "push", "show"]
 
@@ -135,7 +135,7 @@ def materialize(ctx: Context, view: str, *, everything: bool = False) -> Materia
     if done == version.number and not everything:
         return Materialized(view=found.ref, dataset=version.ref, entities=0, kept=0)
     rows = frame.view_rows(ctx, found, version.ref)
-    newest = join.newest(rows, entity=found.entity, at=found.at)
+    newest = join.newest(rows, on=found.entities, at=found.at)
     kept = 0
     for start in range(0, newest.num_rows, _BATCH):
         kept += ctx.online.write(found.ref, _online_rows(found, newest.slice(start, _BATCH)))
@@ -238,11 +238,12 @@ def _checker(ctx: Context, view: FeatureView, fresh: bool = False) -> Checker:
 
 def _online_rows(view: FeatureView, rows: pa.Table) -> Iterator[tuple[str, float, dict[str, Any]]]:
     """Write a table's rows as ``push`` would: NaN and infinite are null, times are text."""
-    keys = join.key_text(rows.column(view.entity)).to_pylist()
+    keys = map(key_of, zip(*(join.key_text(rows.column(name)).to_pylist() for name in view.entities), strict=True))
     times = [us / 1e6 for us in microseconds(rows.column(view.at)).to_pylist()] if view.at is not None else [0.0] * rows.num_rows
     columns = [_online_values(rows.column(name)) for name in view.columns]
     for key, at, values in zip(keys, times, zip(*columns, strict=True), strict=True):
-        yield key, at, dict(zip(view.columns, values, strict=True))
+        if key is not None:
+            yield key, at, dict(zip(view.columns, values, strict=True))
 
 
 def _online_values(column: pa.ChunkedArray) -> Sequence[Any]:

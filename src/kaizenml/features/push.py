@@ -12,7 +12,7 @@ import pyarrow as pa
 from kaizenml.data.dataset import Kind
 from kaizenml.errors import InvalidInput, nearest
 from kaizenml.features.encoder import parse_time_us
-from kaizenml.features.view import FeatureView, entity_key
+from kaizenml.features.view import FeatureView, entity_key, key_of
 
 Converter = Callable[[Any], Any]
 _EXPECTED: dict[str, str] = {
@@ -53,7 +53,7 @@ class Checker:
 
     def __init__(self, view: FeatureView, kinds: Mapping[str, Kind]) -> None:
         self.view = view
-        self.kinds: dict[str, str] = {name: kinds.get(name, "any") for name in (view.entity, *view.columns)}
+        self.kinds: dict[str, str] = {name: kinds.get(name, "any") for name in (*view.entities, *view.columns)}
         if view.at is not None:
             self.kinds[view.at] = "timestamp"
         self._converters = [(name, _CONVERTERS[kind]) for name, kind in self.kinds.items()]
@@ -71,7 +71,7 @@ class Checker:
                     values[name] = convert(row[name])
             except (ValueError, TypeError, OverflowError):
                 raise self._wrong_value(name, row[name], position) from None
-            key = entity_key(values[view.entity])
+            key = key_of([values[name] for name in view.entities])
             at = 0.0
             if view.at is not None:
                 us = parse_time_us(values[view.at])
@@ -79,7 +79,7 @@ class Checker:
                     raise self._wrong_value(view.at, None, position)
                 at = us / 1e6
             if key is None:
-                raise self._wrong_value(view.entity, None, position)
+                raise self._wrong_value(next(name for name in view.entities if values[name] is None), None, position)
             online.append((key, at, {name: values[name] for name in view.columns}))
             offline.append(values)
         return Checked(online, offline)
@@ -105,7 +105,7 @@ class Checker:
             close = nearest(absent[0], extra)
             return InvalidInput(
                 f"rows[{position}].{absent[0]} is absent" + (f"; did you mean it by {close!r}?" if close else ""),
-                remedy=f"push {absent[0]!r}" + ("" if absent[0] in (self.view.entity, self.view.at) else ", as null when it is not known"),
+                remedy=f"push {absent[0]!r}" + ("" if absent[0] in (*self.view.entities, self.view.at) else ", as null when it is not known"),
                 values={"row": position, "field": absent[0], "nearest": close},
             )
         close = nearest(extra[0], self.kinds)
@@ -117,7 +117,7 @@ class Checker:
 
     def _wrong_value(self, name: str, value: Any, position: int) -> InvalidInput:
         expected = _EXPECTED[self.kinds[name]]
-        needed = name in (self.view.entity, self.view.at)
+        needed = name in (*self.view.entities, self.view.at)
         shown = repr(value) if len(repr(value)) <= 100 else repr(value)[:97] + "..."
         return InvalidInput(
             f"rows[{position}].{name}: {'null' if value is None else shown} is not {expected.split(' (')[0]}",

@@ -3,30 +3,106 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
+Function = Literal["count", "sum", "mean", "min", "max", "std", "distinct", "first", "latest", "ratio", "since"]
+_TOLD = ("description", "owner", "tags")  # said about a view, no part of what it is
+_FIRST = ("name", "dataset", "entity", "columns", "at", "ttl_s")  # hashed even where they are not set: so began the format
 
-class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
-    """The newest known values of ``columns`` for each value of ``entity``; as features they are named ``{name}_{column}``."""
+
+class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One feature over the rows of an entity in a window that ends when the question is asked, or at a step before it.
+
+    Rows whose ``column`` is null (or no finite number) do not count for it.
+    """
 
     name: str
-    dataset: str
-    entity: str
+    function: Function
+    column: str | None = None  # None: the row itself (count, since)
+    last_s: float | None = None  # length of the window; None: all time
+    every_s: float | None = None  # None: t - last < at <= t; else the window ends at the newest multiple (since 1970) at or before t
+    n: int | None = None  # only the newest n rows of the window
+    of: list[str] = []  # ratio: the names of two aggregates of the view, the first over the second
+
+
+class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
+    """What is known of an entity: the newest values of ``columns``, and ``aggregates`` over its rows."""
+
+    name: str
+    dataset: str  # "" where the rows come from ``sql``
+    entity: str | list[str]  # the column with the key, or the columns that make one together
     columns: list[str]
     at: str | None = None  # event time; None: a timeless look-up
-    ttl_s: float | None = None
+    ttl_s: float | None = None  # once the newest row is older, all features of the entity are missing
+    aggregates: list[Aggregate] = []
+    created: str | None = None  # column: when a row became known; rows that were not yet known do not count
+    sql: str | None = None  # a query over datasets that gives the rows
+    plain: bool = False  # features bear their own name; else {view}_{column}
+    description: str = ""
+    owner: str = ""
+    tags: list[str] = []
 
     @property
     def version(self) -> str:
-        """The hash of the definition: change anything and it is another version."""
-        return hashlib.sha256(msgspec.json.encode(self, order="deterministic")).hexdigest()[:12]
+        """The hash of the definition: change anything and it is another version. Not of what is merely said about it."""
+        found = {name: getattr(self, name) for name in _FIRST}
+        for field in msgspec.structs.fields(self):
+            value = getattr(self, field.name)
+            if field.name not in (*_FIRST, *_TOLD) and value not in (None, False, []):
+                found[field.name] = value
+        return hashlib.sha256(msgspec.json.encode(found)).hexdigest()[:12]  # in the order of the fields
 
     @property
     def ref(self) -> str:
         return f"{self.name}.{self.version}"
+
+    @property
+    def entities(self) -> list[str]:
+        """The columns that make the key, in their order."""
+        return entities_of(self.entity)
+
+    @property
+    def features(self) -> dict[str, str]:
+        """Name of each feature as a model's input -> the column or aggregate that it is."""
+        return feature_names(self.name, [*self.columns, *(each.name for each in self.aggregates)], plain=self.plain)
+
+    @property
+    def reads(self) -> list[str]:
+        """The columns of values that a row of the view must hold, beside entity and times."""
+        used = [*self.columns, *(each.column for each in self.aggregates if each.column)]
+        return [name for name in dict.fromkeys(used) if name not in (*self.entities, self.at, self.created)]
+
+
+def entities_of(entity: str | list[str]) -> list[str]:
+    """Return the columns that make a view's key."""
+    return [entity] if isinstance(entity, str) else list(entity)
+
+
+def feature_names(view: str, columns: Iterable[str], *, plain: bool) -> dict[str, str]:
+    """Return for each feature of a view its name as an input -> the column or aggregate.
+
+    >>> feature_names("weather", ["temp"], plain=False), feature_names("spend", ["spend_30d"], plain=True)
+    ({'weather_temp': 'temp'}, {'spend_30d': 'spend_30d'})
+    """
+    return {column if plain else f"{view}_{column}": column for column in columns}
+
+
+def key_of(values: Iterable[Any]) -> str | None:
+    """Return the text by which an entity of one or more columns is kept and found; None where one of them is missing.
+
+    >>> key_of(["JFK"]), key_of(["JFK", 7.0]), key_of(["a|b", "c"]), key_of(["JFK", None])
+    ('JFK', 'JFK|7', 'a\\\\|b|c', None)
+    """
+    texts = [entity_key(value) for value in values]
+    if len(texts) == 1:
+        return texts[0]
+    if None in texts:
+        return None
+    return "|".join(text.replace("\\", "\\\\").replace("|", "\\|") for text in texts if text is not None)
 
 
 def entity_key(value: Any) -> str | None:

@@ -93,7 +93,7 @@ def answers_of(ctx: Context, release: str) -> Answers:
         target=signature.target,
         classes=signature.classes,
         naive=[float(value) for value in known],
-        views={view.name: view.entity for view in signature.views},
+        views={view.name: view.entities[0] for view in signature.views if len(view.entities) == 1},
         columns=[field.name for field in signature.fields if field.view],
     )
 
@@ -145,7 +145,7 @@ def make(ctx: Context, release: str) -> Reference:
     if signature.target in table.column_names:
         table = table.filter(pc.is_valid(table[signature.target]))
     table = table.slice(max(0, table.num_rows - ROWS)).combine_chunks()
-    bins = profile.learn(table, signature.fields, entities={view.name: view.entity for view in signature.views})
+    bins = profile.learn(table, signature.fields, entities={view.name: view.entities[0] for view in signature.views if len(view.entities) == 1})
     whole = profile.count(bins, table)
     days = _days(bins, table, signature.time)
     weeks = [profile.total(bins, days[start : start + 7]) for start in range(0, len(days) - 6, 7)]

@@ -147,7 +147,7 @@ def _constant(place: str, value: Any, spec: ModelSpec) -> Any:
 def _inputs(spec: ModelSpec) -> list[str]:
     """Return what a request to this model may hold."""
     signature = spec.signature
-    beside = [name for name in (signature.key, signature.unit, signature.time, *(view.entity for view in signature.views)) if name]
+    beside = [name for name in (signature.key, signature.unit, signature.time, *(key for view in signature.views for key in view.entities)) if name]
     return list(dict.fromkeys([*(field.name for field in signature.fields), *beside, *spec.encoder.accepts]))
 
 

@@ -116,9 +116,10 @@ def _inputs(champion: LoadedRoute) -> Iterator[str]:
         yield _row(f"<code>{escape(field.name)}</code>{source}", _KINDS[field.kind], _seen(field), examples)
     known = {field.name for field in signature.fields}
     for view in signature.views:
-        if view.entity not in known:
-            found = ", ".join(f"<code>{escape(view.name)}_{escape(column)}</code>" for column in view.columns)
-            yield _row(f"<code>{escape(view.entity)}</code>", "key", f"finds {found}", "")
+        found = ", ".join(f"<code>{escape(name)}</code>" for name in view.features)
+        for key in view.entities:
+            if key not in known:
+                yield _row(f"<code>{escape(key)}</code>", "key", f"finds {found}", "")
 
 
 def _seen(field: Field) -> str:

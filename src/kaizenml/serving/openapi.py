@@ -163,7 +163,8 @@ def _row(loaded: LoadedRoute) -> Schema:
     signature = loaded.signature
     properties = {field.name: _field(field) for field in signature.fields}
     for view in signature.views:
-        properties.setdefault(view.entity, PLAIN | {"description": f"finds the features of the view {view.name}"})
+        for key in view.entities:
+            properties.setdefault(key, PLAIN | {"description": f"finds the features of the view {view.name}"})
     row: Schema = {"type": "object", "properties": properties, "examples": [example_row(loaded)]}
     if loaded.model is None:
         return row
@@ -177,7 +178,7 @@ def _row(loaded: LoadedRoute) -> Schema:
 
 def _found(view: ViewUse) -> Schema:
     """A view's features come by its entity, or all in the row itself."""
-    return {"anyOf": [{"required": [view.entity]}, {"required": [f"{view.name}_{column}" for column in view.columns]}]}
+    return {"anyOf": [{"required": view.entities}, {"required": list(view.features)}]}
 
 
 def _field(field: Field) -> Schema:

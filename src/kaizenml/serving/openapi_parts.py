@@ -106,7 +106,7 @@ def arms_of(endpoint: LoadedEndpoint) -> Schema:
 def example_row(loaded: LoadedRoute) -> Schema:
     """Return a row that the release takes: its first examples; what views give is left to them."""
     row = {field.name: example_value(field) for field in loaded.signature.fields if field.view is None}
-    return row | {view.entity: "text" for view in loaded.signature.views if view.entity not in row}
+    return row | {key: "text" for view in loaded.signature.views for key in view.entities if key not in row}
 
 
 def example_value(field: Field) -> Any:

@@ -63,7 +63,7 @@ def asked(signature: Signature) -> list[str]:
     These are the inputs that no feature view gives, then the views' entities that are no inputs themselves.
     """
     inputs = [field.name for field in signature.fields if field.view is None]
-    return inputs + [name for name in dict.fromkeys(view.entity for view in signature.views) if name not in inputs]
+    return inputs + [name for name in dict.fromkeys(key for view in signature.views for key in view.entities) if name not in inputs]
 
 
 def unjournaled(answered: Answered) -> tuple[tuple[bytes, bytes], ...]:
