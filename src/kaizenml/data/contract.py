@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kaizenml.data.dataset import Column, Contract, Kind
+from kaizenml.data import personal as persons
+from kaizenml.data.dataset import Column, Contract, Kind, Personal
 from kaizenml.data.kinds import RESERVED, STORED, kind_of, no_column, notes_of
 from kaizenml.data.parse import parse_as
 from kaizenml.errors import ContractBroken, InvalidData, nearest
@@ -94,13 +95,18 @@ def check(table: pa.Table, contract: Contract, *, partial: bool = False) -> Chec
     ContractBroken : a column is gone, or most of its values are of another kind, so that quarantine would swallow the data.
     """
     check_contract(contract)
-    missing = [column.name for column in contract.columns if column.name not in table.column_names]
+    personal = persons.decisions(contract)
+    dropped = persons.dropped(contract)
+    missing = [column.name for column in contract.columns if column.name not in table.column_names and column.name not in dropped]
     fresh = _new_columns(table, contract, broken=bool(missing and not partial))
-    faults = _Faults(table.num_rows)
+    faults = _Faults(table.num_rows, personal)
     columns: dict[str, pa.ChunkedArray] = {}
     changed: dict[str, str] = {}
     grown: list[Column] = []
     for column in contract.columns:
+        if column.name in dropped:
+            grown.append(column)  # what is not stored need not keep a promise
+            continue
         if column.name in missing:
             columns[column.name] = pa.chunked_array([pa.nulls(table.num_rows, STORED[column.kind])])
             grown.append(column)
@@ -120,7 +126,7 @@ def check(table: pa.Table, contract: Contract, *, partial: bool = False) -> Chec
         columns[column.name] = table[column.name]
         _check_values(table[column.name], column, faults)
     for column in contract.columns:
-        if column.unique or column.name == contract.key:
+        if (column.unique or column.name == contract.key) and column.name in columns:
             # of two rows the first good one stands
             faults.add(_repeated(columns[column.name], faults.reasons), columns[column.name], column.name, "was there before")
     rows = faults.good()
@@ -140,7 +146,7 @@ def check_contract(contract: Contract) -> None:
     doubled = next((name for at, name in enumerate(names) if name in names[:at]), None)
     if doubled is not None:
         raise InvalidData(f"the contract names column {doubled!r} twice", remedy="keep one of them", values={"column": doubled})
-    for role, name in (("key", contract.key), ("time", contract.time)):
+    for role, name in (("key", contract.key), ("time", contract.time), ("subject", contract.subject)):
         if name is not None and name not in names:
             close = nearest(name, names)
             raise InvalidData(
@@ -159,6 +165,7 @@ def check_contract(contract: Contract) -> None:
                 remedy="swap them",
                 values={"column": column.name},
             )
+    persons.check_decisions(contract)
 
 
 def narrowed(old: Contract, new: Contract) -> list[str]:
@@ -190,16 +197,17 @@ class Reason(NamedTuple):
     text: str
 
 
-def reason(name: str, value: Any, why: str) -> Reason:
-    """Say that column ``name`` with ``value`` is wrong and ``why``."""
-    return Reason(f"{name} {why}", f"{name}: {_shown(value)} {why}")
+def reason(name: str, value: Any, why: str, personal: Mapping[str, Personal]) -> Reason:
+    """Say that column ``name`` with ``value`` is wrong and ``why``; values of ``personal`` columns are not shown."""
+    return Reason(f"{name} {why}", f"{name}: {persons.shown(name, _shown(value), personal)} {why}")
 
 
 class _Faults:
     """Reasons by row, for the few rows that have any."""
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, personal: Mapping[str, Personal]) -> None:
         self._rows = rows
+        self.personal = personal
         self.reasons: dict[int, list[Reason]] = {}
 
     def add(self, mask: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray, name: str, why: str) -> None:
@@ -207,7 +215,7 @@ class _Faults:
         places = pc.indices_nonzero(pc.fill_null(mask, False))
         if len(places):
             for place, value in zip(places.to_pylist(), values.take(places).to_pylist(), strict=True):
-                self.reasons.setdefault(place, []).append(reason(name, value, why))
+                self.reasons.setdefault(place, []).append(reason(name, value, why, self.personal))
 
     def good(self) -> pa.Array:
         """Return the places of the rows without a reason."""
@@ -250,8 +258,8 @@ def _coerce(values: pa.ChunkedArray, column: Column, faults: _Faults) -> tuple[p
     count, given = pc.sum(lost).as_py() or 0, len(values) - values.null_count
     if count * 2 > given:
         at = pc.index(lost, True).as_py()
-        now = kind_of(values)
-        return found, kind, f"was {column.kind} and is now {now} ({_shown(values[at].as_py())} in row {at + 1}; {count:,} of {given:,} values)"
+        now, sample = kind_of(values), persons.shown(column.name, _shown(values[at].as_py()), faults.personal)
+        return found, kind, f"was {column.kind} and is now {now} ({sample} in row {at + 1}; {count:,} of {given:,} values)"
     if count:
         faults.add(lost, values, column.name, f"is not {_WORDS[kind]}")
     return found, kind, None

@@ -15,12 +15,13 @@ from typing import Any
 import msgspec
 
 from kaizenml.data.contract import check_contract
-from kaizenml.data.dataset import Column, Contract
+from kaizenml.data.dataset import Column, Contract, Personal
 from kaizenml.errors import InvalidData, KaizenError, StorageFull, nearest
 
 _HEAD = """\
 # What rows of dataset {name!r} must look like. Learnt from the first rows; edit it as you know better:
 #   nullable = false    minimum = 0    maximum = 120    categories = ["a", "b"]    unique = true
+#   personal = {{kind = "email", decision = "drop"}}    of persons: drop, pseudonym, encrypt, or keep with a reason and by whom
 # Rows that break it go to quarantine with the reason (kaizen data quarantine {name}); nothing is dropped silently.
 """
 
@@ -56,6 +57,8 @@ def parse(text: str) -> Contract:
         _check_words(document, Contract)
         for column in document.get("columns", []):
             _check_words(column, Column)
+            if isinstance(column.get("personal"), dict):
+                _check_words(column["personal"], Personal)
         contract = msgspec.convert(document, Contract)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise InvalidData(f"{str(error)[0].lower()}{str(error)[1:]}", values={"reason": str(error)}) from None
@@ -66,7 +69,7 @@ def parse(text: str) -> Contract:
 def render(contract: Contract, dataset: str) -> str:
     """Write a contract as TOML; ``parse`` gives it back."""
     lines = [_HEAD.format(name=dataset)]
-    lines += [f"{name} = {_value(value)}" for name, value in (("key", contract.key), ("time", contract.time)) if value is not None]
+    lines += [f"{role} = {_value(name)}" for role in ("key", "time", "subject") if (name := getattr(contract, role)) is not None]
     return "\n".join(lines) + "\n" + "".join(map(_block, contract.columns))
 
 
@@ -138,6 +141,8 @@ def _value(value: Any) -> str:
         return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
     if isinstance(value, list):
         return f"[{', '.join(map(_value, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name} = {_value(each)}" for name, each in value.items()) + "}"
     return repr(value)  # numbers: repr reads back the same, inf and nan included
 
 

@@ -8,6 +8,21 @@ import msgspec
 
 Kind = Literal["number", "integer", "boolean", "category", "timestamp", "text"]
 Trust = Literal["internal", "partner", "public"]
+Decision = Literal["drop", "pseudonym", "encrypt", "keep"]
+
+
+class Personal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """That a column tells of persons, and what becomes of its values before they are stored.
+
+    ``drop`` stores nothing; ``pseudonym`` stores a keyed hash, the same for equal values, so that it still joins and counts;
+    ``encrypt`` stores the value under a key of its row's subject, which forgetting destroys; ``keep`` stores it as it is, for a
+    reason and under a person's name. Whatever the decision, no value is shown in profiles, messages or samples.
+    """
+
+    kind: str  # email, phone, name, ...; see data/detect.py
+    decision: Decision
+    reason: str = ""
+    by: str = ""  # who decided; empty: proposed by kaizenml
 
 
 class Column(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -20,6 +35,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     maximum: float | None = None
     categories: list[str] | None = None  # allowed values; None: any
     unique: bool = False
+    personal: Personal | None = None
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -28,6 +44,7 @@ class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     columns: list[Column]
     key: str | None = None
     time: str | None = None
+    subject: str | None = None  # column that says whom a row is about; encrypted columns have a key for each of its values
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -69,6 +86,8 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     created_at: float
     profile: dict[str, Any] = {}  # per column: count, missing, mean, std, min, max, top values
     sources: dict[str, int] = {}  # rows by the name of their source; empty in versions made before rows had one
+    personal: dict[str, Decision] = {}  # columns that tell of persons, dropped ones too, and how their values were stored
+    key_print: str = ""  # fingerprint of the key behind pseudonyms and encryption, where there are any
 
     @property
     def ref(self) -> str:

@@ -14,10 +14,11 @@ import pyarrow.compute as pc
 from kaizenml import code
 from kaizenml.context import Context
 from kaizenml.data import contract as rules
-from kaizenml.data import contract_file, provenance, sources, store, tables
+from kaizenml.data import contract_file, personal, provenance, sources, store, tables
 from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Trust
+from kaizenml.data.keys import Keys
 from kaizenml.data.kinds import SOURCE, VERSION, normalise, notes_of
-from kaizenml.data.profile import merge, profile
+from kaizenml.data.profile import merge, profile, without_values
 from kaizenml.errors import Conflict, ContractBroken, InvalidData, UsageError
 from kaizenml.refs import check_name
 
@@ -129,12 +130,13 @@ def add(
         tables.clean(tables.folder(ctx, name), set(parts))
         tables.clean(tables.quarantine_folder(ctx, name), set(parts), by=VERSION)
         promise = _promise(ctx, name, dataset, rows, mode, key=key, time=time)
-        checked = _checked(ctx, name, rows, promise, newest if mode == "append" else None, partial=partial)
+        onto = newest if mode == "append" else None
+        keys = personal.keys_for(ctx, promise, onto)
+        checked = _checked(ctx, name, rows, promise, onto, keys=keys, partial=partial)
         number = newest.number + 1 if newest else 1
         checked = _with_sources(checked, provenance.names_of(rows, source_name or provenance.main_of(dataset), source_column))
         part = store.Part(number, tables.content_hash(checked.good), checked.good.column_names)
-        onto = newest if mode == "append" else None
-        version = _next_version(ctx, name, onto, checked, part, parts=parts, source=came_from, notes=notes_of(rows))
+        version = _next_version(ctx, name, onto, checked, part, parts=parts, source=came_from, notes=notes_of(rows), keys=keys)
         given = provenance.counted(checked.good[SOURCE])
         version = msgspec.structs.replace(version, sources=provenance.rows_by_source(dataset, onto, given))
         tables.append_part(tables.folder(ctx, name), checked.good, number)
@@ -218,7 +220,7 @@ def check(ctx: Context, name: str, source: str | None = None, *, table: pa.Table
     with ctx.catalog.read() as connection:
         dataset, newest = store.find(connection, name), store.version(connection, name, None)
     promise = _promise(ctx, name, dataset, rows, "append", key=None, time=None)
-    checked = _held(ctx, name, rows, promise, newest, partial=partial)
+    checked = _held(ctx, name, rows, promise, newest, keys=personal.keys_for(ctx, promise, newest), partial=partial)
     return Check(
         dataset=name,
         source=came_from,
@@ -226,7 +228,7 @@ def check(ctx: Context, name: str, source: str | None = None, *, table: pa.Table
         good=checked.good.num_rows,
         bad=checked.bad.num_rows,
         reasons=_reasons(checked.bad),
-        samples=checked.bad.slice(0, 10).to_pylist(),
+        samples=personal.masked(checked.bad.slice(0, 10), promise).to_pylist(),
         changes=checked.changes,
         contract=checked.contract,
     )
@@ -249,9 +251,12 @@ def quarantine(ctx: Context, dataset: str, *, limit: int = 20) -> Quarantine:
     version = tables.version(ctx, dataset)
     with ctx.catalog.read() as connection:
         known = set(store.parts(connection, version.dataset))
+        found = store.find(connection, version.dataset)
+    assert found is not None  # versions refer to their dataset
     rows = tables.read_quarantine(tables.quarantine_folder(ctx, version.dataset), {version.number} if "@" in dataset else known)
     samples = rows.sort_by([("_version", "descending"), ("_row", "ascending")]).slice(0, limit) if rows.num_rows else rows
-    return Quarantine(dataset=version.dataset, rows=rows.num_rows, reasons=_reasons(rows), samples=samples.to_pylist())
+    shown = personal.masked(samples, found.contract).to_pylist()
+    return Quarantine(dataset=version.dataset, rows=rows.num_rows, reasons=_reasons(rows), samples=shown)
 
 
 def _incoming(ctx: Context, source: str | None, table: Any, origin: str | None) -> tuple[pa.Table, str]:
@@ -275,6 +280,7 @@ def _promise(ctx: Context, name: str, dataset: Dataset | None, rows: pa.Table, m
     path = contract_file.path_of(ctx.root, name)
     written = contract_file.read(path)
     promise = written or (dataset.contract if dataset else None)
+    promise = personal.as_stored(promise) if promise else None
     if promise is None:
         task = ctx.settings.task
         if task is not None and task.dataset == name:
@@ -296,8 +302,12 @@ def _promise(ctx: Context, name: str, dataset: Dataset | None, rows: pa.Table, m
     return promise
 
 
-def _held(ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: DatasetVersion | None, *, partial: bool) -> rules.Checked:
+def _held(
+    ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: DatasetVersion | None, *, keys: Keys | None, partial: bool
+) -> rules.Checked:
     """Check rows against the contract, and their keys against the rows that are there."""
+    if onto is not None:
+        personal.check_same(promise, onto)
     try:
         checked = rules.check(rows, promise, partial=partial)
     except ContractBroken as error:
@@ -307,23 +317,27 @@ def _held(ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: Data
     if onto is None or promise.key is None or promise.key not in onto.columns:
         return checked
     there = tables.read(ctx, onto.ref, [promise.key])[promise.key]
-    keys = checked.good[promise.key]
-    if there.type != keys.type:
-        there = there.cast(keys.type)
-    known = pc.and_(pc.is_in(keys, value_set=there.drop_null()), pc.is_valid(keys))
+    given = personal.protect(checked.good.select([promise.key]), promise, keys)[promise.key]
+    if there.type != given.type:
+        there = there.cast(given.type)
+    known = pc.and_(pc.is_in(given, value_set=there.drop_null()), pc.is_valid(given))
     if not pc.any(known).as_py():
         return checked
     places = pc.indices_nonzero(known)
-    again = dict(zip(checked.rows.take(places).to_pylist(), keys.take(places).to_pylist(), strict=True))
+    again = dict(zip(checked.rows.take(places).to_pylist(), given.take(places).to_pylist(), strict=True))
+    hidden = personal.decisions(promise)
     bad = checked.bad.select(["_row", "_rule", "_reason"]).to_pylist()
     reasons = {row["_row"] - 1: [rules.Reason(row["_rule"], row["_reason"])] for row in bad}
-    reasons |= {row: [rules.reason(promise.key, value, f"is in {onto.ref} already")] for row, value in again.items()}
+    reasons |= {row: [rules.reason(promise.key, value, f"is in {onto.ref} already", hidden)] for row, value in again.items()}
     keep = pc.invert(known)
     return checked._replace(good=checked.good.filter(keep), rows=checked.rows.filter(keep.combine_chunks()), bad=rules.as_bad(rows, reasons))
 
 
-def _checked(ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: DatasetVersion | None, *, partial: bool) -> rules.Checked:
-    checked = _held(ctx, name, rows, promise, onto, partial=partial)
+def _checked(
+    ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: DatasetVersion | None, *, keys: Keys | None, partial: bool
+) -> rules.Checked:
+    """Check rows and carry out the decisions on personal columns, of good rows and of bad ones."""
+    checked = _held(ctx, name, rows, promise, onto, keys=keys, partial=partial)
     if not checked.good.num_rows:
         reasons = _reasons(checked.bad)
         first = checked.bad["_reason"][0].as_py()
@@ -332,7 +346,7 @@ def _checked(ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: D
             remedy=f"mend the source, or edit {contract_file.path_of(ctx.root, name)}",
             values={"dataset": name, "rows": rows.num_rows, "reasons": reasons},
         )
-    return checked
+    return checked._replace(good=personal.protect(checked.good, promise, keys), bad=personal.protect(checked.bad, promise, keys))
 
 
 def _with_sources(checked: rules.Checked, names: pa.ChunkedArray) -> rules.Checked:
@@ -367,11 +381,14 @@ def _next_version(
     parts: dict[int, store.Part],
     source: str,
     notes: dict[str, str],
+    keys: Keys | None,
 ) -> DatasetVersion:
-    columns = {column.name: column.kind for column in checked.contract.columns}
-    described = profile(checked.good, columns, notes)
+    decided = personal.decisions(checked.contract)
+    columns = {column.name: column.kind for column in checked.contract.columns if column.name not in personal.dropped(checked.contract)}
+    described = profile(checked.good, columns, {column: note for column, note in notes.items() if column not in decided}, hidden=decided)
     if onto is not None:
-        described = merge({name: entry for name, entry in onto.profile.items() if name in columns}, onto.rows, described, checked.good.num_rows)
+        before_them = without_values({name: entry for name, entry in onto.profile.items() if name in columns}, decided)
+        described = merge(before_them, onto.rows, described, checked.good.num_rows)
     before = onto.parts if onto else []
     return DatasetVersion(
         dataset=name,
@@ -385,6 +402,8 @@ def _next_version(
         code=code.commit(ctx.root),
         created_at=ctx.clock.timestamp(),
         profile=described,
+        personal={column: each.decision for column, each in decided.items()},
+        key_print=keys.fingerprint if keys else "",
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,10 @@ from kaizenml.data.dataset import Kind
 
 QUANTILES = (0.0, 0.01, 0.05, 0.1, 0.25, 0.5, 0.75, 0.9, 0.95, 0.99, 1.0)
 _TOP = 20
+_TELLING_NOTHING = ("kind", "count", "missing", "distinct", "shortest", "longest")
 
 
-def profile(table: pa.Table, kinds: dict[str, Kind], notes: dict[str, str] | None = None) -> dict[str, Any]:
+def profile(table: pa.Table, kinds: dict[str, Kind], notes: dict[str, str] | None = None, *, hidden: Iterable[str] = ()) -> dict[str, Any]:
     """Describe each column.
 
     Parameters
@@ -23,6 +25,7 @@ def profile(table: pa.Table, kinds: dict[str, Kind], notes: dict[str, str] | Non
     table : rows in storage types.
     kinds : kind of each column to describe; a column that is not in the table counts as missing throughout.
     notes : sentences on how columns were read, kept under ``note``.
+    hidden : columns that tell of persons; of these only counts and lengths are told.
 
     Returns
     -------
@@ -37,7 +40,13 @@ def profile(table: pa.Table, kinds: dict[str, Kind], notes: dict[str, str] | Non
         if notes and name in notes:
             entry["note"] = notes[name]
         found[name] = entry
-    return found
+    return without_values(found, hidden)
+
+
+def without_values(described: dict[str, Any], hidden: Iterable[str]) -> dict[str, Any]:
+    """Leave out of a profile what shows values of the columns ``hidden``: extremes, quantiles, means, frequent values, notes."""
+    aside = set(hidden)
+    return {name: {word: entry[word] for word in _TELLING_NOTHING if word in entry} if name in aside else entry for name, entry in described.items()}
 
 
 def merge(first: dict[str, Any], first_rows: int, second: dict[str, Any], second_rows: int) -> dict[str, Any]:
@@ -117,14 +126,14 @@ def _merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
     entry["distinct"] = max(first["distinct"], second["distinct"])
     if note := second.get("note") or first.get("note"):
         entry["note"] = note
-    if "min" in first:
+    if "min" in first and "min" in second:
         entry |= {"min": min(first["min"], second["min"]), "max": max(first["max"], second["max"])}
-    if "true" in first:
+    if "true" in first and "true" in second:
         entry["true"] = first["true"] + second["true"]
         entry["distinct"] = int(0 < entry["true"] < entry["count"]) + 1
-    if "top" in first:
+    if "top" in first and "top" in second:
         entry |= _merged_text(first, second)
-    if "mean" in first and first["mean"] is not None and second["mean"] is not None:
+    if "mean" in first and "mean" in second and first["mean"] is not None and second["mean"] is not None:
         entry |= _merged_numbers(first, second)
     return entry
 
