@@ -27,6 +27,7 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     state: str = ".kaizen"  # folder, relative to the project
     catalog: str | None = None  # SQLAlchemy URL; default SQLite in the state folder
     online: str | None = None  # the online store, such as redis://host:6379/0; default SQLite in the state folder
+    objects: str | None = None  # s3://bucket/prefix for tables, models and releases; default the state folder
 
 
 class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -5,25 +5,23 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
-import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
 
 from kaizenml.context import Context
-from kaizenml.data import store
+from kaizenml.data import storage, store
 from kaizenml.data.dataset import DatasetVersion, Kind
 from kaizenml.data.kinds import PART, SOURCE, STORED, VERSION, no_column
 from kaizenml.data.parse import parse_as
+from kaizenml.data.storage import Place
 from kaizenml.errors import Conflict, Corrupt, NotFound, StorageFull, Unavailable, not_found
 from kaizenml.refs import parse_ref
 
@@ -115,14 +113,14 @@ def verify(ctx: Context, ref: str) -> None:
             )
 
 
-def folder(ctx: Context, dataset: str) -> Path:
+def folder(ctx: Context, dataset: str) -> Place:
     """Return where a dataset's Delta table lies."""
-    return ctx.state / "data" / dataset
+    return storage.place(ctx.state / "data", ctx.settings.project.objects, dataset)
 
 
-def quarantine_folder(ctx: Context, dataset: str) -> Path:
+def quarantine_folder(ctx: Context, dataset: str) -> Place:
     """Return where the rows lie that a dataset's contract kept out."""
-    return ctx.state / "data" / f"{dataset}__quarantine"
+    return folder(ctx, f"{dataset}__quarantine")
 
 
 @contextmanager
@@ -174,22 +172,29 @@ def version_hash(columns: dict[str, Kind], parts: list[str]) -> str:
     return hashlib.sha256(msgspec.json.encode([sorted(columns.items()), parts])).hexdigest()
 
 
-def part_files(path: Path, by: str = PART) -> dict[int, list[str]]:
+def part_files(path: Place, by: str = PART) -> dict[int, list[str]]:
     """Return the live files of each part, in the order of their rows."""
-    try:
-        actions = pa.table(DeltaTable(path).get_add_actions(flatten=True))
-    except TableNotFoundError:
+    with _room():
+        table = storage.open_table(path)
+    return _files_of(path, table, by)
+
+
+def _files_of(path: Place, table: DeltaTable | None, by: str) -> dict[int, list[str]]:
+    if table is None:
         return {}
+    actions = pa.table(table.get_add_actions(flatten=True))
     files: dict[int, list[str]] = {}
     for relative, number in zip(actions["path"].to_pylist(), actions[f"partition.{by}"].to_pylist(), strict=True):
-        files.setdefault(int(number), []).append(str(path / relative))
+        files.setdefault(int(number), []).append(storage.file_name(path, relative))
     # a part that fills several files numbers them in its rows' order
     return {number: sorted(found) for number, found in files.items()}
 
 
-def read_parts(path: Path, parts: list[int], columns: Mapping[str, Kind], *, by: str = PART) -> pa.Table:
+def read_parts(path: Place, parts: list[int], columns: Mapping[str, Kind], *, by: str = PART) -> pa.Table:
     """Read rows of these parts as these kinds. Columns that a part does not have are null."""
-    files = part_files(path, by)
+    with _room():
+        there = storage.open_table(path)
+    files = _files_of(path, there, by)
     if gone := [number for number in parts if number not in files]:
         raise Corrupt(
             f"part {gone[0]} of {path.name!r} is gone from {path}",
@@ -197,10 +202,10 @@ def read_parts(path: Path, parts: list[int], columns: Mapping[str, Kind], *, by:
             values={"parts": gone},
         )
     chosen = [file for number in parts for file in files[number]]
-    physical = {field.name: field.type for field in _schema(path)}
+    physical = {field.name: field.type for field in _schema(there)} if there is not None else {}
     schema = pa.schema([(name, physical.get(name, STORED[kind])) for name, kind in columns.items()])
     try:
-        table = _parquet(chosen, schema)
+        table = _parquet(path, chosen, schema)
     except FileNotFoundError as error:
         raise Corrupt(f"a file of {path.name!r} is gone: {error}", remedy="restore the state folder from a backup") from error
     except pa.ArrowInvalid as error:
@@ -214,12 +219,14 @@ def read_parts(path: Path, parts: list[int], columns: Mapping[str, Kind], *, by:
     return table
 
 
-def read_quarantine(path: Path, versions: Iterable[int]) -> pa.Table:
+def read_quarantine(path: Place, versions: Iterable[int]) -> pa.Table:
     """Read the rows that these versions' additions kept out: values as text, with ``_version``, ``_row``, ``_rule`` and ``_reason``."""
-    files = part_files(path, VERSION)
-    if not files:
+    with _room():
+        there = storage.open_table(path)
+    files = _files_of(path, there, VERSION)
+    if there is None or not files:
         return pa.table({VERSION: pa.array([], pa.int64())})
-    columns: dict[str, Kind] = {field.name: "integer" if field.name == "_row" else "text" for field in _schema(path) if field.name != VERSION}
+    columns: dict[str, Kind] = {field.name: "integer" if field.name == "_row" else "text" for field in _schema(there) if field.name != VERSION}
     found = []
     for number in sorted(set(versions) & set(files)):
         rows = read_parts(path, [number], columns, by=VERSION)
@@ -227,45 +234,55 @@ def read_quarantine(path: Path, versions: Iterable[int]) -> pa.Table:
     return pa.concat_tables(found) if found else pa.table({VERSION: pa.array([], pa.int64())})
 
 
-def append_part(path: Path, table: pa.Table, number: int, *, by: str = PART) -> None:
+def append_part(path: Place, table: pa.Table, number: int, *, by: str = PART) -> None:
     """Write rows as part ``number``: all of them, durable, or none.
 
     The caller holds the dataset and has called ``clean``; the part exists for readers only once the catalog says so.
+
+    Raises
+    ------
+    Conflict : another writer has written since, although the caller held the dataset (its hold was lost).
     """
     table = _fitted(path, table)
     rows = table.append_column(by, pa.array(np.full(table.num_rows, number, dtype=np.int64)))
     try:
         with _room():
-            write_deltalake(path, rows, partition_by=[by], mode="append", schema_mode="merge" if (path / "_delta_log").exists() else None)
-            _sync(path, f"{by}={number}")
+            there = storage.open_table(path)
+            if number in _files_of(path, there, by):
+                raise Conflict(f"part {number} of {path.name!r} was written by another writer meanwhile", remedy="repeat")
+            storage.write(path, there, rows, by=by, number=number, mode="append", schema_mode="merge" if there else None)
+            storage.sync(path, f"{by}={number}")
     except StorageFull:
         _remove_leftovers(path, number, by)
         raise
 
 
-def clean(path: Path, known: set[int], *, by: str = PART) -> list[int]:
+def clean(path: Place, known: set[int], *, by: str = PART) -> list[int]:
     """Remove what a writer left that died between the table and the catalog; return the numbers of those parts.
 
     Parameters
     ----------
-    path : the Delta table.
+    path : where the Delta table lies.
     known : parts that the catalog knows; no other part may have a reader.
     """
-    strays = sorted(set(part_files(path, by)) - known)
-    if strays:
-        with _room():
-            DeltaTable(path).delete(f"{by} IN ({', '.join(map(str, strays))})")
-    for entry in path.glob(f"{by}=*"):
-        if (number := entry.name.partition("=")[2]).isdigit() and int(number) not in known:
-            shutil.rmtree(entry, ignore_errors=True)
+    with _room():
+        table = storage.open_table(path)
+        strays = sorted(set(_files_of(path, table, by)) - known)
+        if strays and table is not None:
+            table.delete(f"{by} IN ({', '.join(map(str, strays))})")
+        for name in storage.folders(path):
+            column, _, number = name.partition("=")
+            if column == by and number.isdigit() and int(number) not in known:
+                storage.remove(path, name)
     return strays
 
 
-def _fitted(path: Path, table: pa.Table) -> pa.Table:
+def _fitted(path: Place, table: pa.Table) -> pa.Table:
     """Bring rows to the types that the table stores; where a kind changed, the table is rewritten wider. Old versions read as before."""
-    if not (path / "_delta_log").exists():
+    there = storage.open_table(path)
+    if there is None:
         return table
-    stored = {field.name: field.type for field in _schema(path)}
+    stored = {field.name: field.type for field in _schema(there)}
     clash = [name for name in table.column_names if stored.get(name, table.schema.field(name).type) != table.schema.field(name).type]
     # a column stored as text takes everything, so only the others call for a look at the old rows
     old = _everything(path) if any(not pa.types.is_string(stored[name]) for name in clash) else None
@@ -277,22 +294,25 @@ def _fitted(path: Path, table: pa.Table) -> pa.Table:
             rewritten = rewritten.set_column(rewritten.column_names.index(name), name, rewritten[name].cast(target))
     if rewritten is not None and old is not None and rewritten.schema != old.schema:
         with _room():
-            write_deltalake(path, rewritten, partition_by=[PART], mode="overwrite", schema_mode="overwrite")
+            storage.write(path, there, rewritten, by=PART, mode="overwrite", schema_mode="overwrite")
     return table
 
 
-def _parquet(files: list[str], schema: pa.Schema) -> pa.Table:
+def _parquet(path: Place, files: list[str], schema: pa.Schema) -> pa.Table:
     from pyarrow import dataset  # loads pandas where that is installed: a second that only reading needs to spend
 
-    return dataset.dataset(files, schema=schema, format="parquet").to_table()
+    with _room():
+        return dataset.dataset(files, schema=schema, format="parquet", filesystem=storage.filesystem(path)).to_table()
 
 
-def _everything(path: Path) -> pa.Table:
+def _everything(path: Place) -> pa.Table:
     """Read all parts, rows in their order, as they are stored."""
-    schema = pa.schema([field for field in _schema(path) if field.name != PART])
+    there = storage.open_table(path)
+    assert there is not None  # the caller has looked
+    schema = pa.schema([field for field in _schema(there) if field.name != PART])
     found = []
-    for number, files in sorted(part_files(path).items()):
-        rows = _parquet(files, schema)
+    for number, files in sorted(_files_of(path, there, PART).items()):
+        rows = _parquet(path, files, schema)
         found.append(rows.append_column(PART, pa.array(np.full(rows.num_rows, number, dtype=np.int64))))
     return pa.concat_tables(found)
 
@@ -309,8 +329,8 @@ def _wider(stored: pa.ChunkedArray, added: pa.ChunkedArray) -> pa.DataType:
     return pa.string()
 
 
-def _schema(path: Path) -> pa.Schema:
-    return pa.schema(DeltaTable(path).schema().to_arrow())
+def _schema(table: DeltaTable) -> pa.Schema:
+    return pa.schema(table.schema().to_arrow())
 
 
 def _text_bytes(chunk: pa.Array) -> bytes:
@@ -323,24 +343,11 @@ def _text_bytes(chunk: pa.Array) -> bytes:
     return memoryview(data)[int(bounds[0]) : int(bounds[-1])].tobytes() if len(packed) else b""
 
 
-def _sync(path: Path, partition: str) -> None:
-    """Bring the part and the log entry to the disk itself: the catalog will, and must not be ahead after a power cut."""
-    log = path / "_delta_log"
-    part = path / partition
-    newest = max(log.glob("*.json"))
-    for target in (*part.glob("*.parquet"), newest, part, log, path):
-        handle = os.open(target, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _remove_leftovers(path: Path, number: int, by: str) -> None:
+def _remove_leftovers(path: Place, number: int, by: str) -> None:
     if number not in part_files(path, by):
-        shutil.rmtree(path / f"{by}={number}", ignore_errors=True)
-    if not (path / "_delta_log").exists() or not any((path / "_delta_log").glob("*.json")):
-        shutil.rmtree(path, ignore_errors=True)
+        storage.remove(path, f"{by}={number}")
+    if storage.open_table(path) is None:
+        storage.remove(path)
 
 
 @contextmanager
@@ -358,6 +365,9 @@ def _room() -> Iterator[None]:
             raise StorageFull(
                 "no room left on the disk for the rows; nothing was added", remedy="free some space and repeat", values={"reason": text[:300]}
             ) from error
-        if "conflict" in text.lower():
-            raise Conflict("the table was changed by a writer outside kaizenml", remedy="repeat", values={"reason": text[:300]}) from error
+        if "conflict" in text.lower() or "concurrent transaction" in text.lower():
+            raise Conflict("the table was changed by another writer meanwhile", remedy="repeat", values={"reason": text[:300]}) from error
+        if "Generic S3 error" in text:
+            remedy = "check AWS_ENDPOINT_URL, AWS_REGION, the keys and [project] objects; repeat"
+            raise Unavailable("the object store does not answer as it should", remedy=remedy, values={"reason": text[:300]}) from error
         raise
