@@ -19,8 +19,8 @@ from view_settings import TOML
 from kaizenml import events
 from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
+from kaizenml.data import exclusions, tables
 from kaizenml.data import operations as data
-from kaizenml.data import tables
 from kaizenml.errors import InvalidInput, InvalidSettings, NotFound
 from kaizenml.features import frame, operations, store
 from kaizenml.features.buffer import buffer_of
@@ -406,3 +406,14 @@ def test_kill_9_of_pusher_and_flusher_neither_loses_nor_doubles_a_row(filled: Co
     assert set(range(answered + 1)) <= set(seen) <= set(range(answered + 2))
     assert len(seen) - len(set(seen)) <= rounds
     assert operations.get(filled, "weather", "JFK").values["temp"] >= answered
+
+
+def test_rows_under_an_exclusion_reach_neither_the_frame_nor_a_view(filled: Context) -> None:
+    with filled.catalog.write() as connection:
+        for number, (name, time, since) in enumerate((("flights", "time_hour", moment(5)), ("weather", "at", moment(2))), start=1):
+            one = exclusions.Exclusion(id=number, dataset=name, since=since.timestamp(), time=time, by="test", at=0.0)
+            exclusions.save(connection, one)
+    table = frame.training_frame(filled, "flights")
+    assert table["time_hour"].to_pylist() == [moment(3), moment(4)]
+    assert table["weather_temp"].to_pylist() == [1.0, None]
+    assert frame.view_rows(filled, frame.view_named(filled, "weather")).num_rows == 4

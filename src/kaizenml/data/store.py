@@ -41,6 +41,15 @@ dataset_versions = sa.Table(
     sa.UniqueConstraint("dataset", "once"),
 )
 
+exclusions_table = sa.Table(
+    "exclusions",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("dataset", sa.Text, nullable=False, index=True),
+    sa.Column("lifted_at", sa.Float),  # null: it holds
+    sa.Column("document", sa.LargeBinary, nullable=False),
+)
+
 
 class Part(msgspec.Struct, frozen=True):
     """The rows that one version added: their number in the table, their hash, and the columns that the hash covers."""

@@ -6,18 +6,19 @@ import errno
 import fcntl
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from kaizenml.context import Context
-from kaizenml.data import storage, store
+from kaizenml.data import exclusions, storage, store
 from kaizenml.data.dataset import DatasetVersion, Kind
 from kaizenml.data.kinds import PART, SOURCE, STORED, VERSION, no_column
 from kaizenml.data.parse import parse_as
@@ -62,6 +63,50 @@ def read(ctx: Context, ref: str, columns: list[str] | None = None) -> pa.Table:
 def kinds_of(version: DatasetVersion, columns: list[str]) -> dict[str, Kind]:
     """Return the kinds of some columns of a version; rows also have ``_source``, a text."""
     return {name: "text" if name == SOURCE else version.columns[name] for name in columns}
+
+
+def read_allowed(ctx: Context, ref: str, columns: list[str] | None = None) -> pa.Table:
+    """Read the rows of a dataset version that may be learnt from: as ``read``, without those that an exclusion covers now."""
+    wanted = version(ctx, ref)
+    with ctx.catalog.read() as connection:
+        held = exclusions.active(connection, [wanted.dataset])
+    rows = read(ctx, wanted.ref, columns)
+    return rows.filter(pa.array(~covered(ctx, wanted, held))) if held else rows
+
+
+def covered(ctx: Context, wanted: DatasetVersion, by: Sequence[exclusions.Exclusion]) -> npt.NDArray[np.bool_]:
+    """Tell for each row of a version, in the order of ``read``, whether one of these exclusions covers it."""
+    with ctx.catalog.read() as connection:
+        dataset = store.find(connection, wanted.dataset)
+    assert dataset is not None  # versions refer to their dataset
+    sources = pa.chunked_array([pa.repeat(pa.scalar(dataset.source), wanted.rows)])
+    found = np.zeros(wanted.rows, bool)
+    times: dict[str | None, npt.NDArray[np.int64]] = {}
+    for each in by:
+        if each.since is None and each.until is None:
+            found |= exclusions.matches(each, sources, np.zeros(wanted.rows, np.int64))
+            continue
+        if each.time not in times:
+            times[each.time] = _times_us(ctx, wanted, each.time)
+        found |= exclusions.matches(each, sources, times[each.time])
+    return found
+
+
+def _times_us(ctx: Context, wanted: DatasetVersion, column: str | None) -> npt.NDArray[np.int64]:
+    """Return each row's time in microseconds: what the column says, or else when it was added."""
+    if column is not None and wanted.columns.get(column) == "timestamp":
+        stored = read(ctx, wanted.ref, [column])[column].cast(pa.int64())
+        times = np.array(pc.fill_null(stored, 0).to_numpy(), np.int64)
+        untimed = np.asarray(stored.is_null().to_numpy(), bool)
+    else:
+        times, untimed = np.zeros(wanted.rows, np.int64), np.ones(wanted.rows, bool)
+    if untimed.any():
+        with ctx.catalog.read() as connection:
+            added = {each.number: round(each.created_at * 1e6) for each in store.versions(connection, wanted.dataset)}
+        first = dict([next(iter(wanted.columns.items()))])
+        counts = [read_parts(folder(ctx, wanted.dataset), [number], first).num_rows for number in wanted.parts]
+        times[untimed] = np.repeat([added[number] for number in wanted.parts], counts)[untimed]
+    return times
 
 
 def version(ctx: Context, ref: str) -> DatasetVersion:

@@ -66,7 +66,7 @@ def training_frame(ctx: Context, ref: str, *, views: Sequence[FeatureView] | Non
 
     Returns
     -------
-    All rows, also those without a target, sorted by time where the task has one (rows without a time first; equal times keep
+    All rows that may be learnt from, also those without a target, sorted by time where the task has one (rows without a time first; equal times keep
     their order), with a column ``{view}_{column}`` for each feature.
 
     Raises
@@ -74,7 +74,7 @@ def training_frame(ctx: Context, ref: str, *, views: Sequence[FeatureView] | Non
     InvalidSettings : a view's entity is no column of the dataset, or a feature's name is taken.
     """
     chosen = _views(ctx) if views is None else list(views)
-    rows = tables.read(ctx, ref)
+    rows = tables.read_allowed(ctx, ref)
     task = ctx.settings.task
     known_at = None
     if task is not None and task.time is not None:
@@ -152,7 +152,7 @@ def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, known_at:
 
 
 def view_rows(ctx: Context, view: FeatureView, ref: str | None = None) -> pa.Table:
-    """Return the rows behind a view, in the order in which they were added; its columns only."""
+    """Return the rows behind a view that may be used, in the order in which they were added; its columns only."""
     wanted = list(dict.fromkeys([*view.entities, *([view.at] if view.at else []), *view.columns]))
     known = tables.version(ctx, ref or view.dataset).columns
     for name in wanted:
@@ -164,7 +164,7 @@ def view_rows(ctx: Context, view: FeatureView, ref: str | None = None) -> pa.Tab
             remedy=f"name a column with times as `at` under [features.{view.name}]",
             values={"view": view.name, "column": view.at, "found": known[view.at]},
         )
-    return tables.read(ctx, ref or view.dataset, wanted)
+    return tables.read_allowed(ctx, ref or view.dataset, wanted)
 
 
 def _no_column(setting: str, name: str, dataset: str, known: Iterable[str]) -> InvalidSettings:

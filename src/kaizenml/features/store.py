@@ -17,6 +17,7 @@ views_table = sa.Table(
     sa.Column("definition", sa.LargeBinary, nullable=False),  # JSON of FeatureView
     sa.Column("used_at", sa.Float, nullable=False),  # first time
     sa.Column("materialized", sa.Integer, nullable=False, default=0),  # version of the dataset in the online store
+    sa.Column("exclusions", sa.Text, nullable=False, server_default=""),  # ids of those that the online store's values heed, as "1,3"
 )
 
 _recorded: set[tuple[str, str]] = set()  # (catalog, ref): definitions never change, so one look per process is enough

@@ -110,6 +110,7 @@ def _pins(release: Manifest, run: str) -> str:
         ("release hash", f"`{release.hash}`"),
         ("model", f"{pins.model} `{pins.model_hash[:16]}`, run {run}"),
         *(("data", f"{ref} `{digest[:16]}`") for ref, digest in zip(pins.data, pins.data_hashes, strict=True)),
+        *(("without rows of", f"exclusion {number}") for number in release.exclusions),
         *(("feature view", ref) for ref in pins.features),
         ("code", pins.code or "not under version control"),
         ("libraries", ", ".join(f"{name} {version}" for name, version in pins.libraries.items())),

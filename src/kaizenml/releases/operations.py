@@ -179,7 +179,7 @@ def _make(
     parent = ctx.state / "releases" / model.name
     with files.aside(parent) as folder:
         bundle.fill(folder, source, example)
-        draft = _draft(ctx, model, pinned, bundle.hashed(folder), why)
+        draft = _draft(ctx, model, run, pinned, bundle.hashed(folder), why=why)
         bundle.seal(folder, draft, "")  # what the load gate's server reads; written again with number, verdict and card
         gates = _gates(ctx, run, champion, folder, table, skipped=skipped, progress=progress)
         state = "passed" if all(gate.passed for gate in gates) else "refused"
@@ -209,7 +209,7 @@ def _run(ctx: Context, model: ModelVersion) -> Run:
     return run
 
 
-def _draft(ctx: Context, model: ModelVersion, pinned: Pins, covered: dict[str, str], why: str) -> Manifest:
+def _draft(ctx: Context, model: ModelVersion, run: Run | None, pinned: Pins, covered: dict[str, str], *, why: str) -> Manifest:
     return Manifest(
         name=model.name,
         number=0,
@@ -220,6 +220,7 @@ def _draft(ctx: Context, model: ModelVersion, pinned: Pins, covered: dict[str, s
         bundle="",
         why=why,
         created_at=ctx.clock.timestamp(),
+        exclusions=run.exclusions if run else [],
         files={},
     )
 

@@ -41,6 +41,7 @@ class Release(msgspec.Struct, frozen=True, kw_only=True):
     bundle: str  # folder for serving, relative to the project's state
     why: str
     created_at: float
+    exclusions: list[int] = []  # of rows, that held when its model was trained
 
     @property
     def ref(self) -> str:

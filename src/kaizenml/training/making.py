@@ -92,6 +92,7 @@ def _describe(ctx: Context, run_id: str, made: Made, *, seconds: float, budget: 
         seconds=seconds,
         started_at=ctx.clock.timestamp(),
         folder=f"runs/{run_id}/model",
+        exclusions=material.exclusions,
     )
 
 

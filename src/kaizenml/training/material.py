@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from kaizenml.clock import parse_duration
 from kaizenml.context import Context
-from kaizenml.data import tables
+from kaizenml.data import exclusions, tables
 from kaizenml.errors import InvalidData, UsageError
 from kaizenml.features import frame
 from kaizenml.features.signature import Field, Signature, ViewUse
@@ -37,6 +37,7 @@ class Material(NamedTuple):
     leaks: list[Leak]
     dropped: dict[str, str]
     warnings: list[str]
+    exclusions: list[int]  # that held while the rows were read
 
     def signature(self, settings: TaskSettings) -> Signature:
         """Return the signature of a model on these fields."""
@@ -82,7 +83,9 @@ def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], o
     settings = task_settings(ctx)
     version = tables.version(ctx, dataset)
     views = frame.views(ctx)
+    before = _held(ctx, version.dataset, views)
     whole = frame.training_frame(ctx, version.ref, views=views)
+    held = [each for each in before if each in _held(ctx, version.dataset, views)]  # one that was lifted meanwhile may not have held
     task = infer(whole, settings.target, kind)
     y = labels(task, whole)
     rows = np.flatnonzero(~np.isnan(y))[-ctx.settings.train.max_rows :]
@@ -103,7 +106,12 @@ def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], o
     if not fields:
         raise _nothing_left(version.ref, found, dropped)
     accepts = [name for name in version.columns if name not in {field.name for field in fields}]
-    return Material(version.ref, table, task, y[rows], times, fields, views, accepts, found, dropped, warnings)
+    return Material(version.ref, table, task, y[rows], times, fields, views, accepts, found, dropped, warnings, held)
+
+
+def _held(ctx: Context, dataset: str, views: list[FeatureView]) -> list[int]:
+    with ctx.catalog.read() as connection:
+        return [each.id for each in exclusions.active(connection, {dataset, *(view.dataset for view in views)})]
 
 
 def _choose(

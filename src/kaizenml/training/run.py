@@ -51,3 +51,4 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     seconds: float
     started_at: float
     folder: str  # of the model, relative to the project's state
+    exclusions: list[int] = []  # that held on its rows: what they cover was not learnt from
