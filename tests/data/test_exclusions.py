@@ -67,7 +67,12 @@ def test_a_dataset_without_a_time_is_cut_by_when_rows_were_added(ctx: Context):
     assert allowed(ctx) == ["1", "2"]
 
 
-def test_an_exclusion_of_another_source_covers_nothing(ctx: Context):
-    operations.add(ctx, "orders", table=orders(1, 2), time="at")
-    excluded(ctx, source="feed7")
-    assert allowed(ctx) == ["1", "2"]
+def test_only_the_rows_of_the_source_are_covered(ctx: Context):
+    operations.add(ctx, "orders", table=orders(1, 2), time="at", source_name="shop")
+    operations.add(ctx, "orders", table=orders(3, 4), source_name="feed7")
+    excluded(ctx, source="feed7", since=day(4).timestamp())
+    assert allowed(ctx) == ["1", "2", "3"]
+    excluded(ctx, source="shop")
+    assert allowed(ctx) == ["3"]
+    excluded(ctx, source="feed8")
+    assert allowed(ctx) == ["3"]

@@ -76,30 +76,28 @@ def read_allowed(ctx: Context, ref: str, columns: list[str] | None = None) -> pa
 
 def covered(ctx: Context, wanted: DatasetVersion, by: Sequence[exclusions.Exclusion]) -> npt.NDArray[np.bool_]:
     """Tell for each row of a version, in the order of ``read``, whether one of these exclusions covers it."""
-    with ctx.catalog.read() as connection:
-        dataset = store.find(connection, wanted.dataset)
-    assert dataset is not None  # versions refer to their dataset
-    sources = pa.chunked_array([pa.repeat(pa.scalar(dataset.source), wanted.rows)])
-    found = np.zeros(wanted.rows, bool)
+    sources = read(ctx, wanted.ref, [SOURCE])[SOURCE]
+    rows = len(sources)  # fewer than the version says, where some were forgotten
+    found = np.zeros(rows, bool)
     times: dict[str | None, npt.NDArray[np.int64]] = {}
     for each in by:
         if each.since is None and each.until is None:
-            found |= exclusions.matches(each, sources, np.zeros(wanted.rows, np.int64))
+            found |= exclusions.matches(each, sources, np.zeros(rows, np.int64))
             continue
         if each.time not in times:
-            times[each.time] = _times_us(ctx, wanted, each.time)
+            times[each.time] = _times_us(ctx, wanted, each.time, rows)
         found |= exclusions.matches(each, sources, times[each.time])
     return found
 
 
-def _times_us(ctx: Context, wanted: DatasetVersion, column: str | None) -> npt.NDArray[np.int64]:
+def _times_us(ctx: Context, wanted: DatasetVersion, column: str | None, rows: int) -> npt.NDArray[np.int64]:
     """Return each row's time in microseconds: what the column says, or else when it was added."""
     if column is not None and wanted.columns.get(column) == "timestamp":
         stored = read(ctx, wanted.ref, [column])[column].cast(pa.int64())
         times = np.array(pc.fill_null(stored, 0).to_numpy(), np.int64)
         untimed = np.asarray(stored.is_null().to_numpy(), bool)
     else:
-        times, untimed = np.zeros(wanted.rows, np.int64), np.ones(wanted.rows, bool)
+        times, untimed = np.zeros(rows, np.int64), np.ones(rows, bool)
     if untimed.any():
         with ctx.catalog.read() as connection:
             added = {each.number: round(each.created_at * 1e6) for each in store.versions(connection, wanted.dataset)}
