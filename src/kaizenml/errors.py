@@ -69,7 +69,7 @@ class InvalidData(KaizenError):
 class ContractBroken(InvalidData):
     """New data breaks the dataset's contract in a way that quarantine cannot absorb."""
 
-    code, status = "contract_broken", 409
+    code, status, exit_code = "contract_broken", 409, 3
 
 
 class NotFound(KaizenError):

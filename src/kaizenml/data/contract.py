@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kaizenml.data import addition, uniqueness
 from kaizenml.data import personal as persons
-from kaizenml.data.dataset import Column, Contract, Kind, Personal
+from kaizenml.data.dataset import Column, Contract, Kind, Personal, Severity
 from kaizenml.data.kinds import RESERVED, STORED, kind_of, no_column, notes_of
 from kaizenml.data.parse import parse_as
 from kaizenml.errors import ContractBroken, InvalidData, nearest
@@ -39,9 +40,13 @@ class Checked(NamedTuple):
     contract: Contract
     """The contract, with new columns added and whole numbers widened to numbers where fractions came."""
     changes: list[str]
+    warnings: dict[str, int]
+    """Rules that are broken and only told (severity ``warn``), with how many rows break them."""
+    refusals: dict[str, int]
+    """Rules for which the contract refuses the whole addition (severity ``refuse``), with how many rows break them."""
 
 
-def infer(table: pa.Table, *, key: str | None = None, time: str | None = None) -> Contract:
+def infer(table: pa.Table, *, key: str | list[str] | None = None, time: str | None = None) -> Contract:
     """Learn a contract from a table.
 
     It promises what must hold for the data to mean the same: which columns there are, of which kind, the key without gaps or
@@ -52,32 +57,35 @@ def infer(table: pa.Table, *, key: str | None = None, time: str | None = None) -
     Parameters
     ----------
     table : normalised rows.
-    key : column that identifies a row.
+    key : column that identifies a row, or several that do so together.
     time : column that says when a row happened; text is taken if it reads as dates.
 
     Raises
     ------
     InvalidData : no such column, a time that is none, a key that does not identify, no value in any column.
     """
-    for name in (key, time):
+    keys = [key] if isinstance(key, str) else key or []
+    for name in (*keys, time):
         if name is not None and name not in table.column_names:
             raise no_column(name, table.column_names, "the table")
+    if len(keys) > 1:
+        _check_keys(table, keys)
     columns = []
     for name, column in zip(table.column_names, table.columns, strict=True):
         kind = kind_of(column)
         if name == time:
             _check_time(name, column, notes_of(table).get(name))
             kind = "timestamp"
-        if name == key:
+        if [name] == keys:
             kind = _kind_of_key(name, column, kind)
         if kind:
-            columns.append(Column(name=name, kind=kind, nullable=name not in (key, time)))
+            columns.append(Column(name=name, kind=kind, nullable=name not in (*keys, time)))
     if not columns:
         raise InvalidData("no column holds any value", remedy="give a file with values in it", values={"columns": table.column_names[:50]})
-    return Contract(columns=columns, key=key, time=time)
+    return Contract(columns=columns, key=keys[0] if len(keys) == 1 else keys or None, time=time)
 
 
-def check(table: pa.Table, contract: Contract, *, partial: bool = False) -> Checked:
+def check(table: pa.Table, contract: Contract, *, partial: bool = False, before: addition.Before | None = None) -> Checked:
     """Hold a table against a contract.
 
     Parameters
@@ -85,10 +93,12 @@ def check(table: pa.Table, contract: Contract, *, partial: bool = False) -> Chec
     table : normalised rows.
     contract : the promise.
     partial : whether columns may be absent; those become null, whatever the contract says of nulls.
+    before : the rows that these are added to, and the time, for what a contract says of whole additions.
 
     Returns
     -------
-    Good rows and bad rows with reasons. Doubled keys within the table are bad from the second on.
+    Good rows and bad rows with reasons. Of rows that are alike in what should tell them apart, those from the second on are bad, and
+    those that are there before. What the contract refuses is listed, and for the caller to refuse.
 
     Raises
     ------
@@ -119,24 +129,26 @@ def check(table: pa.Table, contract: Contract, *, partial: bool = False) -> Chec
             grown.append(msgspec.structs.replace(column, kind=kind))
             _check_values(values, column, faults)
     if changed or (missing and not partial):
-        raise _broken([] if partial else missing, changed, [column.name for column in fresh])
+        gone = [column for column in contract.columns if column.name in missing and not partial]
+        raise _broken(gone, changed, _schema_change(table, contract, gone=gone, changed=changed, fresh=fresh))
     changes = [f"{old.name}: {old.kind} becomes {new.kind}" for old, new in zip(contract.columns, grown, strict=True) if old.kind != new.kind]
     changes += [f"{column.name}: new, {column.kind}" for column in fresh]
     for column in fresh:
         columns[column.name] = table[column.name]
         _check_values(table[column.name], column, faults)
-    for column in contract.columns:
-        if (column.unique or column.name == contract.key) and column.name in columns:
-            # of two rows the first good one stands
-            faults.add(_repeated(columns[column.name], faults.reasons), columns[column.name], column.name, "was there before")
-    rows = faults.good()
     good = pa.table(columns)
+    _check_apart(good, contract, before, faults)
+    if before is not None:
+        addition.check(good, contract, before, faults)
+    rows = faults.good()
     return Checked(
         good=good if len(rows) == table.num_rows else good.take(rows),
         rows=rows,
         bad=as_bad(table, faults.reasons),
         contract=msgspec.structs.replace(contract, columns=[*grown, *fresh]),
         changes=changes,
+        warnings=faults.warned,
+        refusals=faults.refused,
     )
 
 
@@ -146,7 +158,8 @@ def check_contract(contract: Contract) -> None:
     doubled = next((name for at, name in enumerate(names) if name in names[:at]), None)
     if doubled is not None:
         raise InvalidData(f"the contract names column {doubled!r} twice", remedy="keep one of them", values={"column": doubled})
-    for role, name in (("key", contract.key), ("time", contract.time), ("subject", contract.subject)):
+    apart = [("unique", name) for one in contract.unique for name in one.columns]
+    for role, name in (*(("key", name) for name in contract.keys), ("time", contract.time), ("subject", contract.subject), *apart):
         if name is not None and name not in names:
             close = nearest(name, names)
             raise InvalidData(
@@ -166,6 +179,7 @@ def check_contract(contract: Contract) -> None:
                 values={"column": column.name},
             )
     persons.check_decisions(contract)
+    addition.check_promises(contract)
 
 
 def narrowed(old: Contract, new: Contract) -> list[str]:
@@ -209,11 +223,29 @@ class _Faults:
         self._rows = rows
         self.personal = personal
         self.reasons: dict[int, list[Reason]] = {}
+        self.warned: dict[str, int] = {}
+        self.refused: dict[str, int] = {}
 
-    def add(self, mask: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray, name: str, why: str) -> None:
+    def whole(self, rule: str, rows: int, severity: Severity) -> None:
+        """Note that a rule is broken that no single row answers for, or whose rows are not kept apart."""
+        noted = self.warned if severity == "warn" else self.refused
+        noted[rule] = noted.get(rule, 0) + rows
+
+    def mark(self, places: list[int], rule: str, severity: Severity) -> None:
+        """Note a rule against rows by their places."""
+        if places and severity != "quarantine":
+            self.whole(rule, len(places), severity)
+        for place in places if severity != "warn" else []:
+            self.reasons.setdefault(place, []).append(Reason(rule, rule))
+
+    def add(
+        self, mask: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray, name: str, why: str, severity: Severity = "quarantine"
+    ) -> None:
         """Note that the value ``why`` (such as "is not finite") against each row where ``mask`` is true."""
         places = pc.indices_nonzero(pc.fill_null(mask, False))
-        if len(places):
+        if len(places) and severity != "quarantine":
+            self.whole(f"{name} {why}", len(places), severity)
+        if len(places) and severity != "warn":
             for place, value in zip(places.to_pylist(), values.take(places).to_pylist(), strict=True):
                 self.reasons.setdefault(place, []).append(reason(name, value, why, self.personal))
 
@@ -261,7 +293,8 @@ def _coerce(values: pa.ChunkedArray, column: Column, faults: _Faults) -> tuple[p
         now, sample = kind_of(values), persons.shown(column.name, _shown(values[at].as_py()), faults.personal)
         return found, kind, f"was {column.kind} and is now {now} ({sample} in row {at + 1}; {count:,} of {given:,} values)"
     if count:
-        faults.add(lost, values, column.name, f"is not {_WORDS[kind]}")
+        # without a value of its kind a row cannot be taken, so a warning would not do
+        faults.add(lost, values, column.name, f"is not {_WORDS[kind]}", "refuse" if column.severity == "refuse" else "quarantine")
     return found, kind, None
 
 
@@ -285,36 +318,42 @@ def _converted(values: pa.ChunkedArray, kind: Kind) -> pa.ChunkedArray:
 
 
 def _check_values(values: pa.ChunkedArray, column: Column, faults: _Faults) -> None:
-    name = column.name
+    name, severity = column.name, column.severity
     if not column.nullable and values.null_count:
         # a value that could not be read has its reason already
         gaps = [place for place in pc.indices_nonzero(pc.is_null(values)).to_pylist() if place not in faults.reasons]
-        for place in gaps:
+        if gaps and severity != "quarantine":
+            faults.whole(f"{name} is missing", len(gaps), severity)
+        for place in gaps if severity != "warn" else []:
             faults.reasons[place] = [Reason(f"{name} is missing", f"{name} is missing")]
     if pa.types.is_floating(values.type):
-        faults.add(pc.invert(pc.is_finite(values)), values, name, "is not finite")
+        faults.add(pc.invert(pc.is_finite(values)), values, name, "is not finite", "refuse" if severity == "refuse" else "quarantine")
     if pa.types.is_floating(values.type) or pa.types.is_integer(values.type):
         if column.minimum is not None:
-            faults.add(pc.less(values, column.minimum), values, name, f"is below {column.minimum:g}")
+            faults.add(pc.less(values, column.minimum), values, name, f"is below {column.minimum:g}", severity)
         if column.maximum is not None:
-            faults.add(pc.greater(values, column.maximum), values, name, f"is above {column.maximum:g}")
+            faults.add(pc.greater(values, column.maximum), values, name, f"is above {column.maximum:g}", severity)
     if column.categories is not None:
         allowed = pc.is_in(values.cast(pa.string()), value_set=pa.array(column.categories, pa.string()))
-        faults.add(pc.and_(pc.invert(allowed), pc.is_valid(values)), values, name, f"is none of {', '.join(column.categories[:8])}")
+        faults.add(pc.and_(pc.invert(allowed), pc.is_valid(values)), values, name, f"is none of {', '.join(column.categories[:8])}", severity)
 
 
-def _repeated(values: pa.ChunkedArray, without: Iterable[int]) -> pa.Array:
-    """Mark every occurrence of a value but its first, the rows ``without`` aside."""
-    repeated = np.zeros(len(values), dtype=bool)
-    if pc.count_distinct(values).as_py() == len(values) - values.null_count:
-        return pa.array(repeated)
-    codes = pc.fill_null(pa.concat_arrays(values.chunks).dictionary_encode().indices, -1).to_numpy(zero_copy_only=False)
-    aside = np.zeros(len(values), dtype=bool)
-    aside[list(without)] = True
-    places = np.flatnonzero((codes >= 0) & ~aside)
-    repeated[places] = True
-    repeated[places[np.unique(codes[places], return_index=True)[1]]] = False
-    return pa.array(repeated)
+def _check_apart(rows: pa.Table, contract: Contract, before: addition.Before | None, faults: _Faults) -> None:
+    """Find rows that are alike in what should tell them apart: among these rows, and among those that are there."""
+    there = before.rows if before is not None else None
+    for promise in contract.told_apart:
+        if not set(promise.columns) <= set(rows.column_names):
+            continue  # not stored
+        name = ", ".join(promise.columns)
+        seen = uniqueness.shown(rows, [column for column in promise.columns if column not in faults.personal] or promise.columns)
+        # of two rows the first good one stands
+        faults.add(uniqueness.repeated(uniqueness.joined(rows, promise.columns), faults.reasons), seen, name, "was there before", promise.severity)
+        if before is not None and there is not None and set(promise.columns) <= set(there.column_names):
+            given = before.stored(rows.select(promise.columns))
+            alike = uniqueness.known(
+                uniqueness.joined(given, promise.columns), uniqueness.joined(there.select(promise.columns).cast(given.schema), promise.columns)
+            )
+            faults.add(alike, seen, name, f"is in {before.ref} already", promise.severity)
 
 
 def _check_time(name: str, column: pa.ChunkedArray, note: str | None) -> None:
@@ -356,13 +395,50 @@ def _kind_of_key(name: str, column: pa.ChunkedArray, kind: Kind | None) -> Kind:
     return "text" if kind == "category" or kind is None else kind
 
 
-def _broken(missing: list[str], changed: dict[str, str], new: list[str]) -> ContractBroken:
+def _check_keys(table: pa.Table, keys: list[str]) -> None:
+    distinct = pc.count_distinct(uniqueness.joined(table, keys)).as_py()
+    if distinct < 0.9 * table.num_rows:
+        raise InvalidData(
+            f"columns {', '.join(map(repr, keys))} do not identify a row: {table.num_rows:,} rows have {distinct:,} different values of them",
+            remedy="name more key columns, or none",
+            values={"columns": keys, "distinct": distinct, "rows": table.num_rows},
+        )
+
+
+def _broken(gone: list[Column], changed: dict[str, str], change: dict[str, list[dict[str, Any]]]) -> ContractBroken:
+    missing, new = [column.name for column in gone], [column["name"] for column in change["added"]]
     lines = [*(f"column {name!r} {what}" for name, what in changed.items()), *_gone(missing, new)]
+    lines += [f"column {column['name']!r} is new ({column['kind']})" for column in change["added"]]
     return ContractBroken(
         f"the data breaks its contract: {'; '.join(lines[:6])}{f'; and {len(lines) - 6} more' if len(lines) > 6 else ''}",
         remedy="mend the source; if it means to change, edit the contract's file under contracts/, then add with mode replace",
-        values={"missing": missing, "changed": changed, "new": new},
+        values={"missing": missing, "changed": changed, "new": new, "diff": change},
     )
+
+
+def _schema_change(
+    table: pa.Table, contract: Contract, *, gone: list[Column], changed: Mapping[str, str], fresh: list[Column]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return what differs between the contract's columns and the table's: gone, added, changed; with values seen where the kind changed."""
+    was, personal = {column.name: column.kind for column in contract.columns}, persons.decisions(contract)
+    return {
+        "gone": [{"name": column.name, "kind": column.kind} for column in gone],
+        "added": [{"name": column.name, "kind": column.kind} for column in fresh],
+        "changed": [
+            {
+                "name": name, "was": was[name], "now": kind_of(table[name]),
+                # none of a column that tells of persons
+                "samples": [] if name in personal else _samples(table[name], was[name]),
+            }
+            for name in changed
+        ],
+    }  # fmt: skip
+
+
+def _samples(values: pa.ChunkedArray, kind: Kind) -> list[str]:
+    """Return a few different values that are not of the kind."""
+    wrong = values.filter(pc.and_(pc.is_null(_converted(values, kind)), pc.is_valid(values)))
+    return [_shown(value) for value in wrong.slice(0, 10_000).unique().slice(0, 3).to_pylist()]
 
 
 def _gone(missing: list[str], new: list[str]) -> Iterator[str]:

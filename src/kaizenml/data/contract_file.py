@@ -15,15 +15,18 @@ from typing import Any
 import msgspec
 
 from kaizenml.data.contract import check_contract
-from kaizenml.data.dataset import Column, Contract, Personal
+from kaizenml.data.dataset import Column, Contract, Freshness, Personal, Query, RowLimits, Unique
 from kaizenml.errors import InvalidData, KaizenError, StorageFull, nearest
 
 _HEAD = """\
 # What rows of dataset {name!r} must look like. Learnt from the first rows; edit it as you know better:
-#   nullable = false    minimum = 0    maximum = 120    categories = ["a", "b"]    unique = true
+#   nullable = false    minimum = 0    maximum = 120    categories = ["a", "b"]    unique = true    severity = "refuse"
 #   personal = {{kind = "email", decision = "drop"}}    of persons: drop, pseudonym, encrypt, or keep with a reason and by whom
 # Rows that break it go to quarantine with the reason (kaizen data quarantine {name}); nothing is dropped silently.
 """
+
+
+_TABLES: dict[str, type[msgspec.Struct]] = {"columns": Column, "unique": Unique, "freshness": Freshness, "rows": RowLimits, "checks": Query}
 
 
 def path_of(root: Path, dataset: str) -> Path:
@@ -55,10 +58,13 @@ def parse(text: str) -> Contract:
     try:
         document = tomllib.loads(text)
         _check_words(document, Contract)
-        for column in document.get("columns", []):
-            _check_words(column, Column)
-            if isinstance(column.get("personal"), dict):
-                _check_words(column["personal"], Personal)
+        for name, kind in _TABLES.items():
+            found = document.get(name, [])
+            for table in found if isinstance(found, list) else [found]:
+                if isinstance(table, dict):
+                    _check_words(table, kind)
+                    if isinstance(table.get("personal"), dict):
+                        _check_words(table["personal"], Personal)
         contract = msgspec.convert(document, Contract)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise InvalidData(f"{str(error)[0].lower()}{str(error)[1:]}", values={"reason": str(error)}) from None
@@ -70,7 +76,10 @@ def render(contract: Contract, dataset: str) -> str:
     """Write a contract as TOML; ``parse`` gives it back."""
     lines = [_HEAD.format(name=dataset)]
     lines += [f"{role} = {_value(name)}" for role in ("key", "time", "subject") if (name := getattr(contract, role)) is not None]
-    return "\n".join(lines) + "\n" + "".join(map(_block, contract.columns))
+    whole = [("freshness", contract.freshness), ("rows", contract.rows)]
+    found = [f"\n[{name}]\n{_fields(promise)}" for name, promise in whole if promise is not None]
+    found += [f"\n[[{name}]]\n{_fields(promise)}" for name in ("unique", "checks") for promise in getattr(contract, name)]
+    return "\n".join(lines) + "\n" + "".join(found) + "".join(map(_block, contract.columns))
 
 
 @contextmanager
@@ -131,6 +140,10 @@ def _block(column: Column) -> str:
     fields = msgspec.to_builtins(column)  # defaults are left out
     ordered = {"name": column.name, "kind": column.kind} | fields
     return "\n[[columns]]\n" + "".join(f"{name} = {_value(value)}\n" for name, value in ordered.items())
+
+
+def _fields(promise: msgspec.Struct) -> str:
+    return "".join(f"{name} = {_value(value)}\n" for name, value in msgspec.to_builtins(promise).items())
 
 
 def _value(value: Any) -> str:

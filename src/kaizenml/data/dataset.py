@@ -9,6 +9,8 @@ import msgspec
 Kind = Literal["number", "integer", "boolean", "category", "timestamp", "text"]
 Trust = Literal["internal", "partner", "public"]
 Decision = Literal["drop", "pseudonym", "encrypt", "keep"]
+Severity = Literal["quarantine", "refuse", "warn"]
+"""What a broken promise does: the rows go to quarantine, the whole addition is refused, or it is only told."""
 
 
 class Personal(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -36,15 +38,72 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     categories: list[str] | None = None  # allowed values; None: any
     unique: bool = False
     personal: Personal | None = None
+    severity: Severity = "quarantine"
+
+
+class Unique(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Columns that together tell rows apart. Rows in which one of them is missing are not compared."""
+
+    columns: list[str]
+    severity: Severity = "quarantine"
+
+
+class Freshness(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How old the newest row may be when rows are added or checked."""
+
+    within: str  # a duration: 36h, 2d
+    severity: Severity = "refuse"
+
+
+class RowLimits(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How many rows one addition may have."""
+
+    minimum: int | None = None
+    maximum: int | None = None
+    shrink: float | None = None  # at least this many times the rows of the addition before: 0.5
+    grow: float | None = None  # at most this many times
+    severity: Severity = "refuse"
+
+
+class Query(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A check in SQL over ``rows``: the rows of the addition that keep the rest of the contract, with ``_row`` (from 1).
+
+    A query that gives a column ``_row`` names the bad rows; one that gives a single number counts what is wrong; any other one is
+    broken by every row that it gives.
+    """
+
+    name: str
+    sql: str
+    severity: Severity | None = None  # None: quarantine where it names rows, else refuse
 
 
 class Contract(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The promise of a dataset's source, under version control as ``contracts/NAME.toml``."""
 
     columns: list[Column]
-    key: str | None = None
+    key: str | list[str] | None = None
     time: str | None = None
     subject: str | None = None  # column that says whom a row is about; encrypted columns have a key for each of its values
+    unique: list[Unique] = []
+    freshness: Freshness | None = None
+    rows: RowLimits | None = None
+    checks: list[Query] = []
+
+    @property
+    def keys(self) -> list[str]:
+        """The columns that identify a row; none when there is no key."""
+        return [] if self.key is None else [self.key] if isinstance(self.key, str) else self.key
+
+    @property
+    def told_apart(self) -> list[Unique]:
+        """Every set of columns that tells rows apart: the key, columns that are unique, columns that are so together."""
+        by_name = {column.name: column for column in self.columns}
+        found = []
+        if self.keys:
+            refuse = any(by_name[name].severity == "refuse" for name in self.keys if name in by_name)
+            found.append(Unique(columns=self.keys, severity="refuse" if refuse else "quarantine"))
+        found += [Unique(columns=[column.name], severity=column.severity) for column in self.columns if column.unique and [column.name] != self.keys]
+        return found + self.unique
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -88,6 +147,7 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     sources: dict[str, int] = {}  # rows by the name of their source; empty in versions made before rows had one
     personal: dict[str, Decision] = {}  # columns that tell of persons, dropped ones too, and how their values were stored
     key_print: str = ""  # fingerprint of the key behind pseudonyms and encryption, where there are any
+    warnings: dict[str, int] = {}  # rules of severity `warn` that this addition broke, with how many rows
 
     @property
     def ref(self) -> str:

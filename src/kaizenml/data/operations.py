@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
@@ -13,8 +14,8 @@ import pyarrow.compute as pc
 
 from kaizenml import code
 from kaizenml.context import Context
+from kaizenml.data import addition, contract_file, personal, provenance, sources, store, tables
 from kaizenml.data import contract as rules
-from kaizenml.data import contract_file, personal, provenance, sources, store, tables
 from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Trust
 from kaizenml.data.keys import Keys
 from kaizenml.data.kinds import SOURCE, VERSION, normalise, notes_of
@@ -47,6 +48,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     samples: builtins.list[dict[str, Any]]  # a few bad rows, with `_row` (from 1) and `_reason`
     changes: builtins.list[str]  # how the contract would grow
     contract: Contract  # as it would be
+    warnings: dict[str, int] = {}  # rules of severity `warn` that are broken, with how many rows
 
 
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +89,7 @@ def add(
     table : rows instead of a file: an Arrow table, or a pandas or Polars frame.
     mode : ``append`` keeps the rows of the newest version, ``replace`` starts over with these. Older versions stay readable in both.
     trust : of the source: ``internal``, ``partner`` or ``public``; default ``internal`` for a new source, else unchanged.
-    key : for a new dataset, the column that identifies a row; default the task's key when the dataset is the task's.
+    key : for a new dataset, the column that identifies a row, or several, ``origin,day``; default the task's key when the dataset is the task's.
     time : for a new dataset, the column that says when a row happened; default the task's time likewise.
     partial : columns may be absent; those become null.
     origin : where the rows come from, in words, when it is not the file.
@@ -150,7 +152,7 @@ def add(
             ctx.record(
                 connection, "data.added", version.ref, why,
                 mode=mode, source=came_from, sources=given, rows=checked.good.num_rows, total=version.rows, quarantined=version.quarantined,
-                hash=version.hash, changes=checked.changes,
+                hash=version.hash, changes=checked.changes, warnings=checked.warnings,
             )  # fmt: skip
     return version
 
@@ -202,24 +204,41 @@ def versions(ctx: Context, dataset: str) -> builtins.list[DatasetVersion]:
 
 
 def check(ctx: Context, name: str, source: str | None = None, *, table: pa.Table | None = None, partial: bool = False) -> Check:
-    """Hold a file against a dataset's contract without adding it.
+    """Hold a file, or the rows that are there, against a dataset's contract, without adding anything.
 
     Parameters
     ----------
     name : the dataset; for a new one, the contract that would be learnt is shown.
-    source : a file; relative to the working directory, or to the project.
+    source : a file; relative to the working directory, or to the project. Without one the dataset's newest version is held against the
+        contract as its file is now.
     table : rows instead of a file.
     partial : columns may be absent.
 
+    Returns
+    -------
+    How many rows would be kept out and why. Exit code 3 when the contract refuses the rows as a whole.
+
     Raises
     ------
-    ContractBroken : a column is gone or its kind changed.
+    ContractBroken : a column is gone or its kind changed, the contract refuses the rows, or every row is bad.
+
+    Examples
+    --------
+    kaizen data check orders new.csv
     """
     check_name(name)
-    rows, came_from = _incoming(ctx, source, table, None)
+    stored = source is None and table is None
     with ctx.catalog.read() as connection:
         dataset, newest = store.find(connection, name), store.version(connection, name, None)
+    if stored:
+        newest = tables.version(ctx, name)  # names the nearest when there is none
+        rows, came_from = tables.read(ctx, newest.ref), newest.ref
+    else:
+        rows, came_from = _incoming(ctx, source, table, None)
     promise = _promise(ctx, name, dataset, rows, "append", key=None, time=None)
+    if stored:
+        # limits are of additions; what is stored of persons has the form that was decided
+        promise, newest = personal.as_stored(msgspec.structs.replace(promise, rows=None)), None
     checked = _held(ctx, name, rows, promise, newest, keys=personal.keys_for(ctx, promise, newest), partial=partial)
     return Check(
         dataset=name,
@@ -231,6 +250,7 @@ def check(ctx: Context, name: str, source: str | None = None, *, table: pa.Table
         samples=personal.masked(checked.bad.slice(0, 10), promise).to_pylist(),
         changes=checked.changes,
         contract=checked.contract,
+        warnings=checked.warnings,
     )
 
 
@@ -285,8 +305,8 @@ def _promise(ctx: Context, name: str, dataset: Dataset | None, rows: pa.Table, m
         task = ctx.settings.task
         if task is not None and task.dataset == name:
             key, time = key or task.key, time or task.time
-        return rules.infer(rows, key=key, time=time)
-    for role, asked, holds in (("key", key, promise.key), ("time", time, promise.time)):
+        return rules.infer(rows, key=_keys(key, rows.column_names), time=time)
+    for role, asked, holds in (("key", key, ",".join(promise.keys) or None), ("time", time, promise.time)):
         if asked is not None and asked != holds:
             raise Conflict(
                 f"the contract of {name!r} has {f'{role} {holds!r}' if holds else f'no {role}'}, not {asked!r}",
@@ -302,35 +322,67 @@ def _promise(ctx: Context, name: str, dataset: Dataset | None, rows: pa.Table, m
     return promise
 
 
+def _keys(key: str | None, columns: builtins.list[str]) -> str | builtins.list[str] | None:
+    """Read a key as it is given: a column, or several with commas between them."""
+    return key if key is None or key in columns or "," not in key else [name.strip() for name in key.split(",")]
+
+
 def _held(
     ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: DatasetVersion | None, *, keys: Keys | None, partial: bool
 ) -> rules.Checked:
-    """Check rows against the contract, and their keys against the rows that are there."""
+    """Check rows against the contract, and against the rows that are there."""
     if onto is not None:
         personal.check_same(promise, onto)
     try:
-        checked = rules.check(rows, promise, partial=partial)
+        checked = rules.check(rows, promise, partial=partial, before=_before(ctx, promise, onto, keys))
     except ContractBroken as error:
         path = contract_file.path_of(ctx.root, name)
         remedy = f"mend the source; if it means to change, edit {path}, then add with mode replace; if rows may lack columns, add them as partial"
         raise ContractBroken(f"dataset {name!r}: {error.what}", remedy=remedy, values=error.values | {"dataset": name}) from None
-    if onto is None or promise.key is None or promise.key not in onto.columns:
-        return checked
-    there = tables.read(ctx, onto.ref, [promise.key])[promise.key]
-    given = personal.protect(checked.good.select([promise.key]), promise, keys)[promise.key]
-    if there.type != given.type:
-        there = there.cast(given.type)
-    known = pc.and_(pc.is_in(given, value_set=there.drop_null()), pc.is_valid(given))
-    if not pc.any(known).as_py():
-        return checked
-    places = pc.indices_nonzero(known)
-    again = dict(zip(checked.rows.take(places).to_pylist(), given.take(places).to_pylist(), strict=True))
-    hidden = personal.decisions(promise)
-    bad = checked.bad.select(["_row", "_rule", "_reason"]).to_pylist()
-    reasons = {row["_row"] - 1: [rules.Reason(row["_rule"], row["_reason"])] for row in bad}
-    reasons |= {row: [rules.reason(promise.key, value, f"is in {onto.ref} already", hidden)] for row, value in again.items()}
-    keep = pc.invert(known)
-    return checked._replace(good=checked.good.filter(keep), rows=checked.rows.filter(keep.combine_chunks()), bad=rules.as_bad(rows, reasons))
+    _refuse(ctx, name, rows, checked)
+    return checked
+
+
+def _refuse(ctx: Context, name: str, rows: pa.Table, checked: rules.Checked) -> None:
+    """Raise ContractBroken where the contract refuses the whole addition, or nothing of it would be left."""
+    path = contract_file.path_of(ctx.root, name)
+    if checked.refusals:
+        told = [rule if rule[0].isdigit() or not bad else f"{rule} ({bad:,} row{'s' if bad != 1 else ''})" for rule, bad in checked.refusals.items()]
+        raise ContractBroken(
+            f"dataset {name!r}: the contract refuses the {rows.num_rows:,} rows: {'; '.join(told)}",
+            remedy=f"mend the source, or edit {path}",
+            values={"dataset": name, "rows": rows.num_rows, "refused": checked.refusals, "reasons": _reasons(checked.bad)},
+        )
+    if not checked.good.num_rows:
+        first = checked.bad["_reason"][0].as_py()
+        raise ContractBroken(
+            f"dataset {name!r}: none of the {rows.num_rows:,} rows keeps the contract; row {checked.bad['_row'][0].as_py()}: {first}",
+            remedy=f"mend the source, or edit {path}",
+            values={"dataset": name, "rows": rows.num_rows, "reasons": _reasons(checked.bad)},
+        )
+
+
+def _before(ctx: Context, promise: Contract, onto: DatasetVersion | None, keys: Keys | None) -> addition.Before:
+    """Gather what the contract compares an addition with."""
+    if onto is None:
+        return addition.Before(ctx.clock.now())
+    sealed = {name for name, form in onto.personal.items() if form == "encrypt"}  # equal values are stored differently
+    names = sorted({name for one in promise.told_apart for name in one.columns if name in onto.columns and name not in sealed})
+    newest = onto.profile.get(promise.time or "", {}).get("max")
+    last = None
+    if promise.rows is not None:
+        with ctx.catalog.read() as connection:
+            known = {len(one.parts): one for one in store.versions(connection, onto.dataset) if one.parts == onto.parts[: len(one.parts)]}
+        older = known.get(len(onto.parts) - 1)
+        last = onto.rows - (older.rows if older else 0) + onto.quarantined
+    return addition.Before(
+        now=ctx.clock.now(),
+        ref=onto.ref,
+        rows=tables.read(ctx, onto.ref, names) if names else None,
+        stored=lambda given: personal.protect(given, promise, keys),
+        newest=datetime.fromisoformat(newest) if isinstance(newest, str) else None,
+        last=last,
+    )
 
 
 def _checked(
@@ -338,14 +390,6 @@ def _checked(
 ) -> rules.Checked:
     """Check rows and carry out the decisions on personal columns, of good rows and of bad ones."""
     checked = _held(ctx, name, rows, promise, onto, keys=keys, partial=partial)
-    if not checked.good.num_rows:
-        reasons = _reasons(checked.bad)
-        first = checked.bad["_reason"][0].as_py()
-        raise ContractBroken(
-            f"dataset {name!r}: none of the {rows.num_rows:,} rows keeps the contract; row {checked.bad['_row'][0].as_py()}: {first}",
-            remedy=f"mend the source, or edit {contract_file.path_of(ctx.root, name)}",
-            values={"dataset": name, "rows": rows.num_rows, "reasons": reasons},
-        )
     return checked._replace(good=personal.protect(checked.good, promise, keys), bad=personal.protect(checked.bad, promise, keys))
 
 
@@ -404,6 +448,7 @@ def _next_version(
         profile=described,
         personal={column: each.decision for column, each in decided.items()},
         key_print=keys.fingerprint if keys else "",
+        warnings=checked.warnings,
     )
 
 

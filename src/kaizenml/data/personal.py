@@ -51,8 +51,8 @@ def check_decisions(contract: Contract) -> None:
             )
         if name == contract.time and personal.decision != "keep":
             raise _impossible(name, "the contract's time", personal, "keep, with a reason and a name; or name another time")
-        if name in (contract.key, contract.subject) and personal.decision in ("drop", "encrypt"):
-            role = "the contract's key" if name == contract.key else "whom its rows are about"
+        if name in (*contract.keys, contract.subject) and personal.decision in ("drop", "encrypt"):
+            role = "the contract's key" if name in contract.keys else "whom its rows are about"
             raise _impossible(name, role, personal, "pseudonym, or keep with a reason and a name")
         if personal.decision == "encrypt" and contract.subject is None:
             raise InvalidData(

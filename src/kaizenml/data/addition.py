@@ -1,0 +1,150 @@
+"""What a contract says of an addition as a whole: how fresh it is, how many rows it has, and checks in SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import NamedTuple, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from kaizenml.clock import format_duration, parse_duration
+from kaizenml.data import sql
+from kaizenml.data.dataset import Contract, Query, Severity
+from kaizenml.errors import InvalidData, UsageError
+
+
+class Before(NamedTuple):
+    """What an addition is compared with."""
+
+    now: datetime
+    ref: str = ""
+    """The version that the rows are added to."""
+    rows: pa.Table | None = None
+    """Its rows, in the columns that tell rows apart, as they are stored."""
+    stored: Callable[[pa.Table], pa.Table] = lambda given: given
+    """Brings rows to the form in which they are stored: values that tell of persons may be hidden."""
+    newest: datetime | None = None
+    """Its newest event time."""
+    last: int | None = None
+    """How many rows the addition before this one had."""
+
+
+class Faults(Protocol):
+    """Where broken rules are noted."""
+
+    def whole(self, rule: str, rows: int, severity: Severity) -> None:
+        """Note a rule that is told, or for which everything is refused."""
+        ...
+
+    def mark(self, places: list[int], rule: str, severity: Severity) -> None:
+        """Note a rule against the rows that break it, by their places."""
+        ...
+
+    def good(self) -> pa.Array:
+        """Return the places of the rows that break nothing."""
+        ...
+
+
+def check(rows: pa.Table, contract: Contract, before: Before, faults: Faults) -> None:
+    """Hold an addition against what the contract says of additions.
+
+    Parameters
+    ----------
+    rows : all rows that were given, in the contract's kinds.
+    before : what they are added to.
+    faults : where broken rules are noted.
+
+    Raises
+    ------
+    InvalidData : a query that cannot be run.
+    """
+    _check_count(rows.num_rows, contract, before.last, faults)
+    good = rows.take(faults.good())
+    _check_freshness(good, contract, before, faults)
+    for query in contract.checks:
+        _check_query(rows, query, faults)
+
+
+def check_promises(contract: Contract) -> None:
+    """Raise InvalidData when what the contract says of additions cannot hold."""
+    if contract.freshness is not None:
+        if contract.time is None:
+            raise InvalidData("the contract asks for freshness, and has no time", remedy='set time = "COLUMN", or leave [freshness] out')
+        try:
+            parse_duration(contract.freshness.within)
+        except UsageError as error:
+            raise InvalidData(f"freshness: {error.what}", remedy=error.remedy, values=error.values) from None
+        if contract.freshness.severity == "quarantine":
+            raise _no_rows("freshness")
+    limits = contract.rows
+    if limits is not None:
+        if limits.severity == "quarantine":
+            raise _no_rows("rows")
+        for low, high in ((limits.minimum, limits.maximum), (limits.shrink, limits.grow)):
+            if low is not None and high is not None and low > high:
+                raise InvalidData(f"rows: {low} is above {high}", remedy="swap them", values={"low": low, "high": high})
+    names = [query.name for query in contract.checks]
+    doubled = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if doubled is not None:
+        raise InvalidData(f"the contract has two checks named {doubled!r}", remedy="rename one of them", values={"name": doubled})
+
+
+def _no_rows(what: str) -> InvalidData:
+    return InvalidData(f"{what}: no single row answers for it, so none can go to quarantine", remedy='set severity to "refuse" or "warn"')
+
+
+def _check_count(rows: int, contract: Contract, last: int | None, faults: Faults) -> None:
+    limits = contract.rows
+    if limits is None:
+        return
+    if limits.minimum is not None and rows < limits.minimum:
+        faults.whole(f"{rows:,} rows are fewer than {limits.minimum:,}", rows, limits.severity)
+    if limits.maximum is not None and rows > limits.maximum:
+        faults.whole(f"{rows:,} rows are more than {limits.maximum:,}", rows, limits.severity)
+    if last and limits.shrink is not None and rows < limits.shrink * last:
+        faults.whole(f"{rows:,} rows are fewer than {limits.shrink:g} times the {last:,} of the addition before", rows, limits.severity)
+    if last and limits.grow is not None and rows > limits.grow * last:
+        faults.whole(f"{rows:,} rows are more than {limits.grow:g} times the {last:,} of the addition before", rows, limits.severity)
+
+
+def _check_freshness(good: pa.Table, contract: Contract, before: Before, faults: Faults) -> None:
+    if contract.freshness is None or contract.time is None:
+        return
+    times = [time for time in (pc.max(good[contract.time]).as_py() if good.num_rows else None, before.newest) if time is not None]
+    within = parse_duration(contract.freshness.within)
+    if not times:
+        faults.whole(f"no row has a {contract.time}", good.num_rows, contract.freshness.severity)
+    elif before.now - max(times) > timedelta(seconds=within):
+        age = format_duration((before.now - max(times)).total_seconds())
+        rule = f"the newest {contract.time}, {max(times).isoformat(timespec='seconds')}, is {age} old, more than {format_duration(within)}"
+        faults.whole(rule, 0, contract.freshness.severity)
+
+
+def _check_query(rows: pa.Table, query: Query, faults: Faults) -> None:
+    places = faults.good()
+    numbers = pc.add(places.cast(pa.int64()), 1)
+    try:
+        found = sql.query(query.sql, {"rows": rows.take(places).append_column("_row", numbers)})
+    except InvalidData as error:
+        raise InvalidData(f"check {query.name!r}: {error.what}", remedy=error.remedy, values=error.values | {"check": query.name}) from None
+    if "_row" in found.column_names:
+        named = set(found["_row"].to_pylist())
+        faults.mark([place for place in places.to_pylist() if place + 1 in named], f"check {query.name!r}", query.severity or "quarantine")
+        return
+    if query.severity == "quarantine":
+        raise InvalidData(f"check {query.name!r} names no rows to put into quarantine", remedy="select _row, or set severity to refuse or warn",
+                          values={"check": query.name, "columns": found.column_names})  # fmt: skip
+    count = _count(found)
+    if count:
+        faults.whole(f"check {query.name!r} found {count:,}", count, query.severity or "refuse")
+
+
+def _count(found: pa.Table) -> int:
+    """Return how much is wrong: the number, where the query gives a single one, else the rows that it gives."""
+    if found.num_rows == 1 and found.num_columns == 1:
+        value = found[0][0].as_py()
+        if value is None or isinstance(value, bool | int | float):
+            return int(value or 0)
+    return int(found.num_rows)
