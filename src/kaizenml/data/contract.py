@@ -85,7 +85,7 @@ def infer(table: pa.Table, *, key: str | list[str] | None = None, time: str | No
     return Contract(columns=columns, key=keys[0] if len(keys) == 1 else keys or None, time=time)
 
 
-def check(table: pa.Table, contract: Contract, *, partial: bool = False, before: addition.Before | None = None) -> Checked:
+def check(table: pa.Table, contract: Contract, *, partial: bool = False, before: addition.Before | None = None, single: bool = False) -> Checked:
     """Hold a table against a contract.
 
     Parameters
@@ -94,6 +94,7 @@ def check(table: pa.Table, contract: Contract, *, partial: bool = False, before:
     contract : the promise.
     partial : whether columns may be absent; those become null, whatever the contract says of nulls.
     before : the rows that these are added to, and the time, for what a contract says of whole additions.
+    single : whether each row stands for itself: many wrong values of a column do not break the contract, and do not widen it.
 
     Returns
     -------
@@ -121,7 +122,7 @@ def check(table: pa.Table, contract: Contract, *, partial: bool = False, before:
             columns[column.name] = pa.chunked_array([pa.nulls(table.num_rows, STORED[column.kind])])
             grown.append(column)
             continue
-        values, kind, problem = _coerce(table[column.name], column, faults)
+        values, kind, problem = _coerce(table[column.name], column, faults, single=single)
         if problem:
             changed[column.name] = problem
         else:
@@ -273,7 +274,7 @@ def _new_columns(table: pa.Table, contract: Contract, *, broken: bool) -> list[C
     return fresh
 
 
-def _coerce(values: pa.ChunkedArray, column: Column, faults: _Faults) -> tuple[pa.ChunkedArray, Kind, str | None]:
+def _coerce(values: pa.ChunkedArray, column: Column, faults: _Faults, *, single: bool) -> tuple[pa.ChunkedArray, Kind, str | None]:
     """Bring values to the column's kind; (values with null where impossible, kind, why the kind is another one or None)."""
     target, kind = STORED[column.kind], column.kind
     if values.type == target:
@@ -281,14 +282,14 @@ def _coerce(values: pa.ChunkedArray, column: Column, faults: _Faults) -> tuple[p
     if pa.types.is_null(values.type) or pa.types.is_string(target):
         return values.cast(target), kind, None
     found = _converted(values, kind)
-    if kind == "integer" and found.null_count > values.null_count:
+    if kind == "integer" and not single and found.null_count > values.null_count:
         # fractions where whole numbers were promised: the promise was learnt too narrow
         wide = _converted(values, "number")
         if wide.null_count < found.null_count:
             found, kind = wide, "number"
     lost = pc.and_(pc.is_null(found), pc.is_valid(values))
     count, given = pc.sum(lost).as_py() or 0, len(values) - values.null_count
-    if count * 2 > given:
+    if count * 2 > given and not single:
         at = pc.index(lost, True).as_py()
         now, sample = kind_of(values), persons.shown(column.name, _shown(values[at].as_py()), faults.personal)
         return found, kind, f"was {column.kind} and is now {now} ({sample} in row {at + 1}; {count:,} of {given:,} values)"

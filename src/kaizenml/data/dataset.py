@@ -126,6 +126,19 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     sources: list[Source] = []  # oldest first; rows that were added before rows had a source count as the first one's
 
 
+class Decided(msgspec.Struct, frozen=True, kw_only=True):
+    """What a person decided on rows in quarantine. The rows are gone from there: released into a version, or dropped."""
+
+    dataset: str
+    number: int  # of the decision, from 1
+    decision: Literal["released", "dropped"]
+    rows: dict[int, list[int]]  # of each addition, by its version's number, the numbers of its rows, from 1
+    version: str | None = None  # the version that released rows made
+    why: str
+    by: str
+    at: float
+
+
 class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable version. Its rows are those whose ``_part`` is in ``parts``, on the table's newest state.
 

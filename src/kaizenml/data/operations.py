@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import builtins
-from collections import Counter
-from datetime import datetime
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
 import pyarrow as pa
-import pyarrow.compute as pc
 
-from kaizenml import code
 from kaizenml.context import Context
-from kaizenml.data import addition, contract_file, personal, provenance, sources, store, tables
-from kaizenml.data import contract as rules
-from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Trust
-from kaizenml.data.keys import Keys
+from kaizenml.data import contract_file, kept_out, making, personal, provenance, sources, store, tables
+from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Decided, Trust
 from kaizenml.data.kinds import SOURCE, VERSION, normalise, notes_of
-from kaizenml.data.profile import merge, profile, without_values
-from kaizenml.errors import Conflict, ContractBroken, InvalidData, UsageError
+from kaizenml.errors import InvalidData, UsageError
 from kaizenml.refs import check_name
 
-__all__ = ["add", "check", "list", "quarantine", "show", "versions"]
+__all__ = ["add", "check", "drop", "list", "quarantine", "release", "show", "versions"]
 
 _MODES = ("append", "replace")
 
@@ -58,6 +51,18 @@ class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     reasons: dict[str, int]
     samples: builtins.list[dict[str, Any]]  # newest first; with `_version`, `_row` (of that addition, from 1) and `_reason`
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of rows in quarantine on which a person decided."""
+
+    dataset: str
+    decision: str  # released, dropped
+    rows: int
+    version: str | None = None  # the version that the released rows made
+    stayed: int = 0  # rows that could not be released
+    reasons: dict[str, int] = {}  # why they stay, with how many rows
+    samples: builtins.list[dict[str, Any]] = []  # a few of them
 
 
 def add(
@@ -131,20 +136,20 @@ def add(
             parts = store.parts(connection, name)
         tables.clean(tables.folder(ctx, name), set(parts))
         tables.clean(tables.quarantine_folder(ctx, name), set(parts), by=VERSION)
-        promise = _promise(ctx, name, dataset, rows, mode, key=key, time=time)
+        promise = making.promise_of(ctx, name, dataset, rows, mode, key=key, time=time)
         onto = newest if mode == "append" else None
         keys = personal.keys_for(ctx, promise, onto)
-        checked = _checked(ctx, name, rows, promise, onto, keys=keys, partial=partial)
+        checked = making.hold_and_protect(ctx, name, rows, promise, onto, keys=keys, partial=partial)
         number = newest.number + 1 if newest else 1
-        checked = _with_sources(checked, provenance.names_of(rows, source_name or provenance.main_of(dataset), source_column))
+        checked = making.with_sources(checked, provenance.names_of(rows, source_name or provenance.main_of(dataset), source_column))
         part = store.Part(number, tables.content_hash(checked.good), checked.good.column_names)
-        version = _next_version(ctx, name, onto, checked, part, parts=parts, source=came_from, notes=notes_of(rows), keys=keys)
+        version = making.next_version(ctx, name, onto, checked, part, parts=parts, source=came_from, notes=notes_of(rows), keys=keys)
         given = provenance.counted(checked.good[SOURCE])
         version = msgspec.structs.replace(version, sources=provenance.rows_by_source(dataset, onto, given))
         tables.append_part(tables.folder(ctx, name), checked.good, number)
         if checked.bad.num_rows:
             tables.append_part(tables.quarantine_folder(ctx, name), checked.bad, number, by=VERSION)
-        dataset = _grown(dataset, version, checked.contract, given=[*given], trust=msgspec.convert(trust, Trust) if trust else None)
+        dataset = making.grown(dataset, version, checked.contract, given=[*given], trust=msgspec.convert(trust, Trust) if trust else None)
         # the file goes last: if it lags behind after a crash, the next addition extends it again
         with contract_file.written(contract_file.path_of(ctx.root, name), checked.contract, name), ctx.catalog.write() as connection:
             store.save(connection, dataset)
@@ -182,9 +187,10 @@ def show(ctx: Context, dataset: str) -> Detail:
     version = tables.version(ctx, dataset)
     with ctx.catalog.read() as connection:
         found = store.find(connection, version.dataset)
-        kept_out = sum(one.quarantined for one in store.versions(connection, version.dataset))
+        left = kept_out.left_after(store.decided(connection, version.dataset))
+        waiting = sum(left(one) for one in store.versions(connection, version.dataset))
     assert found is not None  # versions refer to their dataset
-    return Detail(dataset=found, version=version, quarantined=kept_out)
+    return Detail(dataset=found, version=version, quarantined=waiting)
 
 
 def versions(ctx: Context, dataset: str) -> builtins.list[DatasetVersion]:
@@ -235,18 +241,18 @@ def check(ctx: Context, name: str, source: str | None = None, *, table: pa.Table
         rows, came_from = tables.read(ctx, newest.ref), newest.ref
     else:
         rows, came_from = _incoming(ctx, source, table, None)
-    promise = _promise(ctx, name, dataset, rows, "append", key=None, time=None)
+    promise = making.promise_of(ctx, name, dataset, rows, "append", key=None, time=None)
     if stored:
         # limits are of additions; what is stored of persons has the form that was decided
         promise, newest = personal.as_stored(msgspec.structs.replace(promise, rows=None)), None
-    checked = _held(ctx, name, rows, promise, newest, keys=personal.keys_for(ctx, promise, newest), partial=partial)
+    checked = making.hold(ctx, name, rows, promise, newest, keys=personal.keys_for(ctx, promise, newest), partial=partial)
     return Check(
         dataset=name,
         source=came_from,
         rows=rows.num_rows,
         good=checked.good.num_rows,
         bad=checked.bad.num_rows,
-        reasons=_reasons(checked.bad),
+        reasons=making.count_reasons(checked.bad),
         samples=personal.masked(checked.bad.slice(0, 10), promise).to_pylist(),
         changes=checked.changes,
         contract=checked.contract,
@@ -272,11 +278,134 @@ def quarantine(ctx: Context, dataset: str, *, limit: int = 20) -> Quarantine:
     with ctx.catalog.read() as connection:
         known = set(store.parts(connection, version.dataset))
         found = store.find(connection, version.dataset)
+        decided = store.decided(connection, version.dataset)
     assert found is not None  # versions refer to their dataset
-    rows = tables.read_quarantine(tables.quarantine_folder(ctx, version.dataset), {version.number} if "@" in dataset else known)
+    rows = kept_out.waiting(ctx, version.dataset, {version.number} if "@" in dataset else known, decided)
     samples = rows.sort_by([("_version", "descending"), ("_row", "ascending")]).slice(0, limit) if rows.num_rows else rows
     shown = personal.masked(samples, found.contract).to_pylist()
-    return Quarantine(dataset=version.dataset, rows=rows.num_rows, reasons=_reasons(rows), samples=shown)
+    return Quarantine(dataset=version.dataset, rows=rows.num_rows, reasons=making.count_reasons(rows), samples=shown)
+
+
+def release(
+    ctx: Context, name: str, *, rule: str | None = None, rows: builtins.list[int] | None = None, version: int | None = None, why: str
+) -> Settled:
+    """Let rows out of quarantine: they become the next version, whatever the contract says of their values.
+
+    Kinds, key and time are not waived: a row that has no value of its kind, or a key that is there already, stays and is told why.
+    Without ``rule``, ``rows`` or ``version`` all rows of the dataset that wait are meant.
+
+    Parameters
+    ----------
+    name : the dataset.
+    rule : rows that broke this rule first, as ``kaizen data quarantine`` names it.
+    rows : row numbers of one addition.
+    version : rows of the addition that made this version.
+    why : the reason, for the record.
+
+    Raises
+    ------
+    NotFound : no such rows wait.
+    UsageError : no reason, or rows that may be of several additions.
+
+    Examples
+    --------
+    kaizen data release orders --rule "price is above 500" --why "a real price, the shop confirmed it"
+    """
+    _check_why(why)
+    found = tables.version(ctx, check_name(name))
+    with tables.locked(ctx, name):
+        dataset, newest, parts, decided, chosen = _waiting(ctx, found.dataset, rule=rule, rows=rows, version=version)
+        promise = contract_file.read(contract_file.path_of(ctx.root, name)) or dataset.contract
+        keys = personal.keys_for(ctx, promise, newest)
+        checked = kept_out.typed(chosen, promise, making.gather(ctx, promise, newest, keys), keys)
+        settled = Settled(
+            dataset=name, decision="released", rows=checked.good.num_rows, stayed=checked.bad.num_rows, reasons=making.count_reasons(checked.bad),
+            samples=personal.masked(checked.bad.slice(0, 10), promise).to_pylist(),
+        )  # fmt: skip
+        if not settled.rows:
+            return settled
+        released = chosen.take(checked.rows)
+        if SOURCE not in checked.good.column_names:
+            checked = making.with_sources(checked, provenance.names_of(chosen, provenance.main_of(dataset), None))
+        part = store.Part(newest.number + 1, tables.content_hash(checked.good), checked.good.column_names)
+        came_from = f"quarantine of {', '.join(f'{name}@{number}' for number in kept_out.numbered(released))}"
+        checked = checked._replace(bad=checked.bad.slice(0, 0), contract=promise)  # they were counted when they came
+        made = making.next_version(ctx, name, newest, checked, part, parts=parts, source=came_from, notes={}, keys=keys)
+        made = msgspec.structs.replace(made, sources=provenance.rows_by_source(dataset, newest, provenance.counted(checked.good[SOURCE])))
+        tables.append_part(tables.folder(ctx, name), checked.good, part.number)
+        done = _decided(ctx, decided, released, dataset=name, version=made.ref, why=why)
+        with ctx.catalog.write() as connection:
+            store.add_version(connection, made, part, None)
+            store.add_decided(connection, done)
+            ctx.record(connection, "data.released", made.ref, why, rows=settled.rows, total=made.rows, of=_counts(done), hash=made.hash)
+        kept_out.sweep(ctx, name, [*decided, done])
+    return msgspec.structs.replace(settled, version=made.ref)
+
+
+def drop(
+    ctx: Context, name: str, *, rule: str | None = None, rows: builtins.list[int] | None = None, version: int | None = None, why: str
+) -> Settled:
+    """Drop rows from quarantine for good. Who, why and how many stays on record; the rows do not.
+
+    Parameters
+    ----------
+    name : the dataset.
+    rule : rows that broke this rule first, as ``kaizen data quarantine`` names it.
+    rows : row numbers of one addition.
+    version : rows of the addition that made this version.
+    why : the reason, for the record.
+
+    Raises
+    ------
+    NotFound : no such rows wait.
+    UsageError : no reason, or rows that may be of several additions.
+
+    Examples
+    --------
+    kaizen data drop orders --version 2 --rows 3,7 --why "test orders"
+    """
+    _check_why(why)
+    found = tables.version(ctx, check_name(name))
+    with tables.locked(ctx, name):
+        *_, decided, chosen = _waiting(ctx, found.dataset, rule=rule, rows=rows, version=version)
+        done = _decided(ctx, decided, chosen, dataset=name, version=None, why=why)
+        with ctx.catalog.write() as connection:
+            store.add_decided(connection, done)
+            ctx.record(connection, "data.dropped", name, why, rows=chosen.num_rows, of=_counts(done))
+        kept_out.sweep(ctx, name, [*decided, done])
+    return Settled(dataset=name, decision="dropped", rows=chosen.num_rows)
+
+
+def _waiting(
+    ctx: Context, name: str, *, rule: str | None, rows: builtins.list[int] | None, version: int | None
+) -> tuple[Dataset, DatasetVersion, dict[int, store.Part], builtins.list[Decided], pa.Table]:
+    """Return a dataset that is held, what was decided before, and the rows in quarantine that are meant now."""
+    with ctx.catalog.read() as connection:
+        dataset, newest = store.find(connection, name), store.version(connection, name, None)
+        parts, decided = store.parts(connection, name), store.decided(connection, name)
+    assert dataset is not None
+    assert newest is not None  # a dataset has a version from the beginning
+    tables.clean(tables.folder(ctx, name), set(parts))
+    tables.clean(tables.quarantine_folder(ctx, name), set(parts), by=VERSION)
+    kept_out.sweep(ctx, name, decided)  # what a killed decision left
+    chosen = kept_out.choose(kept_out.waiting(ctx, name, set(parts), decided), name, rule=rule, numbers=rows, version=version)
+    return dataset, newest, parts, decided, chosen
+
+
+def _decided(ctx: Context, before: builtins.list[Decided], rows: pa.Table, *, dataset: str, version: str | None, why: str) -> Decided:
+    return Decided(
+        dataset=dataset, number=before[-1].number + 1 if before else 1, decision="released" if version else "dropped",
+        rows=kept_out.numbered(rows), version=version, why=why, by=ctx.actor, at=ctx.clock.timestamp(),
+    )  # fmt: skip
+
+
+def _counts(decided: Decided) -> dict[str, int]:
+    return {str(number): len(rows) for number, rows in decided.rows.items()}
+
+
+def _check_why(why: str) -> None:
+    if not why.strip():
+        raise UsageError("a decision on rows in quarantine needs a reason", remedy='--why "..."', values={"argument": "why"})
 
 
 def _incoming(ctx: Context, source: str | None, table: Any, origin: str | None) -> tuple[pa.Table, str]:
@@ -293,169 +422,6 @@ def _incoming(ctx: Context, source: str | None, table: Any, origin: str | None) 
     rows = sources.load(path)
     absolute = path.resolve()
     return rows, origin or str(absolute.relative_to(ctx.root) if absolute.is_relative_to(ctx.root) else absolute)
-
-
-def _promise(ctx: Context, name: str, dataset: Dataset | None, rows: pa.Table, mode: str, *, key: str | None, time: str | None) -> Contract:
-    """Return the contract that holds: the file's, else the catalog's, else one learnt from the rows."""
-    path = contract_file.path_of(ctx.root, name)
-    written = contract_file.read(path)
-    promise = written or (dataset.contract if dataset else None)
-    promise = personal.as_stored(promise) if promise else None
-    if promise is None:
-        task = ctx.settings.task
-        if task is not None and task.dataset == name:
-            key, time = key or task.key, time or task.time
-        return rules.infer(rows, key=_keys(key, rows.column_names), time=time)
-    for role, asked, holds in (("key", key, ",".join(promise.keys) or None), ("time", time, promise.time)):
-        if asked is not None and asked != holds:
-            raise Conflict(
-                f"the contract of {name!r} has {f'{role} {holds!r}' if holds else f'no {role}'}, not {asked!r}",
-                remedy=f'write {role} = "{asked}" into {path}, or leave --{role} out',
-                values={"asked": asked, "holds": holds},
-            )
-    if dataset is not None and mode == "append" and (narrow := rules.narrowed(dataset.contract, promise)):
-        raise ContractBroken(
-            f"{path} gives {', '.join(map(repr, narrow))} a kind that older rows may not have",
-            remedy=f"add with mode replace, or set the kind back in {path}",
-            values={"columns": narrow},
-        )
-    return promise
-
-
-def _keys(key: str | None, columns: builtins.list[str]) -> str | builtins.list[str] | None:
-    """Read a key as it is given: a column, or several with commas between them."""
-    return key if key is None or key in columns or "," not in key else [name.strip() for name in key.split(",")]
-
-
-def _held(
-    ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: DatasetVersion | None, *, keys: Keys | None, partial: bool
-) -> rules.Checked:
-    """Check rows against the contract, and against the rows that are there."""
-    if onto is not None:
-        personal.check_same(promise, onto)
-    try:
-        checked = rules.check(rows, promise, partial=partial, before=_before(ctx, promise, onto, keys))
-    except ContractBroken as error:
-        path = contract_file.path_of(ctx.root, name)
-        remedy = f"mend the source; if it means to change, edit {path}, then add with mode replace; if rows may lack columns, add them as partial"
-        raise ContractBroken(f"dataset {name!r}: {error.what}", remedy=remedy, values=error.values | {"dataset": name}) from None
-    _refuse(ctx, name, rows, checked)
-    return checked
-
-
-def _refuse(ctx: Context, name: str, rows: pa.Table, checked: rules.Checked) -> None:
-    """Raise ContractBroken where the contract refuses the whole addition, or nothing of it would be left."""
-    path = contract_file.path_of(ctx.root, name)
-    if checked.refusals:
-        told = [rule if rule[0].isdigit() or not bad else f"{rule} ({bad:,} row{'s' if bad != 1 else ''})" for rule, bad in checked.refusals.items()]
-        raise ContractBroken(
-            f"dataset {name!r}: the contract refuses the {rows.num_rows:,} rows: {'; '.join(told)}",
-            remedy=f"mend the source, or edit {path}",
-            values={"dataset": name, "rows": rows.num_rows, "refused": checked.refusals, "reasons": _reasons(checked.bad)},
-        )
-    if not checked.good.num_rows:
-        first = checked.bad["_reason"][0].as_py()
-        raise ContractBroken(
-            f"dataset {name!r}: none of the {rows.num_rows:,} rows keeps the contract; row {checked.bad['_row'][0].as_py()}: {first}",
-            remedy=f"mend the source, or edit {path}",
-            values={"dataset": name, "rows": rows.num_rows, "reasons": _reasons(checked.bad)},
-        )
-
-
-def _before(ctx: Context, promise: Contract, onto: DatasetVersion | None, keys: Keys | None) -> addition.Before:
-    """Gather what the contract compares an addition with."""
-    if onto is None:
-        return addition.Before(ctx.clock.now())
-    sealed = {name for name, form in onto.personal.items() if form == "encrypt"}  # equal values are stored differently
-    names = sorted({name for one in promise.told_apart for name in one.columns if name in onto.columns and name not in sealed})
-    newest = onto.profile.get(promise.time or "", {}).get("max")
-    last = None
-    if promise.rows is not None:
-        with ctx.catalog.read() as connection:
-            known = {len(one.parts): one for one in store.versions(connection, onto.dataset) if one.parts == onto.parts[: len(one.parts)]}
-        older = known.get(len(onto.parts) - 1)
-        last = onto.rows - (older.rows if older else 0) + onto.quarantined
-    return addition.Before(
-        now=ctx.clock.now(),
-        ref=onto.ref,
-        rows=tables.read(ctx, onto.ref, names) if names else None,
-        stored=lambda given: personal.protect(given, promise, keys),
-        newest=datetime.fromisoformat(newest) if isinstance(newest, str) else None,
-        last=last,
-    )
-
-
-def _checked(
-    ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: DatasetVersion | None, *, keys: Keys | None, partial: bool
-) -> rules.Checked:
-    """Check rows and carry out the decisions on personal columns, of good rows and of bad ones."""
-    checked = _held(ctx, name, rows, promise, onto, keys=keys, partial=partial)
-    return checked._replace(good=personal.protect(checked.good, promise, keys), bad=personal.protect(checked.bad, promise, keys))
-
-
-def _with_sources(checked: rules.Checked, names: pa.ChunkedArray) -> rules.Checked:
-    """Give good and bad rows alike the name of the source that each came from."""
-    good = checked.good.append_column(SOURCE, names.take(checked.rows))
-    bad = checked.bad
-    if bad.num_rows:
-        bad = bad.append_column(SOURCE, names.take(pc.subtract(bad["_row"], 1)))
-    return checked._replace(good=good, bad=bad)
-
-
-def _grown(dataset: Dataset | None, version: DatasetVersion, contract: Contract, *, given: builtins.list[str], trust: Trust | None) -> Dataset:
-    """Return the dataset as it is with this version, to which the sources ``given`` gave rows."""
-    feeds = provenance.grown(dataset, given, location=version.source, trust=trust, at=version.created_at)
-    return Dataset(
-        name=version.dataset,
-        contract=contract,
-        source=dataset.source if dataset else version.source,
-        trust=provenance.least_trust(feeds),
-        created_at=dataset.created_at if dataset else version.created_at,
-        sources=feeds,
-    )
-
-
-def _next_version(
-    ctx: Context,
-    name: str,
-    onto: DatasetVersion | None,
-    checked: rules.Checked,
-    part: store.Part,
-    *,
-    parts: dict[int, store.Part],
-    source: str,
-    notes: dict[str, str],
-    keys: Keys | None,
-) -> DatasetVersion:
-    decided = personal.decisions(checked.contract)
-    columns = {column.name: column.kind for column in checked.contract.columns if column.name not in personal.dropped(checked.contract)}
-    described = profile(checked.good, columns, {column: note for column, note in notes.items() if column not in decided}, hidden=decided)
-    if onto is not None:
-        before_them = without_values({name: entry for name, entry in onto.profile.items() if name in columns}, decided)
-        described = merge(before_them, onto.rows, described, checked.good.num_rows)
-    before = onto.parts if onto else []
-    return DatasetVersion(
-        dataset=name,
-        number=part.number,
-        parts=[*before, part.number],
-        rows=(onto.rows if onto else 0) + checked.good.num_rows,
-        hash=tables.version_hash(columns, [*(parts[number].hash for number in before), part.hash]),
-        columns=columns,
-        source=source,
-        quarantined=checked.bad.num_rows,
-        code=code.commit(ctx.root),
-        created_at=ctx.clock.timestamp(),
-        profile=described,
-        personal={column: each.decision for column, each in decided.items()},
-        key_print=keys.fingerprint if keys else "",
-        warnings=checked.warnings,
-    )
-
-
-def _reasons(bad: pa.Table) -> dict[str, int]:
-    """Count bad rows by the rule that they break first, the most frequent first."""
-    counts = Counter(bad["_rule"].to_pylist()) if bad.num_rows else Counter()
-    return dict(counts.most_common(50))
 
 
 def _check_choice(what: str, found: str, choices: tuple[str, ...]) -> None:

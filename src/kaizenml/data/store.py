@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from kaizenml.catalog import metadata
-from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Source, Trust
+from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Decided, Source, Trust
 
 datasets = sa.Table(
     "datasets",
@@ -48,6 +48,15 @@ exclusions_table = sa.Table(
     sa.Column("dataset", sa.Text, nullable=False, index=True),
     sa.Column("lifted_at", sa.Float),  # null: it holds
     sa.Column("document", sa.LargeBinary, nullable=False),
+)
+
+
+quarantine_decisions = sa.Table(
+    "quarantine_decisions",
+    metadata,
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.name"), primary_key=True),
+    sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("body", sa.LargeBinary, nullable=False),
 )
 
 
@@ -139,6 +148,19 @@ def add_version(connection: sa.Connection, version: DatasetVersion, part: Part, 
             body=msgspec.json.encode(version),
         )
     )
+
+
+def decided(connection: sa.Connection, name: str) -> builtins.list[Decided]:
+    """Return what was decided on a dataset's rows in quarantine, oldest first."""
+    t = quarantine_decisions.c
+    rows = connection.execute(sa.select(t.body).where(t.dataset == name).order_by(t.number)).scalars()
+    return [msgspec.msgpack.decode(body, type=Decided) for body in rows]
+
+
+def add_decided(connection: sa.Connection, decided: Decided) -> None:
+    """Write a decision; the primary key refuses a number that is taken."""
+    body = msgspec.msgpack.encode(decided)
+    connection.execute(quarantine_decisions.insert().values(dataset=decided.dataset, number=decided.number, body=body))
 
 
 def _dataset(row: sa.Row[tuple[str, bytes, str, str, float]], sources: builtins.list[Source]) -> Dataset:
