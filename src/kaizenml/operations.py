@@ -40,8 +40,13 @@ MODULES = {
 }
 """Where the operations of a noun are. A verb that needs rooms above its noun's own lives in one of those."""
 
-READING = frozenset({"list", "show", "status", "versions", "quarantine", "get", "board", "alerts", "accuracy", "verify", "settings", "check"})
+READING = frozenset({
+    "list", "show", "status", "versions", "quarantine", "get", "board", "alerts", "accuracy", "verify", "settings", "check", "exclusions", "radius",
+})  # fmt: skip
 """Verbs that change nothing: HTTP offers them as GET too."""
+
+MEANT = {"data.quarantine": "data.exclude"}
+"""Typed with an option that only the second takes, the first means the second: one word for looking and doing, two operations for machines."""
 
 ParameterKind = Literal["string", "integer", "number", "boolean", "path", "list", "object", "any"]
 _KINDS: dict[str, ParameterKind] = {

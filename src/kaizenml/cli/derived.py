@@ -30,7 +30,8 @@ class NounGroup(Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         found = operations.of(self.noun).get(cmd_name.replace("-", "_"))
-        return command(found) if found else None
+        meant = operations.MEANT.get(found.name) if found else None
+        return _either(found, operations.all()[meant]) if found and meant else command(found) if found else None
 
 
 def command(operation: Operation, *, name: str | None = None, shown: Callable[[Any], str] | None = None, summary: str | None = None) -> click.Command:
@@ -51,6 +52,31 @@ def command(operation: Operation, *, name: str | None = None, shown: Callable[[A
     return Command(
         name or operation.verb.replace("_", "-"), params=parameters(operation), callback=run, help=about, short_help=summary or operation.summary,
         epilog=epilog(operation),
+    )  # fmt: skip
+
+
+def _either(operation: Operation, other: Operation) -> click.Command:
+    """Make one command of two operations: an option that only ``other`` takes means that one."""
+    ours, theirs = command(operation), command(other)
+    own = {parameter.name for parameter in operation.parameters}
+    more = [parameter for parameter in other.parameters if parameter.name not in own]
+    arguments = [parameter for parameter in parameters(operation) if isinstance(parameter, click.Argument)]
+    for argument in arguments:
+        argument.required = False  # which operation is meant decides; it says what it lacks
+
+    def run(**values: Any) -> Any:
+        ctx = click.get_current_context()
+        asked = any(ctx.get_parameter_source(parameter.name) == click.core.ParameterSource.COMMANDLINE for parameter in more)
+        chosen = theirs if asked else ours
+        assert chosen.callback is not None
+        return chosen.callback(**values)
+
+    options = [*(p for p in parameters(operation) if not isinstance(p, click.Argument)), *map(_option, more)]
+    names = ", ".join(f"--{parameter.name.replace('_', '-')}" for parameter in more)
+    about = f"{ours.help}\n\nWith {names}: {other.summary[0].lower()}{other.summary[1:]}"
+    return Command(
+        operation.verb.replace("_", "-"), params=[*arguments, *options], callback=run, help=about, short_help=operation.summary,
+        epilog=epilog(other),
     )  # fmt: skip
 
 

@@ -47,7 +47,11 @@ def read(ctx: Context, ref: str, columns: list[str] | None = None) -> pa.Table:
     InvalidData : no such column; names the nearest.
     Corrupt : a part of the version is gone or damaged.
     """
-    wanted = version(ctx, ref)
+    return rows_of(ctx, version(ctx, ref), columns)
+
+
+def rows_of(ctx: Context, wanted: DatasetVersion, columns: list[str] | None = None) -> pa.Table:
+    """Read the rows of the parts that ``wanted`` lists, as ``read`` does."""
     names = list(wanted.columns) if columns is None else columns
     for name in names:
         if name not in wanted.columns and name != SOURCE:
@@ -75,8 +79,8 @@ def read_allowed(ctx: Context, ref: str, columns: list[str] | None = None) -> pa
 
 
 def covered(ctx: Context, wanted: DatasetVersion, by: Sequence[exclusions.Exclusion]) -> npt.NDArray[np.bool_]:
-    """Tell for each row of a version, in the order of ``read``, whether one of these exclusions covers it."""
-    sources = read(ctx, wanted.ref, [SOURCE])[SOURCE]
+    """Tell for each row of a version, in the order of ``rows_of``, whether one of these exclusions covers it."""
+    sources = rows_of(ctx, wanted, [SOURCE])[SOURCE]
     rows = len(sources)  # fewer than the version says, where some were forgotten
     found = np.zeros(rows, bool)
     times: dict[str | None, npt.NDArray[np.int64]] = {}
@@ -93,7 +97,7 @@ def covered(ctx: Context, wanted: DatasetVersion, by: Sequence[exclusions.Exclus
 def _times_us(ctx: Context, wanted: DatasetVersion, column: str | None, rows: int) -> npt.NDArray[np.int64]:
     """Return each row's time in microseconds: what the column says, or else when it was added."""
     if column is not None and wanted.columns.get(column) == "timestamp":
-        stored = read(ctx, wanted.ref, [column])[column].cast(pa.int64())
+        stored = rows_of(ctx, wanted, [column])[column].cast(pa.int64())
         times = np.array(pc.fill_null(stored, 0).to_numpy(), np.int64)
         untimed = np.asarray(stored.is_null().to_numpy(), bool)
     else:

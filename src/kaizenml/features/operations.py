@@ -13,7 +13,7 @@ from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
 from kaizenml.errors import InvalidInput, NotFound
-from kaizenml.features import frame, join, store
+from kaizenml.features import corrections, frame, join, store
 from kaizenml.features.buffer import buffer_of
 from kaizenml.features.encoding import microseconds
 from kaizenml.features.push import Checker, time_text
@@ -129,6 +129,7 @@ def materialize(ctx: Context, view: str, *, everything: bool = False) -> Materia
     found = frame.view_named(ctx, view)
     flush(ctx, view)
     store.record_use(ctx, [found])
+    heed(ctx, found)
     version = tables.version(ctx, found.dataset)
     with ctx.catalog.read() as connection:
         done = store.materialized(connection, found.ref)
@@ -222,6 +223,11 @@ def _state(ctx: Context, view: FeatureView) -> ViewState:
     features = [f"{view.name}_{column}" for column in view.columns]
     waiting = buffer_of(ctx.state).waiting(view.ref)
     return ViewState(view=view, ref=view.ref, features=features, used_at=used_at, dataset_version=number, materialized=done, waiting=waiting)
+
+
+def heed(ctx: Context, view: FeatureView) -> int:
+    """Bring the online values of a definition in line with the exclusions on its dataset; return how many entities changed."""
+    return corrections.correct(ctx, view, _online_rows)
 
 
 def _checker(ctx: Context, view: FeatureView, fresh: bool = False) -> Checker:

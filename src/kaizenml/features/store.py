@@ -53,6 +53,23 @@ def set_materialized(connection: sa.Connection, ref: str, number: int) -> None:
     connection.execute(views_table.update().where(views_table.c.ref == ref, views_table.c.materialized < number).values(materialized=number))
 
 
+def heeded(connection: sa.Connection, ref: str) -> set[int]:
+    """Return the ids of the exclusions that the online values of this view heed."""
+    text = connection.execute(sa.select(views_table.c.exclusions).where(views_table.c.ref == ref)).scalar() or ""
+    return {int(each) for each in text.split(",") if each}
+
+
+def set_heeded(connection: sa.Connection, ref: str, ids: set[int]) -> None:
+    """Keep which exclusions the online values of this view heed."""
+    connection.execute(views_table.update().where(views_table.c.ref == ref).values(exclusions=",".join(map(str, sorted(ids)))))
+
+
+def definitions(connection: sa.Connection) -> dict[str, FeatureView]:
+    """Return every definition that was ever used, by ``name.version``."""
+    query = sa.select(views_table.c.ref, views_table.c.definition).order_by(views_table.c.used_at, views_table.c.ref)
+    return {row.ref: msgspec.json.decode(row.definition, type=FeatureView) for row in connection.execute(query)}
+
+
 def versions(connection: sa.Connection, name: str) -> list[tuple[FeatureView, float]]:
     """Return every definition that the view ever had, newest first, with the time of its first use."""
     query = sa.select(views_table).where(views_table.c.name == name).order_by(views_table.c.used_at.desc(), views_table.c.ref)
