@@ -53,7 +53,7 @@ def _ours(state: Path) -> list[tuple[str, str, Callable[[], Any]]]:
 
     snapshot = Snapshot(revision=1, written_at=0.0, endpoints={"bench": EndpointRoute(endpoint="bench", revision=1, arms=[_bundle.write(state, 1)])})
     app = worker.build(state, ServeSettings(), fixed=snapshot)
-    engine, counters, clock = app.engine, app._counters, app._clock
+    engine, counters, clock = app.engine, app.counters, app._clock
     engine.routing = load(state, snapshot, Routing())
     engine.predict("bench", msgspec.json.encode({"inputs": [dict.fromkeys(_bundle.NAMES, 0.5)]}))
     scope = {"type": "http", "method": "POST", "path": "/predict/bench", "client": ("127.0.0.1", 50_000)}

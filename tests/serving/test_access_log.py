@@ -60,7 +60,7 @@ def test_it_is_off_by_default(tmp_path):
     bundles.route(tmp_path, bundles.write_bundle(tmp_path))
     with running(tmp_path) as ask:
         ask("POST", "/predict/shop", {"inputs": [GOOD]})
-        assert ask.app._observer._access is None
+        assert ask.app.observer._access is None
 
 
 WRITER = """

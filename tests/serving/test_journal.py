@@ -169,12 +169,14 @@ def test_a_full_disk_leaves_no_half_record_and_the_journal_recovers(tmp_path):
         with pytest.raises(StorageFull, match="not answered"):
             writer.append(b"b" * 5000)
         writer.append(b"c" * 100)
+        assert not writer.append_all([b"e" * 100, b"f" * 5000])  # all or none, even where the first would fit
+        assert writer.append_all([b"g" * 100, b"h" * 100])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, before)
     writer.append(b"d" * 5000)
     writer.close()
-    assert _payloads(tmp_path) == [b"a" * 100, b"c" * 100, b"d" * 5000]
+    assert _payloads(tmp_path) == [b"a" * 100, b"c" * 100, b"g" * 100, b"h" * 100, b"d" * 5000]
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")

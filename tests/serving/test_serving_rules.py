@@ -254,8 +254,8 @@ def test_shadows_answer_every_row_whatever_rules_say(ctx):
     challenger = msgspec.structs.replace(bundles.write_bundle(ctx.state, number=2, seed=1), weight=1)
     served = engine(ctx, [Rule(when="size == 'L'")], known(ctx), challenger)
     ask(served, GOOD, {**GOOD, "size": "L"}, unit="customer-1")
-    while served.has_shadows:
-        served.run_shadow()
+    while served.shadows:
+        served.shadows.run_next()
     kept = drained(ctx)
     assert [(row["role"], row["release"], row["decided_by"]) for row in kept] == [
         ("live", "shop@1", "model"), ("live", "shop@1", "fallback"), ("shadow", "shop@2", "model"), ("shadow", "shop@2", "model"),

@@ -13,36 +13,36 @@ from typing import Any, TypeVar
 import msgspec
 
 from kaizenml.clock import Clock
-from kaizenml.errors import KaizenError, NotFound, RateLimited, TooLarge, Unauthorized, Unavailable, nearest
-from kaizenml.serving.admission import Admission, Overloaded
+from kaizenml.errors import KaizenError, NotFound, nearest
+from kaizenml.serving.admission import Admission
+from kaizenml.serving.deciding import Answered
 from kaizenml.serving.description import PAGE_HEADERS, Description, address_of
 from kaizenml.serving.dialects import tables
 from kaizenml.serving.dialects.call import Call, Dialect
 from kaizenml.serving.dialects.invocations import Invocations
 from kaizenml.serving.dialects.oip import OpenInference
 from kaizenml.serving.door import Door
-from kaizenml.serving.engine import Answered, Engine
+from kaizenml.serving.engine import Engine
+from kaizenml.serving.headers import DISCARDED_BYTES, Headers, call_of, check_post, error_headers, too_large
 from kaizenml.serving.metrics import Counters
 from kaizenml.serving.observer import Observer
 from kaizenml.serving.outcomes import OutcomeStore, Taken
-from kaizenml.serving.protocol import Limits, MethodNotAllowed, UnsupportedMedia, read_outcomes
+from kaizenml.serving.protocol import Limits, MethodNotAllowed, read_outcomes
 from kaizenml.serving.watcher import Watcher
 
 Message = MutableMapping[str, Any]
 T = TypeVar("T")
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
-Headers = tuple[tuple[bytes, bytes], ...]
 
 log = logging.getLogger("kaizenml.serving")
-_JSON = (b"content-type", b"application/json")
+JSON = (b"content-type", b"application/json")
 _HTML = (b"content-type", b"text/html; charset=utf-8")
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
-_IN_FLIGHT = "kaizen_requests_in_flight"
+IN_FLIGHT = "kaizen_requests_in_flight"
 _METHODS = {"/health/live": "GET", "/health/ready": "GET", "/metrics": "GET", "/openapi.json": "GET", "/docs": "GET"}
 _PATHS = ["/predict/{endpoint}", "/outcomes/{endpoint}", "/v2/models/{endpoint}/infer", "/endpoints/{endpoint}/invocations", *_METHODS]
-_MISTAKE = KaizenError("the server made a mistake; the request may be fine", remedy="look at the server's log")
-_DISCARDED_BYTES = 64_000_000  # of a too large body, so that its sender gets to read the answer
+MISTAKE = KaizenError("the server made a mistake; the request may be fine", remedy="look at the server's log")
 
 
 class App:
@@ -56,10 +56,10 @@ class App:
         self.admission = admission or Admission(counters)
         self.watcher = watcher
         self._outcomes = outcomes
-        self._counters = counters
+        self.counters = counters
         self._clock = clock
         self.limits = self._limits = limits
-        self._observer = observer
+        self.observer = observer
         self._sync = sync
         self.door = door
         """Who may ask; None: everybody who can reach the port."""
@@ -75,11 +75,11 @@ class App:
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            self._counters.add(_IN_FLIGHT)
+            self.counters.add(IN_FLIGHT)
             try:
                 await self._http(scope, receive, send)
             finally:
-                self._counters.add(_IN_FLIGHT, -1.0)
+                self.counters.add(IN_FLIGHT, -1.0)
         elif scope["type"] == "lifespan":
             await self._lifespan(receive, send)
         elif scope["type"] == "websocket":
@@ -88,7 +88,7 @@ class App:
     async def _http(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         path = self._within(scope) if self._root_path else str(scope["path"])
         start = time.perf_counter()
-        status, kind, body, place, endpoint, code = 200, _JSON, b"", "other", "", ""
+        status, kind, body, place, endpoint, code = 200, JSON, b"", "other", "", ""
         headers: Headers = ()
         trace: str | None = None
         answered: Answered | None = None
@@ -97,7 +97,7 @@ class App:
             known = self.door is None or self.door.admit(scope, path)
             if path.startswith("/predict/"):
                 place, endpoint = "predict", path[9:]
-                trace, pinned, tabular = _check_post(scope, self._limits, takes_tables=True)
+                trace, pinned, tabular = check_post(scope, self._limits, takes_tables=True)
                 raw = await self._body(scope, receive)
                 if raw is None:
                     return  # the client went away
@@ -106,7 +106,7 @@ class App:
                 answered = self.engine.last
             elif path.startswith("/outcomes/"):
                 place, endpoint = "outcomes", path[10:]
-                trace, _, _ = _check_post(scope, self._limits)
+                trace, _, _ = check_post(scope, self._limits)
                 raw = await self._body(scope, receive)
                 if raw is None:
                     return
@@ -117,7 +117,7 @@ class App:
                 dialect = self._dialect(path)
                 if dialect is None:
                     raise _nowhere(path)
-                call = _call(scope, self._limits)
+                call = call_of(scope, self._limits)
                 trace = call.trace
                 raw = await self._body(scope, receive)
                 if raw is None:
@@ -127,21 +127,21 @@ class App:
                     place, endpoint, answered = "predict", reply.endpoint, self.engine.last
                 status, kind, body, headers = reply.status, (b"content-type", reply.kind), reply.body, reply.headers
         except KaizenError as error:
-            status, code, headers, dialect = error.status, error.code, _error_headers(error), dialect or self._dialect(path)
+            status, code, headers, dialect = error.status, error.code, error_headers(error), dialect or self._dialect(path)
             body = dialect.explain(error) if dialect is not None else self._encode({"error": error.document()})
         except Exception:
             log.exception("unexpected error at %s", path[:200])
-            status, code, body = 500, _MISTAKE.code, self._encode({"error": _MISTAKE.document()})
+            status, code, body = 500, MISTAKE.code, self._encode({"error": MISTAKE.document()})
         await send({"type": "http.response.start", "status": status, "headers": [kind, (b"content-length", b"%d" % len(body)), *headers]})
         await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
-        self._observer.told(
+        self.observer.told(
             scope, place=place, endpoint=endpoint, status=status, code=code, seconds=time.perf_counter() - start, answered=answered, traceparent=trace
         )
         self.wake_shadows()
 
     def _predict(self, endpoint: str, call: Call, pinned: str | None, tabular: bool) -> tuple[tuple[bytes, bytes], bytes, Headers]:
         if not tabular:
-            return _JSON, self.engine.predict(endpoint, call.body, call.trace, pinned), ()
+            return JSON, self.engine.predict(endpoint, call.body, call.trace, pinned), ()
         reply = tables.predict(self.engine, endpoint, call, self._limits, pinned)
         return (b"content-type", reply.kind), reply.body, reply.headers
 
@@ -158,7 +158,7 @@ class App:
         """
         scope: dict[str, Any] = {"type": "http", "method": "POST", "path": name, "headers": [], "client": None}
         trace = headers.get("traceparent")
-        self._observer.told(
+        self.observer.told(
             scope, place="predict" if name.endswith("/ModelInfer") else "other", endpoint=endpoint, status=error.status if error else 200,
             code=error.code if error else "", seconds=time.perf_counter() - start, answered=self.engine.last if endpoint else None,
             traceparent=trace[:100] if isinstance(trace, str) else None,
@@ -167,7 +167,7 @@ class App:
 
     def wake_shadows(self) -> None:
         """Let the shadows run where any wait."""
-        if not self._shadowing and self.engine.has_shadows:
+        if not self._shadowing and self.engine.shadows:
             self._shadowing = True
             asyncio.get_running_loop().call_soon(self._run_shadows)
 
@@ -196,7 +196,7 @@ class App:
         if body is None:
             return None
         if len(body) > self._limits.body_bytes:
-            raise _too_large(len(body), self._limits.body_bytes)
+            raise too_large(len(body), self._limits.body_bytes)
         self.admission.begin(scope, self.engine.routing.endpoints)
         return body
 
@@ -213,7 +213,7 @@ class App:
                 size += len(body)
                 if size <= self._limits.body_bytes:
                     parts.append(body)
-                elif size > self._limits.body_bytes + _DISCARDED_BYTES:
+                elif size > self._limits.body_bytes + DISCARDED_BYTES:
                     break
                 else:  # read on, keep nothing
                     parts.clear()
@@ -222,7 +222,7 @@ class App:
         finally:
             self.admission.free(held)
         if size > self._limits.body_bytes:
-            raise _too_large(size, self._limits.body_bytes)
+            raise too_large(size, self._limits.body_bytes)
         return b"".join(parts)
 
     async def _take_outcomes(self, name: str, body: bytes) -> bytes:
@@ -235,7 +235,7 @@ class App:
         taken = await asyncio.get_running_loop().run_in_executor(self._beside, take)
         for state in ("accepted", "late", "early", "duplicate", "conflicting", "unknown"):
             if number := getattr(taken, state):
-                self._counters.add(f'kaizen_outcomes_total{{endpoint="{name}",state="{state}"}}', number)
+                self.counters.add(f'kaizen_outcomes_total{{endpoint="{name}",state="{state}"}}', number)
         return self._encode(taken)
 
     async def _other(self, scope: MutableMapping[str, Any], path: str, known: bool) -> tuple[int, tuple[bytes, bytes], bytes, Headers]:
@@ -243,28 +243,28 @@ class App:
             values = {"method": scope["method"], "expected": "GET, HEAD"}
             raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"GET {path}", values=values)
         if path == "/health/live":
-            return 200, _JSON, b'{"live":true}', ()
+            return 200, JSON, b'{"live":true}', ()
         if path == "/health/ready":
             ready, document = self.watcher.state()
             if not known:
                 document = {"ready": ready}  # what is served, and what is wrong with it, is for those who may ask
             elif self.door is not None and self.door.problem:
                 document["problems"].append(self.door.problem)
-            return 200 if ready else 503, _JSON, self._encode(document), ()
+            return 200 if ready else 503, JSON, self._encode(document), ()
         if path == "/openapi.json":
-            return 200, _JSON, await asyncio.to_thread(self._description.document, self.engine.routing), ()
+            return 200, JSON, await asyncio.to_thread(self._description.document, self.engine.routing), ()
         if path == "/docs":
             return 200, _HTML, await asyncio.to_thread(self._description.page, self.engine.routing, address_of(scope, self._root_path)), PAGE_HEADERS
         ready, document = self.watcher.state()
-        gauges = self._observer.gauges(len(document["problems"]), ready, self.watcher.written_at)
+        gauges = self.observer.gauges(len(document["problems"]), ready, self.watcher.written_at)
         gauges["kaizen_waiting_requests"] = float(self.admission.waiting)
-        return 200, _TEXT, self._counters.render(gauges).encode(), ()
+        return 200, _TEXT, self.counters.render(gauges).encode(), ()
 
     def _run_shadows(self) -> None:
         """Run one request's shadows, then let whatever came in go first."""
-        if self.engine.has_shadows:
-            self.engine.run_shadow()
-        if self.engine.has_shadows:
+        if self.engine.shadows:
+            self.engine.shadows.run_next()
+        if self.engine.shadows:
             asyncio.get_running_loop().call_soon(self._run_shadows)
         else:
             self._shadowing = False
@@ -293,93 +293,17 @@ class App:
                 log.error("the journal cannot be brought to the disk: %s", error)
 
     async def _stop(self) -> None:
-        while self.engine.has_shadows:  # what was answered is also compared
-            self.engine.run_shadow()
-        await self.engine.settle()
+        while self.engine.shadows:  # what was answered is also compared
+            self.engine.shadows.run_next()
+        await self.engine.shadows.settle()
         for task in self._tasks:
             task.cancel()
         await self.watcher.stop()
         self._beside.shutdown()
-        await asyncio.to_thread(self._observer.close)
+        await asyncio.to_thread(self.observer.close)
 
 
 def _nowhere(path: str) -> NotFound:
     close = nearest(path, _PATHS)
     values = {"path": path[:200], "nearest": close, "known": _PATHS}
     return NotFound(f"there is no {path[:100]!r} here", remedy=f"{_METHODS.get(close or '', 'POST')} {close or _PATHS[0]}", values=values)
-
-
-def _call(scope: MutableMapping[str, Any], limits: Limits) -> Call:
-    """Return the call, its body still to be read; refuse what its headers alone tell."""
-    headers: dict[bytes, bytes] = dict(scope["headers"])
-    _check_length(headers.get(b"content-length", b""), limits)
-    _check_encoding(headers.get(b"content-encoding", b"identity"))
-    trace = headers.get(b"traceparent")
-    return Call(scope["method"], scope["path"], headers, b"", trace.decode("latin-1")[:100] if trace else None)
-
-
-def _check_length(value: bytes, limits: Limits) -> None:
-    if value.isdigit() and int(value) > limits.body_bytes + _DISCARDED_BYTES:  # too much to read on for politeness
-        raise _too_large(int(value), limits.body_bytes)
-
-
-def _check_encoding(value: bytes) -> None:
-    if value.lower() != b"identity":
-        shown = value.decode("latin-1")[:100]
-        raise UnsupportedMedia(f"a body encoded as {shown!r} is not understood here", remedy="send it as it is", values={"found": shown})
-
-
-def _check_post(scope: MutableMapping[str, Any], limits: Limits, *, takes_tables: bool = False) -> tuple[str | None, str | None, bool]:
-    """Refuse what cannot be read from its headers alone; return the caller's trace id, the arm that is asked for, and whether it is about tables."""
-    if scope["method"] != "POST":
-        path, values = scope["path"][:100], {"method": scope["method"], "expected": "POST"}
-        raise MethodNotAllowed(f"{path} does not take {scope['method']}", remedy=f"POST {path}", values=values)
-    trace = pinned = None
-    tabular = False
-    for name, value in scope["headers"]:
-        if name == b"content-type":
-            if value != b"application/json" and not _is_json(value):
-                if takes_tables and tables.form(value):
-                    tabular = True
-                    continue
-                shown = value.decode("latin-1")[:100]
-                remedy = "send JSON with the header 'content-type: application/json'"
-                remedy += f", or {' or '.join(one.decode() for one in tables.FORMS)}" if takes_tables else ""
-                raise UnsupportedMedia(f"{shown!r} is not understood here", remedy=remedy, values={"found": shown, "expected": "application/json"})
-        elif name == b"content-length":
-            _check_length(value, limits)
-        elif name == b"content-encoding":
-            _check_encoding(value)
-        elif name == b"traceparent":
-            trace = value.decode("latin-1")[:100]
-        elif name == b"x-kaizen-arm":
-            pinned = value.decode("latin-1")[:100]
-        elif name == b"accept" and takes_tables and tables.form(value):
-            tabular = True
-    return trace, pinned, tabular
-
-
-def _is_json(value: bytes) -> bool:
-    kind = value.partition(b";")[0].strip().lower()
-    return kind == b"application/json" or (kind.startswith(b"application/") and kind.endswith(b"+json"))
-
-
-def _too_large(size: int, limit: int) -> TooLarge:
-    remedy = "send fewer rows at once, or raise max_body_bytes under [serve] in kaizen.toml"
-    return TooLarge(f"the body has {size:,} bytes or more; the limit is {limit:,}", remedy=remedy, values={"bytes": size, "limit": limit})
-
-
-def _error_headers(error: KaizenError) -> Headers:
-    if isinstance(error, MethodNotAllowed):
-        return ((b"allow", str(error.values.get("expected", "POST")).encode()),)
-    if isinstance(error, Unauthorized):
-        return ((b"www-authenticate", b"Bearer"),)
-    if isinstance(error, RateLimited):
-        return ((b"retry-after", str(error.values.get("retry_after_s", 1)).encode()),)
-    if isinstance(error, Overloaded) and error.values["reason"] == "memory":  # the rest of its body is not read
-        return ((b"retry-after", b"1"), (b"connection", b"close"))
-    if isinstance(error, Unavailable):
-        return ((b"retry-after", b"1"),)
-    if isinstance(error, TooLarge):
-        return ((b"connection", b"close"),)
-    return ()

@@ -65,6 +65,19 @@ class Asked(msgspec.Struct, frozen=True):
     """What models that are asked beside the event loop have said so far; None: they are asked on the spot."""
 
 
+class Answered(msgspec.Struct, frozen=True):
+    """One answered request; its journal record is written."""
+
+    at: float
+    endpoint: LoadedEndpoint
+    arm: LoadedRoute
+    ids: list[str]
+    rows: Sequence[dict[str, Any]]
+    features: list[dict[str, Any]] | None
+    decision: Decision
+    journaled: bool = True  # False: the disk is full, and the settings ask for answers all the same
+
+
 class Pending(BaseException):
     """A model's answer is needed that is not to be waited for here; ``Engine.ask`` gets it and calls again. No error: nothing may catch it."""
 

@@ -5,16 +5,16 @@ Nothing leaves before its journal record is written. Shadows run afterwards, and
 
 from __future__ import annotations
 
-import asyncio
 import logging
-from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
 from kaizenml.clock import Clock
-from kaizenml.errors import InvalidInput, StorageFull, Unavailable, not_found
+from kaizenml.errors import InvalidInput, Unavailable, not_found
 from kaizenml.features.columns import Columns
 from kaizenml.features.online import look_up
 from kaizenml.ports import OnlineStore
@@ -23,18 +23,18 @@ from kaizenml.rollouts.assign import choose
 from kaizenml.rollouts.snapshot import LENT
 from kaizenml.serving import records
 from kaizenml.serving.beside import Batching, Beside
-from kaizenml.serving.deciding import Asked, Decision, Features, Known, Pending, Row, decide, decide_alone, merged, told, without_strangers
+from kaizenml.serving.deciding import Answered, Asked, Decision, Features, Known, Pending, Row, decide, merged, told
 from kaizenml.serving.ids import Ids
 from kaizenml.serving.journal import Journal
 from kaizenml.serving.metrics import Counters
 from kaizenml.serving.protocol import Limits, PredictRequest, read_predict
-from kaizenml.serving.records import Answer, PredictionRecord, ShadowRecord
+from kaizenml.serving.records import Answer, PredictionRecord
 from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute, Routing
 from kaizenml.serving.rules import Hit
+from kaizenml.serving.shadows import Shadows
 
 log = logging.getLogger("kaizenml.serving")
 UNJOURNALED = b',"journaled":false'  # in an answer that has no record
-SHADOW_ROWS = 20_000  # waiting to be run by shadows; more are shed
 T = TypeVar("T")
 
 
@@ -57,19 +57,6 @@ class _Resumed(NamedTuple):
     known: list[Known]
 
 
-class Answered(msgspec.Struct, frozen=True):
-    """One answered request; its journal record is written."""
-
-    at: float
-    endpoint: LoadedEndpoint
-    arm: LoadedRoute
-    ids: list[str]
-    rows: Sequence[dict[str, Any]]
-    features: list[dict[str, Any]] | None
-    decision: Decision
-    journaled: bool = True  # False: the disk is full, and the settings ask for answers all the same
-
-
 class Engine:
     """Answers requests for one process. ``routing`` is replaced from outside when the snapshot changes."""
 
@@ -79,19 +66,20 @@ class Engine:
         self.routing = Routing()
         self._clock = clock
         self._ids = ids
-        self._journal = journal
+        self.journal = journal
         self._online = online
         self._counters = counters
         self._limits = limits
         self._encode_json = msgspec.json.Encoder().encode
         self._encode_record = msgspec.msgpack.Encoder().encode
-        self._shadows: deque[tuple[Answered, list[LoadedRoute]]] = deque()
-        self._shadow_rows = 0
         self.last: Answered | None = None
         """What was answered last in this thread: for whoever tells of the request just made."""
         self._beside = Beside(batching or Batching())
         self._resumed: _Resumed | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.shadows = Shadows(
+            journal, counters, look_up=self._features, ask=self.ask, known=lambda: self._resumed.known if self._resumed is not None else None
+        )
+        self._series = lru_cache(1000)(_series)
 
     async def ask(self, call: Callable[[], T]) -> T:
         """Return what ``call`` returns, which asks this engine; models that may take long are awaited instead of waited for.
@@ -165,7 +153,7 @@ class Engine:
     def answer(
         self, endpoint: LoadedEndpoint, request: PredictRequest, body: bytes | None = None, trace: str | None = None, pinned: str | None = None
     ) -> Answered:
-        """Choose the arm, decide, and write the journal's record.
+        """Choose the arm, decide, write the journal's record, and count.
 
         Parameters
         ----------
@@ -181,6 +169,11 @@ class Engine:
         InvalidInput : the rows do not fit the release.
         StorageFull, Unavailable : the journal cannot be written; nothing was answered. (A journal with ``full="answer"`` is never full.)
         """
+        asked, decision = self.decide(endpoint, request, pinned)
+        return self.conclude(asked, decision, self.journal.append(self.record(asked, decision, request, body, trace)))
+
+    def decide(self, endpoint: LoadedEndpoint, request: PredictRequest, pinned: str | None = None) -> tuple[Asked, Decision]:
+        """Choose the arm and decide, without a word to anybody yet; raises NotFound and InvalidInput as ``answer`` does."""
         resumed = self._resumed
         if resumed is None:
             asked = self.choose(endpoint, request, pinned)
@@ -188,16 +181,15 @@ class Engine:
             asked = resumed.asked or msgspec.structs.replace(self.choose(endpoint, request, pinned), said=resumed.known)
         try:
             try:
-                decision = decide(asked)
+                return asked, decide(asked)
             except InvalidInput:
                 if not asked.free:
                     raise
                 asked = self.hand_over(asked)
-                decision = decide(asked)
+                return asked, decide(asked)
         except Pending as pending:
             pending.asked = asked
             raise
-        return self.record(asked, decision, request, body, trace)
 
     def choose(self, endpoint: LoadedEndpoint, request: PredictRequest, pinned: str | None = None) -> Asked:
         """Give the rows their ids, choose the arm by the unit, and look the arm's features up; raises NotFound and InvalidInput."""
@@ -251,32 +243,43 @@ class Engine:
         except InvalidInput as error:
             return None, error.what
 
-    def record(self, asked: Asked, decision: Decision, request: PredictRequest, body: bytes | None = None, trace: str | None = None) -> Answered:
-        """Write the journal's record, count, and put the shadows in their queue; the answer may leave afterwards, never before."""
-        endpoint, arm, ids = asked.endpoint, asked.arm, asked.ids
-        name, label, by, reason = endpoint.route.endpoint, arm.route.arm, decision.decided_by, decision.reason
+    def record(self, asked: Asked, decision: Decision, request: PredictRequest, body: bytes | None = None, trace: str | None = None) -> bytes:
+        """Return the journal's record of a decision."""
+        by, reason = decision.decided_by, decision.reason
         if decision.rows is None:
-            answers = [Answer(i, p.value, p.probabilities, by, reason) for i, p in zip(ids, decision.predictions, strict=True)]
+            answers = [Answer(i, p.value, p.probabilities, by, reason) for i, p in zip(asked.ids, decision.predictions, strict=True)]
         else:
             answers = [
                 Answer(i, p.value, p.probabilities, who.decided_by, who.reason, who.release, who.propensity)
-                for i, p, who in zip(ids, decision.predictions, decision.rows, strict=True)
+                for i, p, who in zip(asked.ids, decision.predictions, decision.rows, strict=True)
             ]
         if body is None:
             body = self._encode_json(records.by_columns(asked.rows, request.unit) if isinstance(asked.rows, Columns) else request)
-        record = PredictionRecord(asked.at, name, arm.route.release, label, asked.unit, body, answers, asked.features, trace)
-        journaled = self._journal.append(self._encode_record(record))
+        route = asked.arm.route
+        record = PredictionRecord(
+            asked.at, asked.endpoint.route.endpoint, route.release, route.arm, asked.unit, body, answers, asked.features, trace
+        )
+        return self._encode_record(record)
+
+    def conclude(self, asked: Asked, decision: Decision, journaled: bool) -> Answered:
+        """Count, and put the shadows in their queue; the answer may leave now, and never before.
+
+        Parameters
+        ----------
+        journaled : whether the record stands in the journal.
+        """
+        endpoint, arm, ids = asked.endpoint, asked.arm, asked.ids
+        name, release = endpoint.route.endpoint, arm.route.release
         if not journaled:
             self._counters.add(f'kaizen_unjournaled_total{{endpoint="{name}"}}')
-        deciders: Mapping[tuple[str, str], int] = {(by, record.release): len(ids)}
-        if decision.rows is not None:
-            deciders = Counter((row.decided_by, row.release or record.release) for row in decision.rows)
-        for (who, release), number in deciders.items():
-            labels = f'endpoint="{name}",release="{release}",arm="{label}",decided_by="{who}"'
-            self._counters.add(f"kaizen_predictions_total{{{labels}}}", number)
+        if decision.rows is None:
+            self._counters.add(self._series(name, release, arm.route.arm, decision.decided_by), len(ids))
+        else:
+            for (who, other), number in Counter((row.decided_by, row.release or release) for row in decision.rows).items():
+                self._counters.add(self._series(name, other, arm.route.arm, who), number)
         self.last = answered = Answered(asked.at, endpoint, arm, ids, asked.rows, asked.features, decision, journaled)
         if journaled and (len(endpoint.arms) > 1 or endpoint.shadows):
-            self._queue_shadows(answered)
+            self.shadows.add(answered)
         return answered
 
     def _features(self, arm: LoadedRoute, rows: Sequence[dict[str, Any]], at: float) -> tuple[list[dict[str, Any]] | None, str | None]:
@@ -290,75 +293,9 @@ class Engine:
         except Exception as error:
             return None, told(arm, error)
 
-    def _queue_shadows(self, answered: Answered) -> None:
-        endpoint, arm, rows = answered.endpoint, answered.arm, answered.rows
-        runs = list(endpoint.shadows)
-        if endpoint.route.paired and endpoint.route.killed is None:  # a killed endpoint's arms are not to be trusted with anything
-            runs += [other for other in endpoint.arms if other is not arm]
-        if not runs:
-            return
-        wanted = len(rows) * len(runs)
-        if self._shadow_rows + wanted > SHADOW_ROWS:
-            self._counters.add(f'kaizen_shadow_rows_total{{endpoint="{endpoint.route.endpoint}",outcome="shed"}}', wanted)
-            return
-        self._shadow_rows += wanted
-        self._counters.set("kaizen_shadow_queue_rows", self._shadow_rows)
-        self._shadows.append((answered, runs))
 
-    @property
-    def has_shadows(self) -> bool:
-        """Tell whether shadow work waits."""
-        return bool(self._shadows)
-
-    def run_shadow(self) -> None:
-        """Run the shadows of one answered request."""
-        work, runs = self._shadows.popleft()
-        for loaded in runs:
-            if loaded.model is not None and loaded.model.blocks:
-                task = asyncio.get_running_loop().create_task(self._shadow_beside(work, loaded))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                continue
-            try:
-                self._run_shadow(work, loaded)
-                self._shadow_done(work, loaded, None)
-            except Exception as error:  # a shadow never disturbs what answers
-                self._shadow_done(work, loaded, error)
-
-    async def settle(self) -> None:
-        """Wait for the shadows that run beside the event loop."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _shadow_beside(self, work: Answered, loaded: LoadedRoute) -> None:
-        try:
-            await self.ask(lambda: self._run_shadow(work, loaded))
-            self._shadow_done(work, loaded, None)
-        except Exception as error:
-            self._shadow_done(work, loaded, error)
-
-    def _shadow_done(self, work: Answered, loaded: LoadedRoute, error: Exception | None) -> None:
-        name, outcome, rows = work.endpoint.route.endpoint, "failed" if error else "run", len(work.rows)
-        self._shadow_rows -= rows
-        self._counters.set("kaizen_shadow_queue_rows", self._shadow_rows)
-        if error:
-            log.warning("shadow %s of %s failed: %s", loaded.route.release, name, error)
-        self._counters.add(f'kaizen_shadow_rows_total{{endpoint="{name}",outcome="{outcome}"}}', rows)
-
-    def _run_shadow(self, work: Answered, loaded: LoadedRoute) -> None:
-        decision = work.decision
-        if loaded.model is not work.arm.model or decision.rows is not None or decision.decided_by != "model":  # else it has just said it
-            rows = without_strangers(work.rows, loaded, work.arm)
-            known, lost = work.features, None
-            if known is None or loaded.signature.views != work.arm.signature.views:
-                known, lost = self._features(loaded, rows, work.at)
-            decision = decide_alone(loaded, merged(rows, known), lost, None, said=self._resumed.known if self._resumed else None)
-        answers = [
-            Answer(i, p.value, p.probabilities, decision.decided_by, decision.reason) for i, p in zip(work.ids, decision.predictions, strict=True)
-        ]
-        name = work.endpoint.route.endpoint
-        if not self._journal.append(self._encode_record(ShadowRecord(work.at, name, loaded.route.release, loaded.route.arm, answers))):
-            raise StorageFull("the disk that holds the journal is full", remedy="free some space")
+def _series(endpoint: str, release: str, arm: str, decided_by: str) -> str:
+    return f'kaizen_predictions_total{{endpoint="{endpoint}",release="{release}",arm="{arm}",decided_by="{decided_by}"}}'
 
 
 def _pinned(endpoint: LoadedEndpoint, wanted: str) -> LoadedRoute:

@@ -1,8 +1,7 @@
-"""Connections: uvicorn's HTTP protocol with limits and time-outs of its own, and the taking of new ones. Hot path.
+"""Connections: uvicorn's HTTP protocol with limits of its own, a shorter way for most requests, and the taking of new ones. Hot path.
 
-Uvicorn reads headers of any length, waits for the rest of a request for ever, and takes any number of connections. Here each
-connection carries the moment until which its client has to do the next thing; a look at all of them four times a second costs
-less than a timer for each request. Where as many are open as may be, newcomers wait in the kernel's queue, which costs nothing.
+Uvicorn reads headers of any length, and takes any number of connections. Here both have limits. Where as many are open as may be,
+newcomers wait in the kernel's queue, which costs nothing.
 """
 
 from __future__ import annotations
@@ -13,43 +12,27 @@ import itertools
 import logging
 import math
 import socket
+from collections.abc import MutableMapping
 from typing import Any
 
 import httptools
-import msgspec
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from kaizenml.clock import format_duration
-from kaizenml.errors import KaizenError, TooLarge, UsageError
-from kaizenml.serving.admission import REFUSED, RETRY_S, Admission, Bounds
+from kaizenml.errors import KaizenError
+from kaizenml.serving.admission import Admission, Bounds
+from kaizenml.serving.app import JSON
+from kaizenml.serving.headers import Headers
+from kaizenml.serving.patience import BadRequest, HeadersTooLarge, Patient
+from kaizenml.serving.turns import Turns, Waiting
 
 log = logging.getLogger("kaizenml.serving")
 _SWEEP_S = 0.25
-_LINGER_S = 2.0  # for a client to read the last answer before its connection is cut
 _TAKEN_AT_ONCE = 8  # connections, before the other workers get their turn
 _IDLE_S = 1.0  # an idle connection this old may be closed to let another in
 _CLOSED_AT_ONCE = 64
 _TURN = 20  # while newcomers wait, every twentieth answer ends its connection: nobody keeps a place for ever
 _SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
-
-
-class BadRequest(UsageError):
-    """What came is not HTTP."""
-
-    code = "bad_request"
-
-
-class TooSlow(UsageError):
-    """The client did not send its request in time."""
-
-    code, status = "too_slow", 408
-
-
-class HeadersTooLarge(TooLarge):
-    """More or longer headers than the limit."""
-
-    code, status = "headers_too_large", 431
 
 
 class _TooManyHeaders(Exception):
@@ -60,7 +43,7 @@ class _OtherProtocol(Exception):
     """Ends the parsing: the parser takes a body after such a wish for the other protocol's."""
 
 
-class Connection(HttpToolsProtocol):
+class Connection(Patient):
     """One connection.
 
     Parameters
@@ -69,72 +52,62 @@ class Connection(HttpToolsProtocol):
     """
 
     def __init__(self, taking: Taking) -> None:
-        super().__init__(taking.config, taking.server_state, taking.app_state)
-        self.taking = taking
-        self.admission = taking.admission
-        self.bounds = taking.admission.bounds
-        self.until = math.inf
-        """When its client is too late with what comes next (the loop's time)."""
-        self.awaited = "header"
-        """What comes next: header, body, answer (ours, whenever it is there), idle, held, gone."""
-        self.taken_until = math.inf
-        """When it is too late with taking what was sent to it."""
-        self._running: RequestResponseCycle | None = None  # ``cycle`` is the one that came last
-        self._deaf = False  # what still comes is thrown away, so that the last answer is not lost to a reset
-        self._in_head = False
+        super().__init__(taking)
         self._head_bytes = 0
         self._head_begun = False  # by the bytes that are just being read
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._await("header", self.bounds.header_s)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        if self._running is not None and not self._running.response_complete:
-            self._running.disconnected = True
-            self._running.message_event.set()
-        for cycle, _ in self.pipeline:  # asked, and never begun
-            self.admission.leave(cycle.scope)
-        self.taking.left()
+        self._taken: tuple[str, str | None, str | None] | None = None  # what is being read is for ``turns``: endpoint, trace id, arm
+        self._asked_scope: dict[str, Any] = {}
+        self._asked_body = b""
+        self._stays = True  # whether the connection stays open after the answer
+        self._in_turn = False  # whether an answer of ``turns`` is still to come
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf:
+        if self.deaf:
             return
         if self.awaited == "idle":
-            self._await("header", self.bounds.header_s)
+            self.wait_for("header", self.bounds.header_s)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
             if not self.cycle.response_complete:
-                self._end_after(self.cycle)  # what follows would be another protocol, which is not spoken here
+                self.end_after(self.cycle)  # what follows would be another protocol, which is not spoken here
         except httptools.HttpParserError as error:
             if isinstance(error.__context__, _TooManyHeaders):
-                self._refuse(_too_many(self.bounds), "headers")
+                self.refuse(_too_many(self.bounds), "headers")
                 return
-            self._refuse(_malformed(error), "malformed")
+            self.refuse(_malformed(error), "malformed")
             return
-        if self._in_head:
+        if self._taken is not None:  # there is more to come
+            self._begin()
+        if self.in_head:
             if not self._head_begun:  # else some of it belongs to the request before
                 self._head_bytes += len(data)
             self._head_begun = False
             if self._head_bytes > self.bounds.header_bytes:
-                self._refuse(_too_many(self.bounds), "headers")
+                self.refuse(_too_many(self.bounds), "headers")
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Tell the transport whether to stay open: a client that has said all it wants still gets its answer."""
         cycle = self.cycle
-        if self._deaf or cycle is None or cycle.response_complete or cycle.more_body or self.scheme == "https":
+        if self._in_turn and not self.deaf and self.scheme != "https":
+            self._stays = False
+            return True
+        if self.deaf or cycle is None or cycle.response_complete or cycle.more_body or self.scheme == "https":
             return None
         cycle.keep_alive = False
         return True
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self._in_head, self._head_bytes, self._head_begun = True, 0, True
+        if self._in_turn:  # answers leave in the order of the questions
+            self.taking.turns.answer()
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+        self.in_head, self._head_bytes, self._head_begun = True, 0, True
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        super().on_header(name, value)
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
         self._head_bytes += len(name) + len(value)
         if len(self.headers) > self.bounds.headers or self._head_bytes > self.bounds.header_bytes:
             raise _TooManyHeaders
@@ -142,126 +115,86 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self.parser.should_upgrade() and self.parser.get_method() not in (b"GET", b"HEAD"):
             raise _OtherProtocol
-        self._in_head = False
-        self._await("body", self.bounds.body_s)
+        self.in_head = False
+        self.wait_for("body", self.bounds.body_s)
+        if (
+            self.url.startswith(b"/predict/") and self.parser.get_method() == b"POST" and not self.expect_100_continue
+            and (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused and not self.transport.is_closing()
+            and not self.taking.proxied
+        ):  # fmt: skip
+            self._asked_scope = {"type": "http", "method": "POST", "path": self.url.decode("latin-1"), "headers": self.headers, "client": self.client}
+            self._taken = self.taking.turns.takes(self._asked_scope, self.url)
+            if self._taken is not None:
+                self._asked_body = b""
+                self._stays = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0" and not self._takes_leave()
+                return
+        self._begin()
+
+    def _begin(self) -> None:
+        """Let the application answer what has come, and perhaps is still coming."""
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers += headers
         super().on_headers_complete()
-        if self.taking.takes_turns and self.taking.turn():
+        if self._taken is not None:
+            self._taken = None
+            self.cycle.keep_alive = self._stays
+            if self._asked_body:
+                super().on_body(self._asked_body)
+        elif self._takes_leave():
             self.cycle.keep_alive = False
 
+    def _takes_leave(self) -> bool:
+        """Tell whether this answer is one that ends its connection, so that others get in."""
+        return self.taking.takes_turns and self.taking.turn()
+
+    def on_body(self, body: bytes) -> None:
+        if self._taken is None:
+            super().on_body(body)
+        else:
+            self._asked_body = self._asked_body + body if self._asked_body else body
+
     def on_message_complete(self) -> None:
+        if self._taken is not None:
+            endpoint, trace, pinned = self._taken
+            self._taken, self._in_turn = None, True
+            self.awaited, self.until = "answer", math.inf
+            self.taking.turns.add(Waiting(self, self._asked_scope, endpoint, trace, pinned, self._asked_body))
+            return
         super().on_message_complete()
         if not self.cycle.response_complete:
             self.admission.arrive(self.cycle.scope)
             self.awaited, self.until = "answer", math.inf
         elif self.awaited == "body":  # answered before its body had come
-            self._rest()
+            self.rest()
 
-    def on_response_complete(self) -> None:
-        self.server_state.total_requests += 1
-        if self.transport.is_closing():
-            return
-        self.flow.resume_reading()
-        if self.pipeline:
-            cycle, app = self.pipeline.pop()
-            self._start_asgi_task(cycle, app)
-        elif self.awaited == "answer":
-            if REFUSED in self.cycle.scope:
-                # it was told when to come again; until then reading its next request would only be work for another refusal
-                self.flow.pause_reading()
-                self._await("held", RETRY_S)
-            else:
-                self._rest()
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self.taken_until = self.loop.time() + self.bounds.body_s
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self.taken_until = math.inf
-
-    def late(self) -> None:
-        """Do what is due when ``until`` or ``taken_until`` has passed."""
-        if self.taken_until <= self.loop.time():
-            self.taking.count("slow_reader")
-            self.transport.abort()
-        elif self.awaited == "idle" or (self.awaited == "header" and not self._in_head):
-            self.close("idle")
-        elif self.awaited in ("header", "body"):
-            limit = self.bounds.header_s if self.awaited == "header" else self.bounds.body_s
-            what = f"the request's {self.awaited} was not there after {format_duration(limit)}"
-            remedy = f"send faster, or raise {self.awaited}_timeout under [serve]"
-            self._refuse(TooSlow(what, remedy=remedy, values={"limit_s": limit}), f"{self.awaited}_timeout")
-        elif self.awaited == "held":
-            self._rest()
-            self.flow.resume_reading()
+    def answer(self, status: int, headers: Headers, body: bytes, scope: MutableMapping[str, Any]) -> None:
+        """Send the answer to a request that ``turns`` took."""
+        self._in_turn = False
+        if status == 200 and self._stays:
+            self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (self.taking.head, len(body), body))
         else:
-            self.transport.abort()
-
-    def close(self, reason: str) -> None:
-        """End an idle connection, and count it with the reason."""
-        self.taking.count(reason)
-        self.transport.close()
-        self._await("gone", _LINGER_S)  # what its client does not take by then is cut off
-
-    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        self._running = cycle
-        task = self.loop.create_task(self._answer(cycle, app))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
-
-    async def _answer(self, cycle: RequestResponseCycle, app: Any) -> None:
-        try:
-            await cycle.run_asgi(app)
-        finally:
-            self.admission.leave(cycle.scope)
-
-    def _await(self, what: str, seconds: float) -> None:
-        self.awaited = what
-        self.until = self.loop.time() + seconds
-
-    def _rest(self) -> None:
-        """Wait for the next request, of which a part may be there already."""
-        if self._in_head:
-            self._await("header", self.bounds.header_s)
-        else:
-            self._await("idle", self.bounds.idle_s)
-
-    def _end_after(self, cycle: RequestResponseCycle) -> None:
-        """Answer what was asked up to here, and read no more."""
-        cycle.keep_alive = False
-        self._deaf = True
-        self.awaited, self.until = "answer", math.inf
-
-    def _refuse(self, error: KaizenError, reason: str) -> None:
-        """Answer what cannot be read on, and end the connection once its client has had the time to see why."""
-        self.taking.count(reason)
-        if self.transport.is_closing():
-            return
-        newest: RequestResponseCycle | None = self.cycle
-        if self.pipeline and self.cycle.more_body:  # broken, and not begun yet
-            self.pipeline.popleft()
-            newest = self.pipeline[0][0] if self.pipeline else self._running
-        if newest is not None and not newest.response_complete:
-            if not newest.more_body:  # earlier ones are answered first, and the broken one not at all
-                self._end_after(newest)
-                return
-            if newest.response_started:
-                self.transport.abort()
-                return
-            newest.disconnected = True  # the application stops waiting for the rest
-            newest.message_event.set()
-        body = msgspec.json.encode({"error": error.document()})
-        head = b"content-type: application/json\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % len(body)
-        self.transport.write(STATUS_LINE[error.status] + head + body)
-        self._deaf = True
-        self._await("gone", _LINGER_S)
-        if self.transport.can_write_eof():
-            self.flow.resume_reading()
-            self.transport.write_eof()
-        else:
+            self._stays = self._stays and (b"connection", b"close") not in headers
+            lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers) if header[0] != b"connection"]
+            lines += [b"content-length: %d\r\n" % len(body), b"\r\n" if self._stays else b"connection: close\r\n\r\n", body]
+            self.transport.write(STATUS_LINE[status] + b"".join(lines))
+        if not self._stays:
             self.transport.close()
+        self.server_state.total_requests += 1
+        self.go_on(scope)
 
+    def refuse(self, error: KaizenError, reason: str) -> None:
+        if self._in_turn:  # earlier ones are answered first
+            self.taking.turns.answer()
+        super().refuse(error, reason)
+
+    def shutdown(self) -> None:
+        """Close when nothing is to be answered any more."""
+        if self._in_turn:
+            self._stays = False
+        else:
+            super().shutdown()
 
 class Taking:
     """Takes connections in, up to a number, and looks after those that are open.
@@ -271,24 +204,38 @@ class Taking:
     config, server_state, app_state : uvicorn's.
     listening : a listening socket, perhaps shared with other workers.
     admission : what requests and connections are held to, and where it is counted.
+    turns : what answers requests for predictions.
     """
 
     def __init__(
-        self, config: uvicorn.Config, server_state: Any, app_state: dict[str, Any], listening: socket.socket, admission: Admission
-    ) -> None:  # fmt: skip
+        self, config: uvicorn.Config, server_state: Any, app_state: dict[str, Any], listening: socket.socket, *, admission: Admission, turns: Turns
+    ) -> None:
         self.config = config
         self.server_state = server_state
         self.app_state = app_state
         self.admission = admission
+        self.turns = turns
+        self.proxied = config.proxy_headers  # a client's address may be another one than its connection's: uvicorn's middleware finds out
         self.takes_turns = False
         self._listening = listening
         self._opening: set[asyncio.Task[Any]] = set()
         self._reading = False
         self._ended = False
         self._turns = itertools.count(1)
+        self._general: list[tuple[bytes, bytes]] | None = None
+        self._head = b""
         self._loop = asyncio.get_running_loop()
         self._sweeping = self._loop.create_task(self._sweep())
         self._read()
+
+    @property
+    def head(self) -> bytes:
+        """What an answer in JSON begins with."""
+        if self._general is not self.server_state.default_headers:  # a new date, every second
+            self._general = self.server_state.default_headers
+            lines = [b"%b: %b\r\n" % header for header in (*self._general, JSON)]
+            self._head = STATUS_LINE[200] + b"".join(lines)
+        return self._head
 
     def turn(self) -> bool:
         """Tell whether this answer is one that ends its connection, so that others get in."""

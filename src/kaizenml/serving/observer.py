@@ -9,7 +9,8 @@ from typing import Any
 from kaizenml.clock import Clock
 from kaizenml.serving.access_log import Access, AccessLog
 from kaizenml.serving.backlog import backlog as look_at_backlog
-from kaizenml.serving.engine import Answered, Engine
+from kaizenml.serving.deciding import Answered
+from kaizenml.serving.engine import Engine
 from kaizenml.serving.metrics import Counters
 from kaizenml.serving.paths import template
 from kaizenml.serving.tracing import Tracer

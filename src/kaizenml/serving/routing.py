@@ -79,6 +79,11 @@ class Routing:
     lost: str | None = None
     """Why nothing is known of any endpoint, where something was deployed."""
 
+    @cached_property
+    def paths(self) -> dict[bytes, str]:
+        """Endpoints by the path that asks for their predictions in our own form; none while a model is not to be waited for."""
+        return {} if self.waits else {f"/predict/{name}".encode(): name for name in self.endpoints}
+
 
 def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
     """Load what the snapshot asks for, reusing the models that are loaded. Slow: never call it on the event loop.

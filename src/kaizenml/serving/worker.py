@@ -37,6 +37,7 @@ from kaizenml.serving.observer import Observer
 from kaizenml.serving.outcomes import OutcomeStore
 from kaizenml.serving.protocol import Limits
 from kaizenml.serving.tracing import open_tracer
+from kaizenml.serving.turns import Turns
 from kaizenml.serving.watcher import Watcher
 from kaizenml.settings import ProjectSettings, ServeSettings
 
@@ -182,7 +183,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup([])  # the sockets are ours to take connections from
         state = self.lifespan.state
-        self._taking = [Taking(self.config, self.server_state, state, one, self._app.admission) for one in sockets or []]
+        turns, admission = Turns(self._app), self._app.admission
+        self._taking = [Taking(self.config, self.server_state, state, one, admission=admission, turns=turns) for one in sockets or []]
         if self._beside is not None:
             await self._beside.start()
         if self._parent is not None:

@@ -8,7 +8,8 @@ import msgspec
 
 from kaizenml.errors import InvalidInput, KaizenError
 from kaizenml.features.signature import Signature
-from kaizenml.serving.engine import Answered, Engine
+from kaizenml.serving.deciding import Answered
+from kaizenml.serving.engine import Engine
 from kaizenml.serving.protocol import Limits
 
 JSON = b"application/json"

@@ -18,9 +18,10 @@ import msgspec
 
 from kaizenml.errors import InvalidInput, KaizenError, NotFound, nearest
 from kaizenml.features.signature import FieldKind, Signature
+from kaizenml.serving.deciding import Answered
 from kaizenml.serving.dialects import tables
 from kaizenml.serving.dialects.call import Call, Reply, asked, decode, encode, unjournaled
-from kaizenml.serving.engine import Answered, Engine
+from kaizenml.serving.engine import Engine
 from kaizenml.serving.protocol import Limits, MethodNotAllowed, PredictRequest, UnsupportedMedia, check_rows
 
 _NAMED = re.compile(r"/endpoints/(?P<name>[^/]+)/invocations/?")

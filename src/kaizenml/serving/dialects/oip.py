@@ -11,9 +11,10 @@ import msgspec
 from kaizenml.errors import InvalidInput, KaizenError, NotFound
 from kaizenml.features.columns import Column, Columns
 from kaizenml.features.signature import Signature
+from kaizenml.serving.deciding import Answered
 from kaizenml.serving.dialects import tensors
 from kaizenml.serving.dialects.call import BINARY, JSON, Call, Reply, decode, encode, unjournaled
-from kaizenml.serving.engine import Answered, Engine
+from kaizenml.serving.engine import Engine
 from kaizenml.serving.protocol import Limits, MethodNotAllowed, PredictRequest
 from kaizenml.serving.routing import LoadedEndpoint
 

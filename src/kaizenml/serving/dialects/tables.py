@@ -9,10 +9,11 @@ import numpy as np
 
 from kaizenml.features.columns import Columns
 from kaizenml.features.signature import Signature
+from kaizenml.serving.deciding import Answered
 from kaizenml.serving.dialects import npy
 from kaizenml.serving.dialects.call import JSON, Call, Reply, asked, unjournaled
 from kaizenml.serving.dialects.tensors import check_answered
-from kaizenml.serving.engine import Answered, Engine
+from kaizenml.serving.engine import Engine
 from kaizenml.serving.protocol import Limits, PredictRequest, read_predict
 
 NPY = b"application/x-npy"

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from kaizenml.errors import InvalidInput, KaizenError, Refused, UsageError, not_found
 from kaizenml.features.columns import Column, Columns
 from kaizenml.features.signature import Field, Signature
+from kaizenml.serving.deciding import Answered
 from kaizenml.serving.dialects.call import asked
-from kaizenml.serving.engine import Answered, Engine
+from kaizenml.serving.engine import Engine
 from kaizenml.serving.protocol import Limits, check_rows
 from kaizenml.serving.routing import LoadedEndpoint
 

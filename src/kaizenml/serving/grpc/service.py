@@ -9,8 +9,9 @@ from google.protobuf.message import DecodeError
 
 from kaizenml.errors import InvalidInput, TooLarge
 from kaizenml.features.columns import Column
+from kaizenml.serving.deciding import Answered
 from kaizenml.serving.dialects import tensors
-from kaizenml.serving.engine import Answered, Engine
+from kaizenml.serving.engine import Engine
 from kaizenml.serving.grpc.messages import MESSAGES
 from kaizenml.serving.protocol import Limits, PredictRequest
 

@@ -1,0 +1,120 @@
+"""Releases that do not answer: they say afterwards what they would have answered. Hot path.
+
+They run when the answers have left, one request at a time, and are the first that is dropped when there is too much to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from kaizenml.errors import StorageFull
+from kaizenml.serving.deciding import Answered, Features, Known, decide_alone, merged, without_strangers
+from kaizenml.serving.journal import Journal
+from kaizenml.serving.metrics import Counters
+from kaizenml.serving.records import Answer, ShadowRecord
+from kaizenml.serving.routing import LoadedRoute
+
+log = logging.getLogger("kaizenml.serving")
+SHADOW_ROWS = 20_000  # waiting to be run by shadows; more are shed
+LookUp = Callable[[LoadedRoute, Sequence[dict[str, Any]], float], tuple[list[Features] | None, str | None]]
+
+
+class Shadows:
+    """The shadows of one process.
+
+    Parameters
+    ----------
+    look_up : returns what a release's views know of some rows, or why that could not be read.
+    ask : makes a call in which models that may take long are awaited.
+    known : what such models have said so far to the call that is being made.
+    """
+
+    def __init__(
+        self, journal: Journal, counters: Counters, *, look_up: LookUp, ask: Callable[[Callable[[], None]], Awaitable[None]],
+        known: Callable[[], list[Known] | None],
+    ) -> None:  # fmt: skip
+        self._journal = journal
+        self._counters = counters
+        self._look_up = look_up
+        self._ask = ask
+        self._known = known
+        self._waiting: deque[tuple[Answered, list[LoadedRoute]]] = deque()
+        self._rows = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._encode_record = msgspec.msgpack.Encoder().encode
+
+    def add(self, answered: Answered) -> None:
+        """Let the releases that did not answer a request say what they would have answered, later."""
+        endpoint, arm, rows = answered.endpoint, answered.arm, answered.rows
+        runs = list(endpoint.shadows)
+        if endpoint.route.paired and endpoint.route.killed is None:  # a killed endpoint's arms are not to be trusted with anything
+            runs += [other for other in endpoint.arms if other is not arm]
+        if not runs:
+            return
+        wanted = len(rows) * len(runs)
+        if self._rows + wanted > SHADOW_ROWS:
+            self._counters.add(f'kaizen_shadow_rows_total{{endpoint="{endpoint.route.endpoint}",outcome="shed"}}', wanted)
+            return
+        self._rows += wanted
+        self._counters.set("kaizen_shadow_queue_rows", self._rows)
+        self._waiting.append((answered, runs))
+
+    def __bool__(self) -> bool:
+        """Tell whether any wait."""
+        return bool(self._waiting)
+
+    def run_next(self) -> None:
+        """Run the shadows of one answered request."""
+        work, runs = self._waiting.popleft()
+        for loaded in runs:
+            if loaded.model is not None and loaded.model.blocks:
+                task = asyncio.get_running_loop().create_task(self._run_beside(work, loaded))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
+                continue
+            try:
+                self._run(work, loaded)
+                self._done(work, loaded, None)
+            except Exception as error:  # a shadow never disturbs what answers
+                self._done(work, loaded, error)
+
+    async def settle(self) -> None:
+        """Wait for the shadows that run beside the event loop."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def _run_beside(self, work: Answered, loaded: LoadedRoute) -> None:
+        try:
+            await self._ask(lambda: self._run(work, loaded))
+            self._done(work, loaded, None)
+        except Exception as error:
+            self._done(work, loaded, error)
+
+    def _done(self, work: Answered, loaded: LoadedRoute, error: Exception | None) -> None:
+        name, outcome, rows = work.endpoint.route.endpoint, "failed" if error else "run", len(work.rows)
+        self._rows -= rows
+        self._counters.set("kaizen_shadow_queue_rows", self._rows)
+        if error:
+            log.warning("shadow %s of %s failed: %s", loaded.route.release, name, error)
+        self._counters.add(f'kaizen_shadow_rows_total{{endpoint="{name}",outcome="{outcome}"}}', rows)
+
+    def _run(self, work: Answered, loaded: LoadedRoute) -> None:
+        decision = work.decision
+        if loaded.model is not work.arm.model or decision.rows is not None or decision.decided_by != "model":  # else it has just said it
+            rows = without_strangers(work.rows, loaded, work.arm)
+            known, lost = work.features, None
+            if known is None or loaded.signature.views != work.arm.signature.views:
+                known, lost = self._look_up(loaded, rows, work.at)
+            decision = decide_alone(loaded, merged(rows, known), lost, None, said=self._known())
+        answers = [
+            Answer(i, p.value, p.probabilities, decision.decided_by, decision.reason) for i, p in zip(work.ids, decision.predictions, strict=True)
+        ]
+        name = work.endpoint.route.endpoint
+        if not self._journal.append(self._encode_record(ShadowRecord(work.at, name, loaded.route.release, loaded.route.arm, answers))):
+            raise StorageFull("the disk that holds the journal is full", remedy="free some space")
