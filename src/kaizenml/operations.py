@@ -41,7 +41,8 @@ MODULES = {
 """Where the operations of a noun are. A verb that needs rooms above its noun's own lives in one of those."""
 
 READING = frozenset({
-    "list", "show", "status", "versions", "quarantine", "get", "board", "alerts", "accuracy", "verify", "settings", "check", "exclusions", "radius",
+    "list", "show", "status", "versions", "quarantine", "get", "read", "board", "alerts", "accuracy", "verify", "settings", "check", "exclusions",
+    "radius",
 })  # fmt: skip
 """Verbs that change nothing: HTTP offers them as GET too."""
 

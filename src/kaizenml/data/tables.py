@@ -29,12 +29,12 @@ from kaizenml.refs import parse_ref
 _LOCK_WAIT_S = 120.0
 
 
-def read(ctx: Context, ref: str, columns: list[str] | None = None) -> pa.Table:
+def read(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None) -> pa.Table:
     """Read the rows of a dataset version.
 
     Parameters
     ----------
-    ref : ``name`` (the newest version) or ``name@number``.
+    ref : ``name`` (the newest version) or ``name@number``; or a version itself, with only some of its parts where only these are wanted.
     columns : names in the order wanted, ``_source`` among them where it is wanted; None for all of the contract's.
 
     Returns
@@ -69,12 +69,12 @@ def kinds_of(version: DatasetVersion, columns: list[str]) -> dict[str, Kind]:
     return {name: "text" if name == SOURCE else version.columns[name] for name in columns}
 
 
-def read_allowed(ctx: Context, ref: str, columns: list[str] | None = None) -> pa.Table:
+def read_allowed(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None) -> pa.Table:
     """Read the rows of a dataset version that may be learnt from: as ``read``, without those that an exclusion covers now."""
     wanted = version(ctx, ref)
     with ctx.catalog.read() as connection:
         held = exclusions.active(connection, [wanted.dataset])
-    rows = read(ctx, wanted.ref, columns)
+    rows = read(ctx, wanted, columns)
     return rows.filter(pa.array(~covered(ctx, wanted, held))) if held else rows
 
 
@@ -111,17 +111,19 @@ def _times_us(ctx: Context, wanted: DatasetVersion, column: str | None, rows: in
     return times
 
 
-def version(ctx: Context, ref: str) -> DatasetVersion:
+def version(ctx: Context, ref: str | DatasetVersion) -> DatasetVersion:
     """Return a dataset version.
 
     Parameters
     ----------
-    ref : ``name`` (the newest) or ``name@number``.
+    ref : ``name`` (the newest) or ``name@number``; a version is returned as it is.
 
     Raises
     ------
     NotFound : no such dataset (names the nearest) or no such number.
     """
+    if isinstance(ref, DatasetVersion):
+        return ref
     name, number = parse_ref(ref)
     with ctx.catalog.read() as connection:
         found = store.version(connection, name, number)

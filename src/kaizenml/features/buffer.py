@@ -80,6 +80,14 @@ class PushBuffer:
             connection.execute("DELETE FROM pushed WHERE view = ? AND seq <= ?", (batch.view, batch.last))
             connection.execute("DELETE FROM sealed WHERE view = ? AND last = ?", (batch.view, batch.last))
 
+    def waiting_rows(self, view: str) -> list[list[dict[str, Any]]]:
+        """Return the rows that wait, push by push."""
+        if not self.path.exists():
+            return []
+        with self._transaction() as connection:
+            bodies = connection.execute("SELECT body FROM pushed WHERE view = ? ORDER BY seq", (view,)).fetchall()
+        return [_decode(body) for (body,) in bodies]
+
     def waiting(self, view: str) -> int:
         """Return how many rows wait."""
         if not self.path.exists():

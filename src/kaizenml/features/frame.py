@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 from kaizenml.clock import parse_duration
 from kaizenml.context import Context
 from kaizenml.data import tables
-from kaizenml.data.dataset import Kind
+from kaizenml.data.dataset import DatasetVersion, Kind
 from kaizenml.errors import InvalidSettings, nearest, not_found
 from kaizenml.features import join, store
 from kaizenml.features.encoding import category_text, microseconds
@@ -151,9 +151,9 @@ def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, known_at:
     return rows
 
 
-def view_rows(ctx: Context, view: FeatureView, ref: str | None = None) -> pa.Table:
-    """Return the rows behind a view that may be used, in the order in which they were added; its columns only."""
-    wanted = list(dict.fromkeys([*view.entities, *([view.at] if view.at else []), *view.columns]))
+def view_rows(ctx: Context, view: FeatureView, ref: str | DatasetVersion | None = None, *, more: Sequence[str] = ()) -> pa.Table:
+    """Return the rows behind a view that may be used, in the order in which they were added; its columns, and ``more``."""
+    wanted = list(dict.fromkeys([*view.entities, *(name for name in (view.at, view.created) if name), *view.reads, *more]))
     known = tables.version(ctx, ref or view.dataset).columns
     for name in wanted:
         if name not in known:

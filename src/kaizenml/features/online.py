@@ -1,25 +1,44 @@
-"""Features at request time: what the online store knows of each row's entities. Hot path: imports nothing heavy."""
+"""Features at request time: what the online store knows of each row's entities at that moment. Hot path: imports nothing heavy."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from kaizenml.errors import InvalidInput
+from kaizenml.features.moments import History, Reading
 from kaizenml.features.signature import ViewUse
-from kaizenml.features.view import key_of
-from kaizenml.ports import OnlineStore
+from kaizenml.features.view import Aggregate, feature_names, key_of
+from kaizenml.ports import OnlineRow, OnlineStore
+
+Status = Literal["present", "stale", "missing"]
+"""Whether an entity's values count: they do; its newest row is older than the view allows; there is no row of it."""
+_plans: dict[Any, _Plan] = {}  # a view's definition never changes, so how it is read need not be found out again
 
 
-def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping[str, Any]], now: float) -> list[dict[str, Any]]:
-    """Return for each row the features that its views give, by input name ``{view}_{column}``.
+class Found(list[dict[str, Any]]):
+    """The features of each row, and in ``ats`` by view the time of the newest row of each row's entity; None: there is none."""
+
+    ats: dict[str, list[float | None]]
+
+
+class Read(NamedTuple):
+    """What the online store holds of one entity at a moment."""
+
+    values: dict[str, Any]  # by the view's column or aggregate; all None unless present
+    at: float | None  # of its newest row
+    status: Status
+
+
+def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping[str, Any]], now: float) -> Found:
+    """Return for each row the features that its views give, by the names that they have as inputs.
 
     Parameters
     ----------
     store : the online store; each view is read once for all rows.
     views : the views in the model's signature.
     rows : request rows. A feature that a row holds itself is not looked up: the request wins.
-    now : seconds since 1970, for the views' time to live.
+    now : seconds since 1970: the moment that windows end at, and for the views' time to live.
 
     Returns
     -------
@@ -30,19 +49,21 @@ def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping
     ------
     InvalidInput : a row lacks the column with the entity, and a feature that would be looked up by it.
     """
-    found: list[dict[str, Any]] = [{} for _ in rows]
+    found = Found({} for _ in rows)
+    found.ats = {}
+    t = round(now * 1e6)
     for view in views:
-        names = [(f"{view.name}_{column}", column) for column in view.columns]
-        own = frozenset(name for name, _ in names)
+        plan = _plan(view)
+        own = plan.own
         entities = view.entities
         keys = [key_of([row.get(name) for name in entities]) for row in rows]
         wanted = list(dict.fromkeys(key for key in keys if key is not None))
-        oldest = 0.0 if view.ttl_s is None else now - view.ttl_s
-        unknown = dict.fromkeys(own)
-        ready: dict[str | None, dict[str, Any]] = dict.fromkeys([*wanted, None], unknown)
+        ready: dict[str | None, dict[str, Any]] = {None: plan.unknown}
+        ats: dict[str | None, float | None] = {}
         for entity, kept in zip(wanted, store.read(view.ref, wanted) if wanted else (), strict=True):
-            if kept is not None and (view.ttl_s is None or kept.at >= oldest):
-                ready[entity] = {name: kept.values.get(column) for name, column in names}
+            values, ats[entity], status = plan.read(kept, t)
+            ready[entity] = {name: values[column] for name, column in plan.names} if status == "present" else plan.unknown
+        found.ats[view.name] = [ats.get(key) for key in keys]
         for position, (row, key, features) in enumerate(zip(rows, keys, found, strict=True)):
             if key is None and not own.issubset(row) and (absent := next((name for name in entities if name not in row), None)):
                 raise InvalidInput(
@@ -55,3 +76,46 @@ def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping
             else:
                 features.update((name, value) for name, value in ready[key].items() if name not in row)
     return found
+
+
+def read_at(columns: Sequence[str], aggregates: Sequence[Aggregate], ttl_s: float | None, rows: Sequence[OnlineRow | None], t: int) -> list[Read]:
+    """Return what rows of the online store hold at the moment ``t``, in microseconds since 1970."""
+    plan = _Plan([], columns, aggregates, ttl_s)
+    return [plan.read(row, t) for row in rows]
+
+
+class _Plan:
+    """How one view is read: names of its inputs, and what a stored row says at a moment."""
+
+    def __init__(self, names: list[tuple[str, str]], columns: Sequence[str], aggregates: Sequence[Aggregate], ttl_s: float | None) -> None:
+        self.names = names
+        self.own = frozenset(name for name, _ in names)
+        self.unknown: dict[str, Any] = dict.fromkeys(name for name, _ in names)
+        self._columns = list(columns)
+        self._reading = Reading(columns, aggregates, None if ttl_s is None else round(ttl_s * 1e6))
+        self._nothing: dict[str, Any] = dict.fromkeys(self._reading.names)
+
+    def read(self, row: OnlineRow | None, t: int) -> Read:
+        if row is None:
+            return Read(self._nothing, None, "missing")
+        ttl = self._reading.ttl_us
+        if "" in row.values:
+            values, newest = self._reading.values(History.read(row.values), t)
+            if newest is None:
+                return Read(values, None, "missing")
+            return Read(values, newest / 1e6, "present" if ttl is None or newest >= t - ttl else "stale")
+        if ttl is None or round(row.at * 1e6) >= t - ttl:
+            return Read({name: row.values.get(name) for name in self._columns}, row.at, "present")
+        return Read(self._nothing, row.at, "stale")
+
+
+def _plan(view: ViewUse) -> _Plan:
+    place = (view.ref, view.plain, tuple(view.columns), tuple(each.name for each in view.aggregates))
+    plan = _plans.get(place)
+    if plan is None:
+        if len(_plans) > 1000:
+            _plans.clear()
+        columns = [*view.columns, *(each.name for each in view.aggregates)]
+        names = list(feature_names(view.name, columns, plain=view.plain).items())
+        plan = _plans[place] = _Plan(names, view.columns, view.aggregates, view.ttl_s)
+    return plan

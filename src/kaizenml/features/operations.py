@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
-import pyarrow as pa
 
 from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
 from kaizenml.errors import InvalidInput, NotFound
-from kaizenml.features import corrections, frame, join, store
+from kaizenml.features import corrections, filling, frame, store
 from kaizenml.features.buffer import buffer_of
-from kaizenml.features.encoding import microseconds
-from kaizenml.features.push import Checker, time_text
-from kaizenml.features.view import FeatureView, Kept, Materialized, Pushed, ViewState, key_of
+from kaizenml.features.moments import keep_s, keeps_rows
+from kaizenml.features.online import Read, read_at
+from kaizenml.features.push import Checked, Checker
+from kaizenml.features.view import FeatureView, Kept, Materialized, Pushed, ViewState
 
-__all__ = ["flush", "get", "list", "materialize", "push", "show"]
+__all__ = ["flush", "get", "list", "materialize", "push", "read", "show"]
 
-_BATCH = 10_000  # entities in one transaction of the online store: others may write in between
 _checkers: dict[tuple[str, str], Checker] = {}  # (state folder, view): a push must not wait for the catalog
 
 
@@ -60,7 +57,7 @@ def push(ctx: Context, view: str, rows: Sequence[Mapping[str, Any]], *, offline:
         store.record_use(ctx, [found])
         if offline:
             buffer_of(ctx.state).put(found.ref, checked.offline)
-    kept = ctx.online.write(found.ref, checked.online) if checked.online else 0
+    kept = _put_online(ctx, found, checked)
     return Pushed(view=found.ref, rows=len(rows), kept=kept, late=len(rows) - kept)
 
 
@@ -103,16 +100,17 @@ def flush(ctx: Context, view: str) -> DatasetVersion | None:
     return version
 
 
-def materialize(ctx: Context, view: str, *, everything: bool = False) -> Materialized:
-    """Fill the online store with the newest values of a view's dataset.
+def materialize(ctx: Context, view: str, *, everything: bool = False, progress: Callable[[str, float], None] | None = None) -> Materialized:
+    """Fill the online store with what its dataset knows of a view.
 
-    Flushes pushed rows first. Does nothing when the online store already holds the dataset's newest version.
-    Values that are newer online stay. May run at any time, beside pushes and reads.
+    Flushes pushed rows first, then reads only what was added since the last time; all of it where rows were excluded or allowed again,
+    or the online store was lost. Values that are newer online stay. May run at any time, beside pushes and reads.
 
     Parameters
     ----------
     view : name of the view.
-    everything : also when nothing has changed, for example after the online store was lost.
+    everything : replace all that the online store holds of the view, also when nothing has changed. Rows that were pushed online only go.
+    progress : called with what is being done and the part that is done, 0 to 1.
 
     Returns
     -------
@@ -129,21 +127,8 @@ def materialize(ctx: Context, view: str, *, everything: bool = False) -> Materia
     found = frame.view_named(ctx, view)
     flush(ctx, view)
     store.record_use(ctx, [found])
-    heed(ctx, found)
-    version = tables.version(ctx, found.dataset)
-    with ctx.catalog.read() as connection:
-        done = store.materialized(connection, found.ref)
-    if done == version.number and not everything:
-        return Materialized(view=found.ref, dataset=version.ref, entities=0, kept=0)
-    rows = frame.view_rows(ctx, found, version.ref)
-    newest = join.newest(rows, on=found.entities, at=found.at)
-    kept = 0
-    for start in range(0, newest.num_rows, _BATCH):
-        kept += ctx.online.write(found.ref, _online_rows(found, newest.slice(start, _BATCH)))
-    with ctx.catalog.write() as connection:
-        store.set_materialized(connection, found.ref, version.number)
-        ctx.record(connection, "features.materialized", found.ref, dataset=version.ref, entities=newest.num_rows, kept=kept)
-    return Materialized(view=found.ref, dataset=version.ref, entities=newest.num_rows, kept=kept)
+    done = _fill(ctx, found, everything=everything, progress=progress)
+    return Materialized(view=found.ref, dataset=done.version.ref, entities=done.entities, kept=done.kept)
 
 
 def get(ctx: Context, view: str, key: str) -> Kept:
@@ -166,18 +151,43 @@ def get(ctx: Context, view: str, key: str) -> Kept:
     --------
     kaizen features get weather JFK
     """
-    found = frame.view_named(ctx, view)
-    row = ctx.online.read(found.ref, [key])[0]
-    if row is None:
+    kept = read(ctx, view, [key])[0]
+    if kept.status in ("missing", "empty"):
         raise NotFound(
-            f"the online store holds nothing for {key!r} in the view {found.name!r}",
-            remedy=f"kaizen features materialize {found.name}",
-            values={"view": found.ref, "key": key},
+            f"the online store holds nothing for {key!r} in the view {view!r}",
+            remedy=f"kaizen features materialize {view}",
+            values={"view": kept.view, "key": key},
         )
-    if found.at is None:
-        return Kept(view=found.ref, key=key, values=dict(row.values), at=None, age_s=None, fresh=True)
-    age_s = ctx.clock.timestamp() - row.at
-    return Kept(view=found.ref, key=key, values=dict(row.values), at=row.at, age_s=age_s, fresh=found.ttl_s is None or age_s <= found.ttl_s)
+    return kept
+
+
+def read(ctx: Context, view: str, keys: Sequence[str]) -> Sequence[Kept]:
+    """Look up what the online store holds for many entities at once, as it is at this moment.
+
+    Parameters
+    ----------
+    view : name of the view.
+    keys : the entities, as text; the parts of a key over several columns with ``|`` between them.
+
+    Returns
+    -------
+    For each entity in the order asked: values, their event time and age in seconds, and their status: present, stale (older than
+    the view allows: as if missing), missing (nothing is known of it), or empty (nothing has come into the view yet).
+
+    Raises
+    ------
+    NotFound : there is no such view.
+
+    Examples
+    --------
+    kaizen features read weather JFK,LGA,EWR
+    """
+    found = frame.view_named(ctx, view)
+    now = ctx.clock.timestamp()
+    stored = ctx.online.read(found.ref, keys)
+    told = read_at(found.columns, found.aggregates, None, stored, round(now * 1e6))
+    nothing = "missing" if any(stored) or next(ctx.online.keys(found.ref), None) is not None else "empty"
+    return [_kept(found, key, one, now, nothing) for key, one in zip(keys, told, strict=True)]
 
 
 def list(ctx: Context) -> Sequence[ViewState]:
@@ -220,14 +230,52 @@ def _state(ctx: Context, view: FeatureView) -> ViewState:
         number = tables.version(ctx, view.dataset).number
     except NotFound:
         number = None
-    features = [f"{view.name}_{column}" for column in view.columns]
+    features = [*view.features]
     waiting = buffer_of(ctx.state).waiting(view.ref)
     return ViewState(view=view, ref=view.ref, features=features, used_at=used_at, dataset_version=number, materialized=done, waiting=waiting)
 
 
 def heed(ctx: Context, view: FeatureView) -> int:
     """Bring the online values of a definition in line with the exclusions on its dataset; return how many entities changed."""
-    return corrections.correct(ctx, view, _online_rows)
+    if not keeps_rows(view):
+        return corrections.correct(ctx, view, filling.online_rows)
+    try:
+        return _fill(ctx, view).kept
+    except NotFound:  # the dataset was named before it was made
+        return 0
+
+
+def _fill(ctx: Context, view: FeatureView, *, everything: bool = False, progress: Callable[[str, float], None] | None = None) -> filling.Filled:
+    if not keeps_rows(view):
+        heed(ctx, view)
+    done = filling.fill(ctx, view, everything=everything, progress=progress)
+    if done.entities:
+        checker = _checker(ctx, view, fresh=True)
+        for rows in buffer_of(ctx.state).waiting_rows(view.ref):  # pushed since: what was replaced is put once more
+            _put_online(ctx, view, checker.check(rows))
+        with ctx.catalog.write() as connection:
+            store.set_materialized(connection, view.ref, done.version.number)
+            ctx.record(connection, "features.materialized", view.ref, dataset=done.version.ref, entities=done.entities, kept=done.kept)
+    return done
+
+
+def _kept(view: FeatureView, key: str, found: Read, now: float, nothing: str) -> Kept:
+    if found.at is None:
+        return Kept(view=view.ref, key=key, values=found.values, at=None, age_s=None, fresh=False, status=nothing)
+    if view.at is None:
+        return Kept(view=view.ref, key=key, values=found.values, at=None, age_s=None, fresh=True)
+    age_s = now - found.at
+    fresh = view.ttl_s is None or age_s <= view.ttl_s
+    return Kept(view=view.ref, key=key, values=found.values, at=found.at, age_s=age_s, fresh=fresh, status="present" if fresh else "stale")
+
+
+def _put_online(ctx: Context, view: FeatureView, checked: Checked) -> int:
+    """Put pushed rows into the online store; return how many came in time."""
+    if not checked.offline:
+        return 0
+    if keeps_rows(view):
+        return len(checked.offline) - filling.put(ctx, view, checked.histories, _checker(ctx, view).keys)
+    return ctx.online.write(view.ref, checked.online, keep_s=keep_s(view))
 
 
 def _checker(ctx: Context, view: FeatureView, fresh: bool = False) -> Checker:
@@ -236,27 +284,8 @@ def _checker(ctx: Context, view: FeatureView, fresh: bool = False) -> Checker:
     if kept is not None and not fresh:
         return kept
     try:
-        _checkers[place] = checker = Checker(view, tables.version(ctx, view.dataset).columns)
+        keys = filling.keys_of(ctx, view.dataset) if keeps_rows(view) else []
+        _checkers[place] = checker = Checker(view, tables.version(ctx, view.dataset).columns, keys)
     except NotFound:
         return Checker(view, {})  # the first flush makes the dataset
     return checker
-
-
-def _online_rows(view: FeatureView, rows: pa.Table) -> Iterator[tuple[str, float, dict[str, Any]]]:
-    """Write a table's rows as ``push`` would: NaN and infinite are null, times are text."""
-    keys = map(key_of, zip(*(join.key_text(rows.column(name)).to_pylist() for name in view.entities), strict=True))
-    times = [us / 1e6 for us in microseconds(rows.column(view.at)).to_pylist()] if view.at is not None else [0.0] * rows.num_rows
-    columns = [_online_values(rows.column(name)) for name in view.columns]
-    for key, at, values in zip(keys, times, zip(*columns, strict=True), strict=True):
-        if key is not None:
-            yield key, at, dict(zip(view.columns, values, strict=True))
-
-
-def _online_values(column: pa.ChunkedArray) -> Sequence[Any]:
-    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-        return [None if us is None else time_text(us) for us in microseconds(column).to_pylist()]
-    values: Sequence[Any] = column.to_pylist()
-    if pa.types.is_floating(column.type):
-        finite = np.isfinite(column.to_numpy())
-        return values if finite.all() else [value if keep else None for value, keep in zip(values, finite, strict=True)]
-    return values

@@ -12,6 +12,7 @@ import pyarrow as pa
 from kaizenml.data.dataset import Kind
 from kaizenml.errors import InvalidInput, nearest
 from kaizenml.features.encoder import parse_time_us
+from kaizenml.features.moments import Row, keeps_rows
 from kaizenml.features.view import FeatureView, entity_key, key_of
 
 Converter = Callable[[Any], Any]
@@ -39,6 +40,7 @@ class Checked(NamedTuple):
     """Pushed rows, fit for both stores."""
 
     online: list[tuple[str, float, dict[str, Any]]]
+    histories: dict[str, list[Row]]  # instead, of a view that keeps rows
     offline: list[dict[str, Any]]
 
 
@@ -49,18 +51,21 @@ class Checker:
     ----------
     view : the definition.
     kinds : kinds of the dataset's columns; where one is unknown (no dataset yet) any scalar passes.
+    keys : the columns that tell the dataset's rows apart, for a view that keeps rows.
     """
 
-    def __init__(self, view: FeatureView, kinds: Mapping[str, Kind]) -> None:
+    def __init__(self, view: FeatureView, kinds: Mapping[str, Kind], keys: Sequence[str] = ()) -> None:
         self.view = view
-        self.kinds: dict[str, str] = {name: kinds.get(name, "any") for name in (*view.entities, *view.columns)}
-        if view.at is not None:
-            self.kinds[view.at] = "timestamp"
+        self.keys = list(keys)
+        self.kinds: dict[str, str] = {name: kinds.get(name, "any") for name in (*view.entities, *view.reads, *keys)}
+        self.kinds |= dict.fromkeys((name for name in (view.at, view.created) if name is not None), "timestamp")
+        self._needed = {*view.entities, *keys, view.at}
         self._converters = [(name, _CONVERTERS[kind]) for name, kind in self.kinds.items()]
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> Checked:
         """Return the rows for both stores, or raise InvalidInput naming row, field, found and expected."""
         view, online, offline = self.view, [], []
+        histories: dict[str, list[Row]] = {}
         for position, row in enumerate(rows):
             if not isinstance(row, Mapping) or row.keys() != self.kinds.keys():
                 raise self._wrong_names(row, position)
@@ -72,17 +77,18 @@ class Checker:
             except (ValueError, TypeError, OverflowError):
                 raise self._wrong_value(name, row[name], position) from None
             key = key_of([values[name] for name in view.entities])
-            at = 0.0
-            if view.at is not None:
-                us = parse_time_us(values[view.at])
-                if us is None:
-                    raise self._wrong_value(view.at, None, position)
-                at = us / 1e6
-            if key is None:
-                raise self._wrong_value(next(name for name in view.entities if values[name] is None), None, position)
-            online.append((key, at, {name: values[name] for name in view.columns}))
+            us = 0 if view.at is None else parse_time_us(values[view.at])
+            identity = key_of([values[name] for name in self.keys]) if self.keys else ""
+            if key is None or us is None or identity is None:
+                raise self._wrong_value(next(name for name in self.kinds if name in self._needed and values[name] is None), None, position)
+            if keeps_rows(view):
+                created = None if view.created is None else parse_time_us(values[view.created])
+                made = Row(us, max(us, us if created is None else created), identity or None, tuple(values[name] for name in view.reads))
+                histories.setdefault(key, []).append(made)
+            else:
+                online.append((key, us / 1e6, {name: values[name] for name in view.columns}))
             offline.append(values)
-        return Checked(online, offline)
+        return Checked(online, histories, offline)
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         """Return checked rows as the dataset takes them."""
@@ -105,7 +111,7 @@ class Checker:
             close = nearest(absent[0], extra)
             return InvalidInput(
                 f"rows[{position}].{absent[0]} is absent" + (f"; did you mean it by {close!r}?" if close else ""),
-                remedy=f"push {absent[0]!r}" + ("" if absent[0] in (*self.view.entities, self.view.at) else ", as null when it is not known"),
+                remedy=f"push {absent[0]!r}" + ("" if absent[0] in self._needed else ", as null when it is not known"),
                 values={"row": position, "field": absent[0], "nearest": close},
             )
         close = nearest(extra[0], self.kinds)
@@ -117,7 +123,7 @@ class Checker:
 
     def _wrong_value(self, name: str, value: Any, position: int) -> InvalidInput:
         expected = _EXPECTED[self.kinds[name]]
-        needed = name in (*self.view.entities, self.view.at)
+        needed = name in self._needed
         shown = repr(value) if len(repr(value)) <= 100 else repr(value)[:97] + "..."
         return InvalidInput(
             f"rows[{position}].{name}: {'null' if value is None else shown} is not {expected.split(' (')[0]}",

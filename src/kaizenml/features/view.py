@@ -144,7 +144,7 @@ class Pushed(msgspec.Struct, frozen=True, kw_only=True):
 
     view: str  # name.version
     rows: int
-    kept: int  # now the newest of their entity
+    kept: int  # now the newest of their entity; of a view with windows: those that its windows take
     late: int  # older than what the online store holds: only for the dataset
 
 
@@ -163,6 +163,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     view: str  # name.version
     key: str
     values: dict[str, Any]
-    at: float | None  # event time; None for a timeless view
+    at: float | None  # event time of its newest row; None for a timeless view
     age_s: float | None
     fresh: bool  # young enough for the view: older values count as missing
+    status: str = "present"  # stale: too old; missing: nothing is known of the entity; empty: nothing has come into the view yet

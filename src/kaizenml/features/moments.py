@@ -1,0 +1,326 @@
+"""What the online store holds of an entity in a view with windows: its rows, for as long as a window may ask for them.
+
+A row is never there twice: it is told by the dataset's key, or where there is none by all that the view reads of it. So rows may
+come in any order and again and again, and from a push and the dataset both. What is older than every window goes; of what a window
+over all time reads, the oldest of more than ``MOST`` rows are folded into exact sums. Values come out as ``aggregates.values_at``
+gives them, bit for bit. Format 1. Hot path: imports only the standard library and msgspec.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+from kaizenml.errors import Corrupt
+from kaizenml.features import aggregates as rules
+from kaizenml.features.folded import Folded, extreme
+from kaizenml.features.view import Aggregate, FeatureView
+
+FORMAT = 1
+MOST = 10_000
+"""Rows of an entity that are kept one by one; of more, the oldest half goes."""
+_PLACE = ""  # in the values of an online row
+
+
+class Row(NamedTuple):
+    """A row of an entity: times in microseconds since 1970 UTC, what tells it from all others of the view, values by the view's columns."""
+
+    at: int
+    known: int
+    identity: str | None
+    values: tuple[Any, ...]
+
+
+class History:
+    """The rows of one entity, oldest first.
+
+    Parameters
+    ----------
+    columns : the columns that the view reads, in its order.
+    timed : whether a row may become known later than it happens (``created``).
+    keyed : whether the dataset has a key, by which rows are told apart.
+    """
+
+    __slots__ = ("columns", "folded", "identities", "known", "since", "times")
+
+    def __init__(self, columns: Sequence[str], *, timed: bool, keyed: bool) -> None:
+        self.times: list[int] = []
+        self.known: list[int] | None = [] if timed else None
+        self.identities: list[str] | None = [] if keyed else None
+        self.columns: dict[str, list[Any]] = {name: [] for name in columns}
+        self.since: int | None = None
+        """Rows at or before this moment are not here one by one; None: all that ever came are."""
+        self.folded: Folded | None = None
+        """What is known of those, where a window over all time asks for them."""
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> History:
+        """Return what ``packed`` has written; raises Corrupt."""
+        self = cls.__new__(cls)
+        try:
+            version, self.times, self.known, self.identities, self.columns, self.since, folded = values[_PLACE]
+            if version == FORMAT:
+                self.folded = None if folded is None else Folded.read(folded)
+                return self
+        except (KeyError, ValueError, TypeError) as error:
+            remedy = "kaizen features materialize VIEW --everything"
+            raise Corrupt(f"the rows of an entity in the online store are damaged: {error}", remedy=remedy) from None
+        what = f"rows of an entity in the online store have format {version}; this kaizenml reads {FORMAT}"
+        raise Corrupt(what, remedy="pip install --upgrade kaizenml")
+
+    def packed(self) -> dict[str, Any]:
+        """Return the history as values of an online row."""
+        folded = None if self.folded is None else self.folded.packed()
+        return {_PLACE: [FORMAT, self.times, self.known, self.identities, self.columns, self.since, folded]}
+
+    def load(self, rows: Sequence[Row]) -> None:
+        """Take all the rows of an entity at once, in the order of addition, into an empty history."""
+        ordered = sorted(rows, key=itemgetter(0, 1))
+        if self.identities is None:
+            ordered = list(dict.fromkeys(ordered))
+        self.times = [row.at for row in ordered]
+        if self.known is not None:
+            self.known = [row.known for row in ordered]
+        if self.identities is not None:
+            self.identities = [row.identity or "" for row in ordered]
+        self.columns = {name: [row.values[place] for row in ordered] for place, name in enumerate(self.columns)}
+
+    def put(self, rows: Iterable[Row], *, over: bool = False) -> tuple[int, int]:
+        """Take rows, in the order of addition; those that are there already change nothing.
+
+        Parameters
+        ----------
+        over : the rows are the dataset's, which decides between two of one identity, and in which order rows of one moment came.
+
+        Returns
+        -------
+        How many rows were new or changed, and how many are older than what is kept one by one.
+        """
+        new = late = 0
+        for row in rows:
+            if self.since is not None and row.at <= self.since:
+                late += 1
+                continue
+            place = self._found(row)
+            if place is None:
+                self._insert(row)
+                new += 1
+            elif over:
+                before = self._row(place)
+                self._remove(place)  # and to its place among rows of the same moment
+                new += self._insert(row) != place or self._row(place) != before
+        return new, late
+
+    def prune(self, keep_us: int | None, *, most: int | None = None) -> None:
+        """Let go of rows that no window can ask for from the newest one on.
+
+        Parameters
+        ----------
+        keep_us : how far the windows reach back; None: one of them over all time, so that only what is more than ``MOST`` goes.
+        most : default MOST.
+        """
+        most = MOST if most is None else most
+        times = self.times
+        if not times:
+            return
+        gone = 0
+        if keep_us is not None:
+            since = times[-1] - keep_us
+            gone = bisect_right(times, since)
+            if gone:
+                self.since = max(since, self.since) if self.since is not None else since
+        if len(times) - gone > most:
+            gone = bisect_right(times, times[len(times) - most // 2])  # all rows of a moment go together
+            gone = min(gone, bisect_right(times, times[-1] - 1))
+            if keep_us is None and gone:
+                self.folded = self.folded or Folded(self.columns)
+                self.folded.add({name: column[:gone] for name, column in self.columns.items()}, times[:gone])
+            self.since = times[gone - 1] if gone else self.since
+        if gone:
+            for column in self._lists():
+                del column[:gone]
+
+    def at(self, t: int) -> History:
+        """Return what was known at a moment: this very history when that is all."""
+        if self.known is None or not self.known or max(self.known) <= t:
+            return self
+        kept = [place for place, known in enumerate(self.known) if known <= t]
+        seen = History.__new__(History)
+        seen.times, seen.known = [self.times[place] for place in kept], None
+        seen.columns = {name: [column[place] for place in kept] for name, column in self.columns.items()}
+        seen.identities, seen.since, seen.folded = None, self.since, self.folded
+        return seen
+
+    def _found(self, row: Row) -> int | None:
+        if self.identities is not None:
+            try:
+                return self.identities.index(row.identity)  # type: ignore[arg-type]  # a keyed row has one
+            except ValueError:
+                return None
+        place = bisect_right(self.times, row.at) - 1
+        while place >= 0 and self.times[place] == row.at:
+            if self._row(place) == (row.at, row.at if self.known is None else row.known, row.values):
+                return place
+            place -= 1
+        return None
+
+    def _row(self, place: int) -> tuple[int, int, tuple[Any, ...]]:
+        at = self.times[place]
+        return at, at if self.known is None else self.known[place], tuple(column[place] for column in self.columns.values())
+
+    def _insert(self, row: Row) -> int:
+        place = bisect_right(self.times, row.at)
+        if self.known is not None:
+            while place and self.times[place - 1] == row.at and self.known[place - 1] > row.known:
+                place -= 1
+            self.known.insert(place, row.known)
+        self.times.insert(place, row.at)
+        if self.identities is not None:
+            self.identities.insert(place, row.identity or "")
+        for column, value in zip(self.columns.values(), row.values, strict=True):
+            column.insert(place, value)
+        return place
+
+    def _remove(self, place: int) -> None:
+        for column in self._lists():
+            del column[place]
+
+    def _lists(self) -> list[list[Any]]:
+        beside = [column for column in (self.known, self.identities) if column is not None]
+        return [self.times, *beside, *self.columns.values()]
+
+
+class Reading:
+    """How a view's columns and aggregates are read out of a history. Made once for each use of a view."""
+
+    def __init__(self, columns: Sequence[str], aggregates: Sequence[Aggregate], ttl_us: int | None) -> None:
+        self.columns = list(columns)
+        self.names = [*columns, *(each.name for each in aggregates)]
+        self.ttl_us = ttl_us
+        # what reads the same rows is computed together
+        self._windows: dict[Window, list[tuple[str, str]]] = {}
+        for each in aggregates:
+            if each.function != "ratio":
+                window = Window(each.column, _micros(each.last_s), _micros(each.every_s), each.n)
+                self._windows.setdefault(window, []).append((each.name, each.function))
+        self._ratios = [each for each in aggregates if each.function == "ratio"]
+
+    def values(self, history: History, t: int) -> tuple[dict[str, Any], int | None]:
+        """Return every value at a moment, and the time of the entity's newest row then; None: there is none, and no value either."""
+        history = history.at(t)
+        times = history.times
+        end = bisect_right(times, t)
+        if not end:
+            return dict.fromkeys(self.names), None
+        newest = times[end - 1]
+        if self.ttl_us is not None and newest < t - self.ttl_us:
+            return dict.fromkeys(self.names), newest
+        found = {name: history.columns[name][end - 1] for name in self.columns}
+        for window, wanted in self._windows.items():
+            found.update(_read(history, window, wanted, t, end))
+        for each in self._ratios:
+            found[each.name] = rules.ratio(found[each.of[0]], found[each.of[1]])
+        return found, newest
+
+
+class Window(NamedTuple):
+    """Which rows aggregates read; lengths in microseconds."""
+
+    column: str | None
+    last: int | None
+    every: int | None
+    n: int | None
+
+
+def keeps_rows(view: FeatureView) -> bool:
+    """Tell whether the online store keeps rows of a view, and not only the newest values of each entity."""
+    return bool(view.aggregates) or view.created is not None
+
+
+def keep_s(view: FeatureView) -> float | None:
+    """Return how long after its last row nobody can have a use for an entity. A margin is for clocks that are not ours."""
+    return None if view.ttl_s is None else 2 * view.ttl_s + 86_400.0
+
+
+def reach_us(aggregates: Iterable[Aggregate]) -> int | None:
+    """Return how far back, in microseconds, the windows of a view may ask; None: without end."""
+    reach = 1
+    for each in aggregates:
+        if each.function == "ratio":
+            continue
+        if each.last_s is None:
+            return None
+        reach = max(reach, (_micros(each.last_s) or 0) + (_micros(each.every_s) or 0))
+    return reach
+
+
+def _micros(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * rules.SECOND_US)
+
+
+def _read(history: History, window: Window, wanted: list[tuple[str, str]], t: int, stop: int) -> dict[str, Any]:
+    """Compute what is wanted of a window; None also where rows would be needed that are no longer there one by one."""
+    found: dict[str, Any] = dict.fromkeys(name for name, _ in wanted)
+    times, since, folded = history.times, history.since, None
+    column, last, every, n = window
+    ending = t
+    if every is not None:
+        ending = t // every * every
+        stop = bisect_right(times, ending, 0, stop)
+    start = 0
+    if last is not None:
+        if since is not None and ending - last < since:
+            return found
+        start = bisect_right(times, ending - last, 0, stop)
+    rows = times if column is None else history.columns[column]
+    values = rows[start:stop]
+    if None in values:
+        values = [value for value in values if value is not None]
+    if last is None and since is not None and (n is None or len(values) < n):
+        folded = history.folded
+        if folded is None or n is not None or ending < since:
+            return found
+    if n is not None:
+        values = values[-n:]
+    total: Any = None
+    for name, function in wanted:
+        if function == "since":
+            newest = next((times[place] for place in range(stop - 1, start - 1, -1) if rows[place] is not None), None)
+            newest = newest if newest is not None or folded is None else folded.newest(column)
+            found[name] = None if newest is None else (t - newest) / 1e6
+        elif folded is not None:
+            found[name] = folded.value(function, column, values)
+        elif function in ("sum", "mean"):
+            total = _total(values) if total is None else total
+            found[name] = total if function == "sum" else rules.mean(total, len(values)) if values else None
+        else:
+            found[name] = _computed(function, values)
+    return found
+
+
+def _computed(function: str, values: list[Any]) -> Any:
+    if function == "count":
+        return len(values)
+    if function == "distinct":
+        return len(set(values))
+    if not values:
+        return None
+    if function == "latest":
+        return values[-1]
+    if function == "first":
+        return values[0]
+    if function in ("min", "max"):
+        return extreme(function, values)
+    return rules.deviation(*rules._exact(values))
+
+
+def _total(values: list[Any]) -> Any:
+    if values and type(values[0]) is float:  # one is enough: the sum is a float's
+        try:
+            return math.fsum(values) + 0.0
+        except OverflowError:
+            pass
+    return rules.total(values)
