@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -20,6 +18,8 @@ from deltalake.exceptions import DeltaError
 from kaizenml.context import Context
 from kaizenml.data import exclusions, storage, store
 from kaizenml.data.dataset import DatasetVersion, Kind
+from kaizenml.data.hashing import PartHash, content_hash, in_blocks
+from kaizenml.data.hashing import version_hash as version_hash
 from kaizenml.data.kinds import PART, SOURCE, STORED, VERSION, no_column
 from kaizenml.data.parse import parse_as
 from kaizenml.data.storage import Place
@@ -27,6 +27,7 @@ from kaizenml.errors import Conflict, Corrupt, NotFound, StorageFull, Unavailabl
 from kaizenml.refs import parse_ref
 
 _LOCK_WAIT_S = 120.0
+_BATCH_ROWS = 1 << 18
 
 
 def read(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None) -> pa.Table:
@@ -56,12 +57,27 @@ def rows_of(ctx: Context, wanted: DatasetVersion, columns: list[str] | None = No
     for name in names:
         if name not in wanted.columns and name != SOURCE:
             raise no_column(name, wanted.columns, wanted.ref)
-    table = read_parts(folder(ctx, wanted.dataset), wanted.parts, kinds_of(wanted, names))
-    if SOURCE not in names or not table[SOURCE].null_count:
-        return table
+    return _with_first_source(ctx, wanted, read_parts(folder(ctx, wanted.dataset), wanted.parts, kinds_of(wanted, names)))
+
+
+def _with_first_source(ctx: Context, wanted: DatasetVersion, rows: pa.Table) -> pa.Table:
+    """Fill in the source of rows from before rows had one: the dataset's first."""
+    if SOURCE not in rows.column_names or not rows[SOURCE].null_count:
+        return rows
     with ctx.catalog.read() as connection:
         first = store.sources(connection, wanted.dataset)[0].name
-    return table.set_column(names.index(SOURCE), SOURCE, pc.fill_null(table[SOURCE], first))
+    return rows.set_column(rows.column_names.index(SOURCE), SOURCE, pc.fill_null(rows[SOURCE], first))
+
+
+def batches(ctx: Context, ref: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Read the rows of a dataset version as ``read`` does, some at a time: memory is bounded whatever the version's size."""
+    wanted = version(ctx, ref)
+    names = list(wanted.columns) if columns is None else columns
+    for name in names:
+        if name not in wanted.columns and name != SOURCE:
+            raise no_column(name, wanted.columns, wanted.ref)
+    for rows in batches_of_parts(folder(ctx, wanted.dataset), wanted.parts, kinds_of(wanted, names)):
+        yield _with_first_source(ctx, wanted, rows)
 
 
 def kinds_of(version: DatasetVersion, columns: list[str]) -> dict[str, Kind]:
@@ -153,13 +169,22 @@ def verify(ctx: Context, ref: str) -> None:
     for number in wanted.parts:
         part = parts[number]
         made = version(ctx, f"{wanted.dataset}@{number}")
-        table = read_parts(folder(ctx, wanted.dataset), [number], kinds_of(made, part.columns))
-        if content_hash(table) != part.hash:
+        found = _hash_of(folder(ctx, wanted.dataset), number, kinds_of(made, part.columns), blocks=in_blocks(part.hash))
+        if found != part.hash:
             raise Corrupt(
                 f"the rows that {made.ref} added differ from what was written",
                 remedy="restore the state folder from a backup",
                 values={"part": number},
             )
+
+
+def _hash_of(path: Place, number: int, columns: Mapping[str, Kind], *, blocks: bool) -> str:
+    if not blocks:
+        return content_hash(read_parts(path, [number], columns))
+    found = PartHash()
+    for rows in batches_of_parts(path, [number], columns):
+        found.add(rows)
+    return found.value()
 
 
 def folder(ctx: Context, dataset: str) -> Place:
@@ -192,35 +217,6 @@ def locked(ctx: Context, dataset: str) -> Iterator[None]:
         yield
 
 
-def content_hash(table: pa.Table) -> str:
-    """Return the SHA-256 of a table's content.
-
-    It covers, in the order of their names, each column's name, type, missing values and values in row order; it does not depend on
-    how rows are chunked, compressed or filed.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(table.column_names):
-        column = table[name]
-        digest.update(msgspec.json.encode([name, str(column.type), len(column)]))
-        valid = pc.is_valid(column).to_numpy()
-        digest.update(np.packbits(valid).data)
-        if pa.types.is_string(column.type):
-            digest.update(np.ascontiguousarray(pc.fill_null(pc.binary_length(column), 0).to_numpy(), dtype="<i4").data)
-            for chunk in column.chunks:
-                digest.update(_text_bytes(chunk))
-        else:
-            plain = column.cast(pa.int64()) if pa.types.is_timestamp(column.type) else column
-            values = pc.fill_null(plain, False if pa.types.is_boolean(plain.type) else 0).to_numpy()
-            # -0.0 and 0.0 are the same number
-            digest.update(np.ascontiguousarray(values + 0.0 if values.dtype.kind == "f" else values).data)
-    return digest.hexdigest()
-
-
-def version_hash(columns: dict[str, Kind], parts: list[str]) -> str:
-    """Return the hash of a version: of its columns' kinds and its parts' content hashes, in order."""
-    return hashlib.sha256(msgspec.json.encode([sorted(columns.items()), parts])).hexdigest()
-
-
 def part_files(path: Place, by: str = PART) -> dict[int, list[str]]:
     """Return the live files of each part, in the order of their rows."""
     with _room():
@@ -241,6 +237,26 @@ def _files_of(path: Place, table: DeltaTable | None, by: str) -> dict[int, list[
 
 def read_parts(path: Place, parts: list[int], columns: Mapping[str, Kind], *, by: str = PART) -> pa.Table:
     """Read rows of these parts as these kinds. Columns that a part does not have are null."""
+    files, schema = _stored(path, parts, columns, by)
+    with _sound(path):
+        return _as_kinds(_parquet(path, files, schema), columns)
+
+
+def batches_of_parts(path: Place, parts: list[int], columns: Mapping[str, Kind], *, by: str = PART) -> Iterator[pa.Table]:
+    """Read rows of these parts as ``read_parts``, some at a time, so that memory is bounded."""
+    from pyarrow import dataset
+
+    files, schema = _stored(path, parts, columns, by)
+    with _sound(path), _room():
+        found = dataset.dataset(files, schema=schema, format="parquet", filesystem=storage.filesystem(path))
+        # the defaults read 16 batches and 4 files ahead; nothing but memory is gained by that here
+        for batch in found.to_batches(batch_size=_BATCH_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=True):
+            if batch.num_rows:
+                yield _as_kinds(pa.Table.from_batches([batch]), columns)
+
+
+def _stored(path: Place, parts: list[int], columns: Mapping[str, Kind], by: str) -> tuple[list[str], pa.Schema]:
+    """Return the files of these parts, in the order of their rows, and the types in which the columns are stored."""
     with _room():
         there = storage.open_table(path)
     files = _files_of(path, there, by)
@@ -250,15 +266,23 @@ def read_parts(path: Place, parts: list[int], columns: Mapping[str, Kind], *, by
             remedy="restore the state folder from a backup, or add the data again with mode replace",
             values={"parts": gone},
         )
-    chosen = [file for number in parts for file in files[number]]
     physical = {field.name: field.type for field in _schema(there)} if there is not None else {}
     schema = pa.schema([(name, physical.get(name, STORED[kind])) for name, kind in columns.items()])
+    return [file for number in parts for file in files[number]], schema
+
+
+@contextmanager
+def _sound(path: Place) -> Iterator[None]:
+    """Turn a lost or damaged file into Corrupt."""
     try:
-        table = _parquet(path, chosen, schema)
+        yield
     except FileNotFoundError as error:
         raise Corrupt(f"a file of {path.name!r} is gone: {error}", remedy="restore the state folder from a backup") from error
     except pa.ArrowInvalid as error:
         raise Corrupt(f"a file of {path.name!r} is damaged: {error}", remedy="restore the state folder from a backup") from error
+
+
+def _as_kinds(table: pa.Table, columns: Mapping[str, Kind]) -> pa.Table:
     for place, (name, kind) in enumerate(columns.items()):
         if table.schema.field(name).type != STORED[kind]:
             # stored wider since a later version changed the column's kind
@@ -380,16 +404,6 @@ def _wider(stored: pa.ChunkedArray, added: pa.ChunkedArray) -> pa.DataType:
 
 def _schema(table: DeltaTable) -> pa.Schema:
     return pa.schema(table.schema().to_arrow())
-
-
-def _text_bytes(chunk: pa.Array) -> bytes:
-    """Return the bytes of all values one after the other."""
-    packed = pc.fill_null(chunk, "")
-    _, offsets, data = packed.buffers()
-    if data is None:
-        return b""
-    bounds = np.frombuffer(offsets, dtype="<i4")[packed.offset : packed.offset + len(packed) + 1]
-    return memoryview(data)[int(bounds[0]) : int(bounds[-1])].tobytes() if len(packed) else b""
 
 
 def _remove_leftovers(path: Place, number: int, by: str) -> None:
