@@ -14,7 +14,7 @@ from kaizenml.data.kinds import NO_INSTANT, STORED, TWO_INSTANTS, notes_of, with
 MISSING = ("", "NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", "NaN", "nan")
 """Spellings of a missing value in any column."""
 
-_MISSING_AMONG_VALUES = ("None", "none", "NONE", "?", "-", "--", ".", "Null", "na", "N.A.", "missing")
+MISSING_AMONG_VALUES = ("None", "none", "NONE", "?", "-", "--", ".", "Null", "na", "N.A.", "missing")
 """Spellings that mean missing only where all the rest are numbers, booleans or instants."""
 
 _NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?"
@@ -70,7 +70,7 @@ def parse(column: pa.ChunkedArray, *, first_line: int | None = None, decimal_com
         sample = column.drop_null().slice(0, 1000).to_pylist()
     if not sample:
         return Parsed(pa.chunked_array([pa.nulls(len(column))]))
-    plain = [value.strip() for value in sample if value.strip() not in _MISSING_AMONG_VALUES]
+    plain = [value.strip() for value in sample if value.strip() not in MISSING_AMONG_VALUES]
     if decimal_comma and plain and all(re.fullmatch(_COMMA[1:-1], value) for value in plain) and any("," in value for value in plain):
         return _commas(column)
     for kind, look in _LOOKS:
@@ -95,14 +95,22 @@ def with_dates(table: pa.Table, *, first_line: int | None = None) -> pa.Table:
     """
     notes = notes_of(table)
     for place, (name, column) in enumerate(zip(table.column_names, table.columns, strict=True)):
-        if pa.types.is_string(column.type) and name not in notes and _mostly_dates(column):
-            present = pc.if_else(pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(MISSING)), None, column)
-            parsed = _all_or_text(present, parse_as(present, "timestamp"), "timestamp", first_line)
+        if pa.types.is_string(column.type) and name not in notes:
+            parsed = parse_dates(column, first_line=first_line)
             if parsed.note:
                 notes[name] = parsed.note
             if not pa.types.is_string(parsed.column.type):
                 table = table.set_column(place, name, parsed.column)
     return with_notes(table, notes)
+
+
+def parse_dates(column: pa.ChunkedArray, *, first_line: int | None = None) -> Parsed:
+    """Read strings as instants if all of them are; else leave them, with a note when most are."""
+    if not _mostly_dates(column):
+        return Parsed(column)
+    present = pc.if_else(pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(MISSING)), None, column)
+    parsed = _all_or_text(present, parse_as(present, "timestamp"), "timestamp", first_line)
+    return Parsed(column, parsed.note) if pa.types.is_string(parsed.column.type) else parsed
 
 
 def _mostly_dates(column: pa.ChunkedArray) -> bool:
@@ -162,7 +170,7 @@ def _all_or_text(column: pa.ChunkedArray, parsed: pa.ChunkedArray, kind: str, fi
     if parsed.null_count == column.null_count:
         return Parsed(parsed)
     lost = pc.and_(pc.is_null(parsed), pc.is_valid(column))
-    strangers = pc.and_(lost, pc.invert(pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(_MISSING_AMONG_VALUES))))
+    strangers = pc.and_(lost, pc.invert(pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(MISSING_AMONG_VALUES))))
     if not _any(strangers):
         spellings = pc.unique(column.filter(lost)).to_pylist()
         return Parsed(parsed, f"missing where it says {', '.join(map(repr, spellings[:3]))}")
@@ -179,7 +187,7 @@ def _all_or_text(column: pa.ChunkedArray, parsed: pa.ChunkedArray, kind: str, fi
 
 def _commas(column: pa.ChunkedArray) -> Parsed:
     fits = pc.match_substring_regex(pc.utf8_trim_whitespace(column), _COMMA)
-    lost = pc.and_(pc.invert(fits), pc.invert(pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(_MISSING_AMONG_VALUES))))
+    lost = pc.and_(pc.invert(fits), pc.invert(pc.is_in(pc.utf8_trim_whitespace(column), value_set=pa.array(MISSING_AMONG_VALUES))))
     if _any(lost):
         return Parsed(column, f"text, because {column[pc.index(lost, True).as_py()].as_py()!r} is no number with a decimal comma")
     points = pc.replace_substring(pc.replace_substring(pc.utf8_trim_whitespace(column), ".", ""), ",", ".")

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, Field, Schema, Transaction, write_deltalake
 from deltalake.exceptions import TableNotFoundError
+from deltalake.transaction import AddAction, create_table_with_add_actions
 
 WRITER = "kaizenml"
 """Names us in the table's log: of two commits that started from one state, the log refuses the second."""
@@ -70,6 +71,31 @@ def write(at: Place, table: DeltaTable | None, rows: Any, *, by: str, number: in
     write_deltalake(target, rows, partition_by=[by], storage_options=storage, commit_properties=ours, **options)
 
 
+def take(at: Place, table: DeltaTable | None, files: list[AddAction], schema: Any, *, by: str, number: int) -> None:
+    """Take files that lie in the table's place into the table, as one part.
+
+    Parameters
+    ----------
+    table : as for ``write``.
+    files : in the order of their rows.
+    schema : of the files (pyarrow's), without ``by``.
+    """
+    import pyarrow as pa
+
+    ours = CommitProperties(app_transactions=[Transaction(WRITER, number)])
+    whole = Schema.from_arrow(schema.append(pa.field(by, pa.int64())))
+    if table is None:
+        where = str(at.absolute()) if isinstance(at, Path) else at.uri
+        options = at.options if isinstance(at, Remote) else None
+        create_table_with_add_actions(where, whole, files, mode="error", partition_by=[by], storage_options=options, commit_properties=ours)
+        return
+    known = {field.name for field in table.schema().fields}
+    fresh: list[Field] = [field for field in whole.fields if field.name not in known]
+    if fresh:
+        table.alter.add_columns(fresh)  # changes no row: harmless if nothing follows
+    table.create_write_transaction(files, "append", table.schema(), partition_by=[by], commit_properties=ours)
+
+
 def filesystem(at: Place) -> Any:
     """Return the file system for pyarrow in which the table's files are found by the names of ``part_files``."""
     if isinstance(at, Path):
@@ -83,6 +109,13 @@ def filesystem(at: Place) -> Any:
 def file_name(at: Place, relative: str) -> str:
     """Return a file of the table as ``filesystem`` knows it; ``relative`` is its name in the log."""
     return str(at / relative) if isinstance(at, Path) else relative
+
+
+def size_of(at: Place, relative: str) -> int:
+    """Return the bytes of a file of the table."""
+    if isinstance(at, Path):
+        return (at / relative).stat().st_size
+    return int(filesystem(at).get_file_info(relative).size)
 
 
 def folders(at: Place) -> list[str]:

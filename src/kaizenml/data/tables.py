@@ -19,7 +19,6 @@ from kaizenml.context import Context
 from kaizenml.data import exclusions, storage, store
 from kaizenml.data.dataset import DatasetVersion, Kind
 from kaizenml.data.hashing import PartHash, content_hash, in_blocks
-from kaizenml.data.hashing import version_hash as version_hash
 from kaizenml.data.kinds import PART, SOURCE, STORED, VERSION, no_column
 from kaizenml.data.parse import parse_as
 from kaizenml.data.storage import Place
@@ -219,7 +218,7 @@ def locked(ctx: Context, dataset: str) -> Iterator[None]:
 
 def part_files(path: Place, by: str = PART) -> dict[int, list[str]]:
     """Return the live files of each part, in the order of their rows."""
-    with _room():
+    with room():
         table = storage.open_table(path)
     return _files_of(path, table, by)
 
@@ -247,7 +246,7 @@ def batches_of_parts(path: Place, parts: list[int], columns: Mapping[str, Kind],
     from pyarrow import dataset
 
     files, schema = _stored(path, parts, columns, by)
-    with _sound(path), _room():
+    with _sound(path), room():
         found = dataset.dataset(files, schema=schema, format="parquet", filesystem=storage.filesystem(path))
         # the defaults read 16 batches and 4 files ahead; nothing but memory is gained by that here
         for batch in found.to_batches(batch_size=_BATCH_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=True):
@@ -257,7 +256,7 @@ def batches_of_parts(path: Place, parts: list[int], columns: Mapping[str, Kind],
 
 def _stored(path: Place, parts: list[int], columns: Mapping[str, Kind], by: str) -> tuple[list[str], pa.Schema]:
     """Return the files of these parts, in the order of their rows, and the types in which the columns are stored."""
-    with _room():
+    with room():
         there = storage.open_table(path)
     files = _files_of(path, there, by)
     if gone := [number for number in parts if number not in files]:
@@ -294,7 +293,7 @@ def _as_kinds(table: pa.Table, columns: Mapping[str, Kind]) -> pa.Table:
 
 def read_quarantine(path: Place, versions: Iterable[int]) -> pa.Table:
     """Read the rows that these versions' additions kept out: values as text, with ``_version``, ``_row``, ``_rule`` and ``_reason``."""
-    with _room():
+    with room():
         there = storage.open_table(path)
     files = _files_of(path, there, VERSION)
     if there is None or not files:
@@ -316,17 +315,17 @@ def append_part(path: Place, table: pa.Table, number: int, *, by: str = PART) ->
     ------
     Conflict : another writer has written since, although the caller held the dataset (its hold was lost).
     """
-    table = _fitted(path, table)
+    table = fitted(path, table)
     rows = table.append_column(by, pa.array(np.full(table.num_rows, number, dtype=np.int64)))
     try:
-        with _room():
+        with room():
             there = storage.open_table(path)
             if number in _files_of(path, there, by):
                 raise Conflict(f"part {number} of {path.name!r} was written by another writer meanwhile", remedy="repeat")
             storage.write(path, there, rows, by=by, number=number, mode="append", schema_mode="merge" if there else None)
             storage.sync(path, f"{by}={number}")
     except StorageFull:
-        _remove_leftovers(path, number, by)
+        remove_leftovers(path, number, by)
         raise
 
 
@@ -338,7 +337,7 @@ def clean(path: Place, known: set[int], *, by: str = PART) -> list[int]:
     path : where the Delta table lies.
     known : parts that the catalog knows; no other part may have a reader.
     """
-    with _room():
+    with room():
         table = storage.open_table(path)
         strays = sorted(set(_files_of(path, table, by)) - known)
         if strays and table is not None:
@@ -350,7 +349,7 @@ def clean(path: Place, known: set[int], *, by: str = PART) -> list[int]:
     return strays
 
 
-def _fitted(path: Place, table: pa.Table) -> pa.Table:
+def fitted(path: Place, table: pa.Table) -> pa.Table:
     """Bring rows to the types that the table stores; where a kind changed, the table is rewritten wider. Old versions read as before."""
     there = storage.open_table(path)
     if there is None:
@@ -366,7 +365,7 @@ def _fitted(path: Place, table: pa.Table) -> pa.Table:
         if rewritten is not None:
             rewritten = rewritten.set_column(rewritten.column_names.index(name), name, rewritten[name].cast(target))
     if rewritten is not None and old is not None and rewritten.schema != old.schema:
-        with _room():
+        with room():
             storage.write(path, there, rewritten, by=PART, mode="overwrite", schema_mode="overwrite")
     return table
 
@@ -374,7 +373,7 @@ def _fitted(path: Place, table: pa.Table) -> pa.Table:
 def _parquet(path: Place, files: list[str], schema: pa.Schema) -> pa.Table:
     from pyarrow import dataset  # loads pandas where that is installed: a second that only reading needs to spend
 
-    with _room():
+    with room():
         return dataset.dataset(files, schema=schema, format="parquet", filesystem=storage.filesystem(path)).to_table()
 
 
@@ -406,7 +405,8 @@ def _schema(table: DeltaTable) -> pa.Schema:
     return pa.schema(table.schema().to_arrow())
 
 
-def _remove_leftovers(path: Place, number: int, by: str) -> None:
+def remove_leftovers(path: Place, number: int, by: str) -> None:
+    """Remove the files of a part that did not come into the table, and the table where nothing did."""
     if number not in part_files(path, by):
         storage.remove(path, f"{by}={number}")
     if storage.open_table(path) is None:
@@ -414,7 +414,7 @@ def _remove_leftovers(path: Place, number: int, by: str) -> None:
 
 
 @contextmanager
-def _room() -> Iterator[None]:
+def room() -> Iterator[None]:
     """Turn a full disk, as each layer words it, into StorageFull."""
     try:
         yield
