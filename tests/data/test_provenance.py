@@ -12,7 +12,7 @@ from alembic import command
 
 from kaizenml import events, migrations
 from kaizenml.context import Context
-from kaizenml.data import contract, operations, tables
+from kaizenml.data import contract, hashing, operations, tables
 from kaizenml.data.dataset import DatasetVersion
 from kaizenml.errors import InvalidData, UsageError
 from kaizenml.project import open_project
@@ -98,7 +98,7 @@ def test_rows_from_before_rows_had_a_source_count_as_the_first_ones(root: Path):
     state.mkdir()
     columns = {"id": "integer", "x": "number"}
     version = DatasetVersion(
-        dataset="old", number=1, parts=[1], rows=2, hash=tables.version_hash(columns, [tables.content_hash(table)]), columns=columns,
+        dataset="old", number=1, parts=[1], rows=2, hash=hashing.version_hash(columns, [hashing.content_hash(table)]), columns=columns,
         source="old.csv", quarantined=0, code=None, created_at=1.0,
     )  # fmt: skip
     engine = sa.create_engine(f"sqlite:///{state / 'catalog.db'}")
@@ -107,7 +107,7 @@ def test_rows_from_before_rows_had_a_source_count_as_the_first_ones(root: Path):
         promise = msgspec.json.encode(contract.infer(table))
         connection.execute(sa.text("INSERT INTO datasets VALUES ('old', :contract, 'old.csv', 'partner', 1.0)"), {"contract": promise})
         body = msgspec.json.encode({name: value for name, value in msgspec.to_builtins(version).items() if name != "sources"})
-        part = {"hash": tables.content_hash(table), "columns": msgspec.json.encode(table.column_names), "body": body}
+        part = {"hash": hashing.content_hash(table), "columns": msgspec.json.encode(table.column_names), "body": body}
         connection.execute(sa.text("INSERT INTO dataset_versions VALUES ('old', 1, :hash, :columns, NULL, :body)"), part)
     engine.dispose()
     tables.append_part(state / "data" / "old", table, 1)

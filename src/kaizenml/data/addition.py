@@ -29,14 +29,20 @@ class Before(NamedTuple):
     """Its newest event time."""
     last: int | None = None
     """How many rows the addition before this one had."""
+    earlier: pa.Table | None = None
+    """Earlier rows of the same addition that may be alike to these, where it is checked in pieces."""
 
 
-class Faults(Protocol):
-    """Where broken rules are noted."""
+class Told(Protocol):
+    """Where rules are noted that additions break as a whole."""
 
     def whole(self, rule: str, rows: int, severity: Severity) -> None:
         """Note a rule that is told, or for which everything is refused."""
         ...
+
+
+class Faults(Told, Protocol):
+    """Where broken rules are noted."""
 
     def mark(self, places: list[int], rule: str, severity: Severity) -> None:
         """Note a rule against the rows that break it, by their places."""
@@ -62,9 +68,22 @@ def check(rows: pa.Table, contract: Contract, before: Before, faults: Faults) ->
     """
     _check_count(rows.num_rows, contract, before.last, faults)
     good = rows.take(faults.good())
-    _check_freshness(good, contract, before, faults)
+    newest = pc.max(good[contract.time]).as_py() if contract.time is not None and good.num_rows else None
+    _check_freshness(newest, good.num_rows, contract, before, faults)
     for query in contract.checks:
         _check_query(rows, query, faults)
+
+
+def check_whole(rows: int, newest: datetime | None, contract: Contract, before: Before, faults: Told) -> None:
+    """Hold an addition that was checked in pieces against what the contract says of its size and freshness.
+
+    Parameters
+    ----------
+    rows : how many were given.
+    newest : the newest event time of the good ones.
+    """
+    _check_count(rows, contract, before.last, faults)
+    _check_freshness(newest, rows, contract, before, faults)
 
 
 def check_promises(contract: Contract) -> None:
@@ -95,7 +114,7 @@ def _no_rows(what: str) -> InvalidData:
     return InvalidData(f"{what}: no single row answers for it, so none can go to quarantine", remedy='set severity to "refuse" or "warn"')
 
 
-def _check_count(rows: int, contract: Contract, last: int | None, faults: Faults) -> None:
+def _check_count(rows: int, contract: Contract, last: int | None, faults: Told) -> None:
     limits = contract.rows
     if limits is None:
         return
@@ -109,13 +128,13 @@ def _check_count(rows: int, contract: Contract, last: int | None, faults: Faults
         faults.whole(f"{rows:,} rows are more than {limits.grow:g} times the {last:,} of the addition before", rows, limits.severity)
 
 
-def _check_freshness(good: pa.Table, contract: Contract, before: Before, faults: Faults) -> None:
+def _check_freshness(newest: datetime | None, rows: int, contract: Contract, before: Before, faults: Told) -> None:
     if contract.freshness is None or contract.time is None:
         return
-    times = [time for time in (pc.max(good[contract.time]).as_py() if good.num_rows else None, before.newest) if time is not None]
+    times = [time for time in (newest, before.newest) if time is not None]
     within = parse_duration(contract.freshness.within)
     if not times:
-        faults.whole(f"no row has a {contract.time}", good.num_rows, contract.freshness.severity)
+        faults.whole(f"no row has a {contract.time}", rows, contract.freshness.severity)
     elif before.now - max(times) > timedelta(seconds=within):
         age = format_duration((before.now - max(times)).total_seconds())
         rule = f"the newest {contract.time}, {max(times).isoformat(timespec='seconds')}, is {age} old, more than {format_duration(within)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
@@ -46,6 +47,21 @@ class Checked(NamedTuple):
     """Rules for which the contract refuses the whole addition (severity ``refuse``), with how many rows break them."""
 
 
+@dataclass
+class SoFar:
+    """What went before, where an addition is checked in pieces. The caller counts ``rows`` up."""
+
+    rows: int = 0
+    values: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """By column, how many values it had and how many of them were not of its kind."""
+
+    def count(self, column: str, given: int, wrong: int) -> tuple[int, int]:
+        """Add values of a column and return (all, all wrong ones)."""
+        before = self.values.get(column, (0, 0))
+        self.values[column] = (before[0] + given, before[1] + wrong)
+        return self.values[column]
+
+
 def infer(table: pa.Table, *, key: str | list[str] | None = None, time: str | None = None) -> Contract:
     """Learn a contract from a table.
 
@@ -85,7 +101,15 @@ def infer(table: pa.Table, *, key: str | list[str] | None = None, time: str | No
     return Contract(columns=columns, key=keys[0] if len(keys) == 1 else keys or None, time=time)
 
 
-def check(table: pa.Table, contract: Contract, *, partial: bool = False, before: addition.Before | None = None, single: bool = False) -> Checked:
+def check(
+    table: pa.Table,
+    contract: Contract,
+    *,
+    partial: bool = False,
+    before: addition.Before | None = None,
+    single: bool = False,
+    so_far: SoFar | None = None,
+) -> Checked:
     """Hold a table against a contract.
 
     Parameters
@@ -95,6 +119,7 @@ def check(table: pa.Table, contract: Contract, *, partial: bool = False, before:
     partial : whether columns may be absent; those become null, whatever the contract says of nulls.
     before : the rows that these are added to, and the time, for what a contract says of whole additions.
     single : whether each row stands for itself: many wrong values of a column do not break the contract, and do not widen it.
+    so_far : the rows of the same addition that were checked before; their values are judged together with these.
 
     Returns
     -------
@@ -106,6 +131,7 @@ def check(table: pa.Table, contract: Contract, *, partial: bool = False, before:
     ContractBroken : a column is gone, or most of its values are of another kind, so that quarantine would swallow the data.
     """
     check_contract(contract)
+    so_far = so_far or SoFar()
     personal = persons.decisions(contract)
     dropped = persons.dropped(contract)
     missing = [column.name for column in contract.columns if column.name not in table.column_names and column.name not in dropped]
@@ -122,7 +148,7 @@ def check(table: pa.Table, contract: Contract, *, partial: bool = False, before:
             columns[column.name] = pa.chunked_array([pa.nulls(table.num_rows, STORED[column.kind])])
             grown.append(column)
             continue
-        values, kind, problem = _coerce(table[column.name], column, faults, single=single)
+        values, kind, problem = _coerce(table[column.name], column, faults, so_far, single=single)
         if problem:
             changed[column.name] = problem
         else:
@@ -131,7 +157,7 @@ def check(table: pa.Table, contract: Contract, *, partial: bool = False, before:
             _check_values(values, column, faults)
     if changed or (missing and not partial):
         gone = [column for column in contract.columns if column.name in missing and not partial]
-        raise _broken(gone, changed, _schema_change(table, contract, gone=gone, changed=changed, fresh=fresh))
+        raise broken(gone, changed, _schema_change(table, contract, gone=gone, changed=changed, fresh=fresh))
     changes = [f"{old.name}: {old.kind} becomes {new.kind}" for old, new in zip(contract.columns, grown, strict=True) if old.kind != new.kind]
     changes += [f"{column.name}: new, {column.kind}" for column in fresh]
     for column in fresh:
@@ -145,7 +171,7 @@ def check(table: pa.Table, contract: Contract, *, partial: bool = False, before:
     return Checked(
         good=good if len(rows) == table.num_rows else good.take(rows),
         rows=rows,
-        bad=as_bad(table, faults.reasons),
+        bad=as_bad(table, faults.reasons, so_far.rows),
         contract=msgspec.structs.replace(contract, columns=[*grown, *fresh]),
         changes=changes,
         warnings=faults.warned,
@@ -194,12 +220,15 @@ def narrowed(old: Contract, new: Contract) -> list[str]:
     return found
 
 
-def as_bad(table: pa.Table, reasons: dict[int, list[Reason]]) -> pa.Table:
-    """Return the rows that have reasons, every value as text, with ``_row`` (from 1), ``_reason``, and the first broken ``_rule``."""
+def as_bad(table: pa.Table, reasons: dict[int, list[Reason]], first: int = 0) -> pa.Table:
+    """Return the rows that have reasons, every value as text, with ``_row`` (from 1), ``_reason``, and the first broken ``_rule``.
+
+    ``first`` rows were given before these.
+    """
     rows = sorted(reasons)
     taken = table.take(pa.array(rows, pa.int64()))
     columns = {name: column.cast(pa.string()) for name, column in zip(taken.column_names, taken.columns, strict=True)}
-    columns["_row"] = pa.array([row + 1 for row in rows], pa.int64())
+    columns["_row"] = pa.array([first + row + 1 for row in rows], pa.int64())
     columns["_rule"] = pa.array([reasons[row][0].rule for row in rows], pa.string())
     columns["_reason"] = pa.array(["; ".join(reason.text for reason in reasons[row]) for row in rows], pa.string())
     return pa.table(columns)
@@ -274,10 +303,13 @@ def _new_columns(table: pa.Table, contract: Contract, *, broken: bool) -> list[C
     return fresh
 
 
-def _coerce(values: pa.ChunkedArray, column: Column, faults: _Faults, *, single: bool) -> tuple[pa.ChunkedArray, Kind, str | None]:
+def _coerce(
+    values: pa.ChunkedArray, column: Column, faults: _Faults, so_far: SoFar, *, single: bool
+) -> tuple[pa.ChunkedArray, Kind, str | None]:
     """Bring values to the column's kind; (values with null where impossible, kind, why the kind is another one or None)."""
     target, kind = STORED[column.kind], column.kind
     if values.type == target:
+        so_far.count(column.name, len(values) - values.null_count, 0)
         return values, kind, None
     if pa.types.is_null(values.type) or pa.types.is_string(target):
         return values.cast(target), kind, None
@@ -288,11 +320,12 @@ def _coerce(values: pa.ChunkedArray, column: Column, faults: _Faults, *, single:
         if wide.null_count < found.null_count:
             found, kind = wide, "number"
     lost = pc.and_(pc.is_null(found), pc.is_valid(values))
-    count, given = pc.sum(lost).as_py() or 0, len(values) - values.null_count
-    if count * 2 > given and not single:
+    count = pc.sum(lost).as_py() or 0
+    given, wrong = so_far.count(column.name, len(values) - values.null_count, count)
+    if count and wrong * 2 > given and not single:
         at = pc.index(lost, True).as_py()
         now, sample = kind_of(values), persons.shown(column.name, _shown(values[at].as_py()), faults.personal)
-        return found, kind, f"was {column.kind} and is now {now} ({sample} in row {at + 1}; {count:,} of {given:,} values)"
+        return found, kind, f"was {column.kind} and is now {now} ({sample} in row {so_far.rows + at + 1}; {wrong:,} of {given:,} values)"
     if count:
         # without a value of its kind a row cannot be taken, so a warning would not do
         faults.add(lost, values, column.name, f"is not {_WORDS[kind]}", "refuse" if column.severity == "refuse" else "quarantine")
@@ -349,6 +382,9 @@ def _check_apart(rows: pa.Table, contract: Contract, before: addition.Before | N
         seen = uniqueness.shown(rows, [column for column in promise.columns if column not in faults.personal] or promise.columns)
         # of two rows the first good one stands
         faults.add(uniqueness.repeated(uniqueness.joined(rows, promise.columns), faults.reasons), seen, name, "was there before", promise.severity)
+        if before is not None and before.earlier is not None and set(promise.columns) <= set(before.earlier.column_names):
+            alike = uniqueness.known(uniqueness.joined(rows, promise.columns), uniqueness.joined(before.earlier, promise.columns))
+            faults.add(alike, seen, name, "was there before", promise.severity)
         if before is not None and there is not None and set(promise.columns) <= set(there.column_names):
             given = before.stored(rows.select(promise.columns))
             alike = uniqueness.known(
@@ -406,7 +442,8 @@ def _check_keys(table: pa.Table, keys: list[str]) -> None:
         )
 
 
-def _broken(gone: list[Column], changed: dict[str, str], change: dict[str, list[dict[str, Any]]]) -> ContractBroken:
+def broken(gone: list[Column], changed: dict[str, str], change: dict[str, list[dict[str, Any]]]) -> ContractBroken:
+    """Build the error for a table whose columns are not those of the contract; ``change`` is the difference, for machines."""
     missing, new = [column.name for column in gone], [column["name"] for column in change["added"]]
     lines = [*(f"column {name!r} {what}" for name, what in changed.items()), *_gone(missing, new)]
     lines += [f"column {column['name']!r} is new ({column['kind']})" for column in change["added"]]

@@ -12,24 +12,23 @@ from kaizenml import code
 from kaizenml.context import Context
 from kaizenml.data import addition, contract_file, personal, provenance, store, tables
 from kaizenml.data import contract as rules
-from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Trust
+from kaizenml.data.dataset import Column, Contract, Dataset, DatasetVersion, Trust
+from kaizenml.data.found import Found
+from kaizenml.data.hashing import version_hash
 from kaizenml.data.keys import Keys
 from kaizenml.data.kinds import SOURCE
-from kaizenml.data.profile import merge, profile, without_values
+from kaizenml.data.profile import merge, without_values
 from kaizenml.errors import Conflict, ContractBroken
 
 
-def promise_of(ctx: Context, name: str, dataset: Dataset | None, rows: pa.Table, mode: str, *, key: str | None, time: str | None) -> Contract:
-    """Return the contract that holds: the file's, else the catalog's, else one learnt from the rows."""
+def promise_of(ctx: Context, name: str, dataset: Dataset | None, mode: str, *, key: str | None, time: str | None) -> Contract | None:
+    """Return the contract that holds: the file's, else the catalog's; None when there is neither."""
     path = contract_file.path_of(ctx.root, name)
     written = contract_file.read(path)
     promise = written or (dataset.contract if dataset else None)
     promise = personal.as_stored(promise) if promise else None
     if promise is None:
-        task = ctx.settings.task
-        if task is not None and task.dataset == name:
-            key, time = key or task.key, time or task.time
-        return rules.infer(rows, key=_keys(key, rows.column_names), time=time)
+        return None
     for role, asked, holds in (("key", key, ",".join(promise.keys) or None), ("time", time, promise.time)):
         if asked is not None and asked != holds:
             raise Conflict(
@@ -46,48 +45,74 @@ def promise_of(ctx: Context, name: str, dataset: Dataset | None, rows: pa.Table,
     return promise
 
 
+def learn(ctx: Context, name: str, rows: pa.Table, *, key: str | None, time: str | None) -> Contract:
+    """Learn the contract of a new dataset from its first rows."""
+    task = ctx.settings.task
+    if task is not None and task.dataset == name:
+        key, time = key or task.key, time or task.time
+    return rules.infer(rows, key=_keys(key, rows.column_names), time=time)
+
+
 def _keys(key: str | None, columns: list[str]) -> str | list[str] | None:
     """Read a key as it is given: a column, or several with commas between them."""
     return key if key is None or key in columns or "," not in key else [name.strip() for name in key.split(",")]
 
 
 def hold(
-    ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: DatasetVersion | None, *, keys: Keys | None, partial: bool
+    ctx: Context,
+    name: str,
+    rows: pa.Table,
+    promise: Contract,
+    onto: DatasetVersion | None,
+    *,
+    before: addition.Before,
+    partial: bool,
+    so_far: rules.SoFar,
 ) -> rules.Checked:
     """Check rows against the contract, and against the rows that are there."""
     if onto is not None:
         personal.check_same(promise, onto)
     try:
-        checked = rules.check(rows, promise, partial=partial, before=gather(ctx, promise, onto, keys))
+        return rules.check(rows, promise, partial=partial, before=before, so_far=so_far)
     except ContractBroken as error:
-        path = contract_file.path_of(ctx.root, name)
-        remedy = f"mend the source; if it means to change, edit {path}, then add with mode replace; if rows may lack columns, add them as partial"
-        raise ContractBroken(f"dataset {name!r}: {error.what}", remedy=remedy, values=error.values | {"dataset": name}) from None
-    _refuse(ctx, name, rows, checked)
-    return checked
+        raise _of_dataset(ctx, name, error) from None
 
 
-def _refuse(ctx: Context, name: str, rows: pa.Table, checked: rules.Checked) -> None:
+def _of_dataset(ctx: Context, name: str, error: ContractBroken) -> ContractBroken:
+    path = contract_file.path_of(ctx.root, name)
+    remedy = f"mend the source; if it means to change, edit {path}, then add with mode replace; if rows may lack columns, add them as partial"
+    return ContractBroken(f"dataset {name!r}: {error.what}", remedy=remedy, values=error.values | {"dataset": name})
+
+
+def refuse_absent(ctx: Context, name: str, absent: list[Column], contract: Contract) -> None:
+    """Raise ContractBroken where a source that may leave columns out of a row had some in none."""
+    absent = [column for column in absent if column.name not in personal.dropped(contract)]
+    if absent:
+        raise _of_dataset(ctx, name, rules.broken(absent, {}, {"added": []}))
+
+
+def refuse(ctx: Context, name: str, found: Found) -> None:
     """Raise ContractBroken where the contract refuses the whole addition, or nothing of it would be left."""
     path = contract_file.path_of(ctx.root, name)
-    if checked.refusals:
-        told = [rule if rule[0].isdigit() or not bad else f"{rule} ({bad:,} row{'s' if bad != 1 else ''})" for rule, bad in checked.refusals.items()]
+    reasons = dict(found.reasons.most_common(50))
+    if found.refusals:
+        told = [rule if rule[0].isdigit() or not bad else f"{rule} ({bad:,} row{'s' if bad != 1 else ''})" for rule, bad in found.refusals.items()]
         raise ContractBroken(
-            f"dataset {name!r}: the contract refuses the {rows.num_rows:,} rows: {'; '.join(told)}",
+            f"dataset {name!r}: the contract refuses the {found.rows:,} rows: {'; '.join(told)}",
             remedy=f"mend the source, or edit {path}",
-            values={"dataset": name, "rows": rows.num_rows, "refused": checked.refusals, "reasons": count_reasons(checked.bad)},
+            values={"dataset": name, "rows": found.rows, "refused": dict(found.refusals), "reasons": reasons},
         )
-    if not checked.good.num_rows:
-        first = checked.bad["_reason"][0].as_py()
+    if not found.good and found.first_bad is not None:
+        row, first = found.first_bad
         raise ContractBroken(
-            f"dataset {name!r}: none of the {rows.num_rows:,} rows keeps the contract; row {checked.bad['_row'][0].as_py()}: {first}",
+            f"dataset {name!r}: none of the {found.rows:,} rows keeps the contract; row {row}: {first}",
             remedy=f"mend the source, or edit {path}",
-            values={"dataset": name, "rows": rows.num_rows, "reasons": count_reasons(checked.bad)},
+            values={"dataset": name, "rows": found.rows, "reasons": reasons},
         )
 
 
-def gather(ctx: Context, promise: Contract, onto: DatasetVersion | None, keys: Keys | None) -> addition.Before:
-    """Gather what the contract compares an addition with."""
+def gather(ctx: Context, promise: Contract, onto: DatasetVersion | None, keys: Keys | None, *, rows: bool = True) -> addition.Before:
+    """Gather what the contract compares an addition with; without ``rows``, not the rows that are there."""
     if onto is None:
         return addition.Before(ctx.clock.now())
     sealed = {name for name, form in onto.personal.items() if form == "encrypt"}  # equal values are stored differently
@@ -102,27 +127,19 @@ def gather(ctx: Context, promise: Contract, onto: DatasetVersion | None, keys: K
     return addition.Before(
         now=ctx.clock.now(),
         ref=onto.ref,
-        rows=tables.read(ctx, onto.ref, names) if names else None,
+        rows=tables.read(ctx, onto.ref, names) if names and rows else None,
         stored=lambda given: personal.protect(given, promise, keys),
         newest=datetime.fromisoformat(newest) if isinstance(newest, str) else None,
         last=last,
     )
 
 
-def hold_and_protect(
-    ctx: Context, name: str, rows: pa.Table, promise: Contract, onto: DatasetVersion | None, *, keys: Keys | None, partial: bool
-) -> rules.Checked:
-    """Check rows and carry out the decisions on personal columns, of good rows and of bad ones."""
-    checked = hold(ctx, name, rows, promise, onto, keys=keys, partial=partial)
-    return checked._replace(good=personal.protect(checked.good, promise, keys), bad=personal.protect(checked.bad, promise, keys))
-
-
-def with_sources(checked: rules.Checked, names: pa.ChunkedArray) -> rules.Checked:
-    """Give good and bad rows alike the name of the source that each came from."""
+def with_sources(checked: rules.Checked, names: pa.ChunkedArray, first: int = 0) -> rules.Checked:
+    """Give good and bad rows alike the name of the source that each came from; ``first`` rows were given before these."""
     good = checked.good.append_column(SOURCE, names.take(checked.rows))
     bad = checked.bad
     if bad.num_rows:
-        bad = bad.append_column(SOURCE, names.take(pc.subtract(bad["_row"], 1)))
+        bad = bad.append_column(SOURCE, names.take(pc.subtract(bad["_row"], 1 + first)))
     return checked._replace(good=good, bad=bad)
 
 
@@ -140,39 +157,31 @@ def grown(dataset: Dataset | None, version: DatasetVersion, contract: Contract, 
 
 
 def next_version(
-    ctx: Context,
-    name: str,
-    onto: DatasetVersion | None,
-    checked: rules.Checked,
-    part: store.Part,
-    *,
-    parts: dict[int, store.Part],
-    source: str,
-    notes: dict[str, str],
-    keys: Keys | None,
+    ctx: Context, onto: DatasetVersion | None, found: Found, part: store.Part, *, name: str, parts: dict[int, store.Part], source: str
 ) -> DatasetVersion:
-    decided = personal.decisions(checked.contract)
-    columns = {column.name: column.kind for column in checked.contract.columns if column.name not in personal.dropped(checked.contract)}
-    described = profile(checked.good, columns, {column: note for column, note in notes.items() if column not in decided}, hidden=decided)
+    """Return the version that the rows which were found make, on top of ``onto``."""
+    decided = personal.decisions(found.contract)
+    columns = {column.name: column.kind for column in found.contract.columns if column.name not in personal.dropped(found.contract)}
+    described = found.profile
     if onto is not None:
         before_them = without_values({name: entry for name, entry in onto.profile.items() if name in columns}, decided)
-        described = merge(before_them, onto.rows, described, checked.good.num_rows)
+        described = merge(before_them, onto.rows, described, found.good)
     before = onto.parts if onto else []
     return DatasetVersion(
         dataset=name,
         number=part.number,
         parts=[*before, part.number],
-        rows=(onto.rows if onto else 0) + checked.good.num_rows,
-        hash=tables.version_hash(columns, [*(parts[number].hash for number in before), part.hash]),
+        rows=(onto.rows if onto else 0) + found.good,
+        hash=version_hash(columns, [*(parts[number].hash for number in before), part.hash]),
         columns=columns,
         source=source,
-        quarantined=checked.bad.num_rows,
+        quarantined=found.bad,
         code=code.commit(ctx.root),
         created_at=ctx.clock.timestamp(),
         profile=described,
         personal={column: each.decision for column, each in decided.items()},
-        key_print=keys.fingerprint if keys else "",
-        warnings=checked.warnings,
+        key_print=found.keys.fingerprint if found.keys else "",
+        warnings=dict(found.warnings),
     )
 
 

@@ -10,9 +10,12 @@ import msgspec
 import pyarrow as pa
 
 from kaizenml.context import Context
-from kaizenml.data import contract_file, kept_out, making, personal, provenance, sources, store, tables
+from kaizenml.data import contract_file, hashing, ingest, kept_out, making, personal, provenance, sources, store, tables
 from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Decided, Trust
-from kaizenml.data.kinds import SOURCE, VERSION, normalise, notes_of
+from kaizenml.data.found import Found
+from kaizenml.data.incoming import Incoming, Piece
+from kaizenml.data.ingest import Asked, Progress
+from kaizenml.data.kinds import SOURCE, VERSION, normalise
 from kaizenml.errors import InvalidData, UsageError
 from kaizenml.refs import check_name
 
@@ -81,6 +84,7 @@ def add(
     source_column: str | None = None,
     once: str | None = None,
     why: str = "",
+    progress: Progress | None = None,
 ) -> DatasetVersion:
     """Add rows to a dataset as its next version.
 
@@ -102,6 +106,7 @@ def add(
     source_column : column that says which source a row came from, where one table holds rows of several.
     once : a token; a second call with the same token adds nothing and returns the version that the first one made.
     why : the reason, for the record.
+    progress : told (what is done, share done 0..1) while much is read.
 
     Returns
     -------
@@ -127,7 +132,8 @@ def add(
                 return made
     if source_name is not None:
         provenance.check_source_name(source_name)
-    rows, came_from = _incoming(ctx, source, table, origin)
+    asked = Asked(name=name, mode=mode, key=key, time=time, partial=partial, source_name=source_name, source_column=source_column)
+    incoming = _incoming(ctx, source, table, origin)
     with tables.locked(ctx, name):
         with ctx.catalog.read() as connection:
             if once is not None and (made := store.added_once(connection, name, once)):
@@ -136,28 +142,21 @@ def add(
             parts = store.parts(connection, name)
         tables.clean(tables.folder(ctx, name), set(parts))
         tables.clean(tables.quarantine_folder(ctx, name), set(parts), by=VERSION)
-        promise = making.promise_of(ctx, name, dataset, rows, mode, key=key, time=time)
-        onto = newest if mode == "append" else None
-        keys = personal.keys_for(ctx, promise, onto)
-        checked = making.hold_and_protect(ctx, name, rows, promise, onto, keys=keys, partial=partial)
-        number = newest.number + 1 if newest else 1
-        checked = making.with_sources(checked, provenance.names_of(rows, source_name or provenance.main_of(dataset), source_column))
-        part = store.Part(number, tables.content_hash(checked.good), checked.good.column_names)
-        version = making.next_version(ctx, name, onto, checked, part, parts=parts, source=came_from, notes=notes_of(rows), keys=keys)
-        given = provenance.counted(checked.good[SOURCE])
-        version = msgspec.structs.replace(version, sources=provenance.rows_by_source(dataset, onto, given))
-        tables.append_part(tables.folder(ctx, name), checked.good, number)
-        if checked.bad.num_rows:
-            tables.append_part(tables.quarantine_folder(ctx, name), checked.bad, number, by=VERSION)
-        dataset = making.grown(dataset, version, checked.contract, given=[*given], trust=msgspec.convert(trust, Trust) if trust else None)
+        base = newest if mode == "append" else None
+        onto = ingest.Onto(dataset=dataset, newest=base, number=newest.number + 1 if newest else 1)
+        found = ingest.read_in(ctx, asked, onto, incoming, write=True, progress=progress)
+        part = store.Part(onto.number, found.hash, found.columns)
+        version = making.next_version(ctx, base, found, part, name=name, parts=parts, source=incoming.location)
+        version = msgspec.structs.replace(version, sources=provenance.rows_by_source(dataset, base, found.sources))
+        dataset = making.grown(dataset, version, found.contract, given=[*found.sources], trust=msgspec.convert(trust, Trust) if trust else None)
         # the file goes last: if it lags behind after a crash, the next addition extends it again
-        with contract_file.written(contract_file.path_of(ctx.root, name), checked.contract, name), ctx.catalog.write() as connection:
+        with contract_file.written(contract_file.path_of(ctx.root, name), found.contract, name), ctx.catalog.write() as connection:
             store.save(connection, dataset)
             store.add_version(connection, version, part, once)
             ctx.record(
                 connection, "data.added", version.ref, why,
-                mode=mode, source=came_from, sources=given, rows=checked.good.num_rows, total=version.rows, quarantined=version.quarantined,
-                hash=version.hash, changes=checked.changes, warnings=checked.warnings,
+                mode=mode, source=incoming.location, sources=found.sources, rows=found.good, total=version.rows, quarantined=version.quarantined,
+                hash=version.hash, changes=found.changes, warnings=version.warnings,
             )  # fmt: skip
     return version
 
@@ -238,25 +237,24 @@ def check(ctx: Context, name: str, source: str | None = None, *, table: pa.Table
         dataset, newest = store.find(connection, name), store.version(connection, name, None)
     if stored:
         newest = tables.version(ctx, name)  # names the nearest when there is none
-        rows, came_from = tables.read(ctx, newest.ref), newest.ref
+        ref = newest.ref
+        incoming = Incoming(ref, lambda: (Piece(rows) for rows in tables.batches(ctx, ref)))
+        newest = None
     else:
-        rows, came_from = _incoming(ctx, source, table, None)
-    promise = making.promise_of(ctx, name, dataset, rows, "append", key=None, time=None)
-    if stored:
-        # limits are of additions; what is stored of persons has the form that was decided
-        promise, newest = personal.as_stored(msgspec.structs.replace(promise, rows=None)), None
-    checked = making.hold(ctx, name, rows, promise, newest, keys=personal.keys_for(ctx, promise, newest), partial=partial)
+        incoming = _incoming(ctx, source, table, None)
+    asked = Asked(name=name, partial=partial, stored=stored)
+    found = ingest.read_in(ctx, asked, ingest.Onto(dataset=dataset, newest=newest, number=0), incoming, write=False)
     return Check(
         dataset=name,
-        source=came_from,
-        rows=rows.num_rows,
-        good=checked.good.num_rows,
-        bad=checked.bad.num_rows,
-        reasons=making.count_reasons(checked.bad),
-        samples=personal.masked(checked.bad.slice(0, 10), promise).to_pylist(),
-        changes=checked.changes,
-        contract=checked.contract,
-        warnings=checked.warnings,
+        source=incoming.location,
+        rows=found.rows,
+        good=found.good,
+        bad=found.bad,
+        reasons=dict(found.reasons.most_common(50)),
+        samples=found.samples,
+        changes=found.changes,
+        contract=found.contract,
+        warnings=dict(found.warnings),
     )
 
 
@@ -327,10 +325,12 @@ def release(
         released = chosen.take(checked.rows)
         if SOURCE not in checked.good.column_names:
             checked = making.with_sources(checked, provenance.names_of(chosen, provenance.main_of(dataset), None))
-        part = store.Part(newest.number + 1, tables.content_hash(checked.good), checked.good.column_names)
+        part = store.Part(newest.number + 1, hashing.content_hash(checked.good), checked.good.column_names)
         came_from = f"quarantine of {', '.join(f'{name}@{number}' for number in kept_out.numbered(released))}"
         checked = checked._replace(bad=checked.bad.slice(0, 0), contract=promise)  # they were counted when they came
-        made = making.next_version(ctx, name, newest, checked, part, parts=parts, source=came_from, notes={}, keys=keys)
+        summed = Found(contract=promise, keys=keys)
+        summed.describe(checked, {})
+        made = making.next_version(ctx, newest, summed, part, name=name, parts=parts, source=came_from)
         made = msgspec.structs.replace(made, sources=provenance.rows_by_source(dataset, newest, provenance.counted(checked.good[SOURCE])))
         tables.append_part(tables.folder(ctx, name), checked.good, part.number)
         done = _decided(ctx, decided, released, dataset=name, version=made.ref, why=why)
@@ -408,20 +408,21 @@ def _check_why(why: str) -> None:
         raise UsageError("a decision on rows in quarantine needs a reason", remedy='--why "..."', values={"argument": "why"})
 
 
-def _incoming(ctx: Context, source: str | None, table: Any, origin: str | None) -> tuple[pa.Table, str]:
+def _incoming(ctx: Context, source: str | None, table: Any, origin: str | None) -> Incoming:
     if (source is None) == (table is None):
         raise UsageError("give a file or a table, one of them", remedy="kaizen data add NAME FILE", values={"source": source})
     if source is None:
         rows = normalise(table)
         if not rows.num_rows:
             raise InvalidData("the table has no rows", remedy="give at least one row", values={"columns": rows.column_names[:50]})
-        return rows, origin or "python"
+        return Incoming(origin or "python", lambda: iter([Piece(rows)]))
     path = Path(source).expanduser()
     if not path.is_absolute() and not path.exists() and (ctx.root / path).exists():
         path = ctx.root / path
     rows = sources.load(path)
     absolute = path.resolve()
-    return rows, origin or str(absolute.relative_to(ctx.root) if absolute.is_relative_to(ctx.root) else absolute)
+    where = origin or str(absolute.relative_to(ctx.root) if absolute.is_relative_to(ctx.root) else absolute)
+    return Incoming(where, lambda: iter([Piece(rows)]))
 
 
 def _check_choice(what: str, found: str, choices: tuple[str, ...]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,10 +72,8 @@ class PartWriter:
     def drop(self) -> None:
         """Remove what was written and not taken into the table."""
         if self._file is not None:
-            try:
+            with suppress(OSError):  # a full disk: the file goes all the same
                 self._file.close()
-            except OSError:
-                pass  # a full disk: the file goes all the same
             self._file = None
         self._held, self._files = [], []
         tables.remove_leftovers(self._path, self._number, self._by)

@@ -82,7 +82,7 @@ def among(hashes: Hashes, known: Hashes) -> npt.NDArray[np.bool_]:
     if not len(known):
         return np.zeros(len(hashes), bool)
     places = np.minimum(np.searchsorted(known, hashes), len(known) - 1)
-    return known[places] == hashes
+    return np.asarray(known[places] == hashes)
 
 
 def _twice(hashes: Hashes) -> Hashes:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Set
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kaizenml.data.incoming import Piece
 from kaizenml.data.kinds import TWO_INSTANTS, notes_of, with_notes
 from kaizenml.data.parse import MISSING_AMONG_VALUES, Parsed, parse, parse_dates
 
@@ -23,28 +25,27 @@ class Widening:
         self._witnesses: dict[str, list[str]] = {}  # dates that tell day-month from month-day, for all pieces
         self._open: set[str] = set()  # dates of which no piece yet told which they are
 
-    def read(self, rows: pa.Table, *, raw: bool, first_line: int | None, decimal_comma: bool, as_text: set[str]) -> tuple[pa.Table, set[str]]:
+    def read(self, piece: Piece, *, as_text: Set[str]) -> tuple[pa.Table, set[str]]:
         """Give a piece's columns their types.
 
         Parameters
         ----------
-        rows : the next piece, normalised.
-        raw : its columns are all text, as in a CSV; else only dates are looked for in text.
-        first_line : line of its first row, to name lines in notes; None when rows are not lines.
-        decimal_comma : as for ``parse``.
+        piece : the next one; in columns of text that is typed, only dates are looked for.
         as_text : columns that are text whatever they look like.
 
         Returns
         -------
-        The piece, and the columns of which earlier pieces would now be read otherwise.
+        The piece's rows, and the columns of which earlier pieces would now be read otherwise.
         """
-        columns, widened = {}, set()
+        rows = piece.rows
+        widened: set[str] = set()
+        columns: dict[str, pa.ChunkedArray] = {}
         self.notes |= {name: note for name, note in notes_of(rows).items() if name not in self.notes}
         for name, column in zip(rows.column_names, rows.columns, strict=True):
             if name in as_text and pa.types.is_string(column.type):
                 columns[name] = column
                 continue
-            parsed = self._parsed(name, column, raw, first_line, decimal_comma)
+            parsed = self._parsed(name, column, piece)
             before = self.types.get(name)
             if before is None and parsed.note and parsed.note.endswith(TWO_INSTANTS):
                 self._open.add(name)
@@ -68,7 +69,7 @@ class Widening:
         """Attach what was noted so far."""
         return with_notes(rows, {name: note for name, note in self.notes.items() if name in rows.column_names})
 
-    def _parsed(self, name: str, column: pa.ChunkedArray, raw: bool, first_line: int | None, decimal_comma: bool) -> Parsed:
+    def _parsed(self, name: str, column: pa.ChunkedArray, piece: Piece) -> Parsed:
         known = self.types.get(name)
         if column.null_count == len(column):
             return Parsed(pa.chunked_array([pa.nulls(len(column))]))
@@ -80,7 +81,10 @@ class Widening:
                 place = pc.index(pc.match_substring_regex(column, shape), True).as_py()
                 witnesses += [column[place].as_py()] if place >= 0 else []
         given = pa.chunked_array([*column.chunks, pa.array(witnesses, pa.string())]) if witnesses else column
-        parsed = parse(given, first_line=first_line, decimal_comma=decimal_comma) if raw else parse_dates(given, first_line=first_line)
+        if piece.raw:
+            parsed = parse(given, first_line=piece.first_line, decimal_comma=piece.decimal_comma)
+        else:
+            parsed = parse_dates(given, first_line=piece.first_line)
         found = parsed.column.slice(0, len(column))
         if pa.types.is_string(found.type) and known is not None and not pa.types.is_string(known):
             different = pc.unique(found.drop_null())
