@@ -277,6 +277,19 @@ def stack(charts: Sequence[str], *, title: str, about: str = "", gap: int = 12, 
     return _svg(width, y + 6, title, about, body, standalone=standalone)
 
 
+def labelled(rows: Sequence[tuple[str, str, Tone, str]], *, title: str, about: str = "", standalone: bool = False) -> str:
+    """Draw small charts below each other, each beside its name and a sentence; rows are (name, sentence, its tone, chart)."""
+    body, y = [f'<text class="heading" x="12" y="26">{escape(title)}</text><text x="12" y="44">{escape(about)}</text>'], 58
+    width = max(420.0, _text_width(about) + 24, *(_size(chart)[0] + _text_width(said) + 40 for _, said, _, chart in rows))
+    for name, said, tone, chart in rows:
+        wide, tall = _size(chart)
+        body.append(chart.replace("<svg ", f'<svg x="12" y="{y}" ', 1))
+        body.append(f'<text x="{wide + 24}" y="{y + 14}" style="font-weight:bold">{escape(name)}</text>')
+        body.append(f'<text class="{tone}" x="{wide + 24}" y="{y + 29}">{escape(said)}</text>')
+        y += tall + 14
+    return _svg(round(width), y, title, about, body, standalone=standalone)
+
+
 def png(svg: str, *, scale: float = 2.0) -> bytes:
     """Render a chart that stands alone as PNG.
 

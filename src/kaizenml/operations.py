@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from kaizenml.context import Context
 
 MODULES = {
-    "data": ["kaizenml.data.operations", "kaizenml.governance.operations"],
+    "data": ["kaizenml.data.operations", "kaizenml.monitoring.versions", "kaizenml.governance.operations"],
     "features": ["kaizenml.features.operations"],
     "training": ["kaizenml.training.operations"],
     "registry": ["kaizenml.registry.operations"],
@@ -42,7 +42,7 @@ MODULES = {
 
 READING = frozenset({
     "list", "show", "status", "versions", "quarantine", "get", "read", "board", "alerts", "accuracy", "verify", "settings", "check", "exclusions",
-    "radius",
+    "radius", "diff", "uses", "search", "describe",
 })  # fmt: skip
 """Verbs that change nothing: HTTP offers them as GET too."""
 

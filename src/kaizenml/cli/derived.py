@@ -40,12 +40,18 @@ def command(operation: Operation, *, name: str | None = None, shown: Callable[[A
     def run(**_values: Any) -> None:
         face = current()
         arguments = given(operation)
+        picture = arguments.get("picture")
+        if picture is not None:
+            arguments["picture"] = True
         ctx = face.open()
         if "progress" in operation.local:
             with face.progress() as progress:
                 result = operation.call(ctx, arguments, strict=False, progress=progress)
         else:
             result = operation.call(ctx, arguments, strict=False)
+        if picture is not None:
+            Path(picture).write_text(result["picture"], encoding="utf-8")
+            result["picture"] = str(picture)
         face.show(result, shown(result) if shown and not face.json else None)
 
     about = "\n\n".join(part for part in (summary or operation.summary, operation.help) if part)
@@ -103,6 +109,8 @@ def _argument(parameter: Parameter) -> click.Parameter:
 def _option(parameter: Parameter) -> click.Parameter:
     flag = "--" + parameter.name.replace("_", "-")
     about = parameter.help
+    if parameter.name == "picture":  # asked for by the file that it goes to
+        return click.Option([flag, parameter.name], type=click.STRING, default=None, metavar="FILE", help=about)
     if parameter.kind == "boolean":
         return click.Option([f"{flag}/--no-{flag[2:]}", parameter.name], default=None, help=about)
     if parameter.default is not None and parameter.default not in ("", []):

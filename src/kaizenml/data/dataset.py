@@ -161,6 +161,7 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     personal: dict[str, Decision] = {}  # columns that tell of persons, dropped ones too, and how their values were stored
     key_print: str = ""  # fingerprint of the key behind pseudonyms and encryption, where there are any
     warnings: dict[str, int] = {}  # rules of severity `warn` that this addition broke, with how many rows
+    contract: Contract | None = None  # as it stood when the rows came; None in versions made before it was kept
 
     @property
     def ref(self) -> str:

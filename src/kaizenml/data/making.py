@@ -182,6 +182,7 @@ def next_version(
         personal={column: each.decision for column, each in decided.items()},
         key_print=found.keys.fingerprint if found.keys else "",
         warnings=dict(found.warnings),
+        contract=found.contract,
     )
 
 
