@@ -78,7 +78,8 @@ def diff(ctx: Context, old: str, new: str | None = None, *, picture: bool = Fals
     assert dataset is not None  # versions refer to their dataset
     # a key drifts by itself
     bins, reference, window, compared = _profiles(ctx, before, now, leave_out=set(dataset.contract.keys))
-    found = sorted(drift.compare(bins, reference, window, alpha=ALPHA), key=lambda one: (not one.drifted, -one.distance))
+    moved = sorted(drift.compare(bins, reference, window, alpha=ALPHA), key=lambda one: (not one.drifted, -one.distance))
+    found = [msgspec.structs.replace(one, reason=one.reason.replace("in training", f"in {before.ref}")) for one in moved]
     made = Difference(
         old=before.ref,
         new=now.ref,
