@@ -39,9 +39,14 @@ def open_project(root: str | os.PathLike[str] = ".", *, actor: str | None = None
         catalog=catalog,
         clock=clock or open_clock(),
         online=open_online(settings.project.online, state, settings.project.name),
-        actor=actor or os.environ.get("KAIZEN_ACTOR") or _login(),
+        actor=actor or who(),
         sources=sources,
     )
+
+
+def who() -> str:
+    """Return who acts: ``KAIZEN_ACTOR``, or the user's login name."""
+    return os.environ.get("KAIZEN_ACTOR") or _login()
 
 
 def _login() -> str:

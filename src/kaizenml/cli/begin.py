@@ -16,10 +16,11 @@ if TYPE_CHECKING:
 
 
 def _init(*, name: str, data: str, target: str, time: str | None, key: str | None, kind: str, folder: str | None) -> None:
+    from kaizenml.project import who
     from kaizenml.scaffold import project
 
     face = current()
-    made = project.make(name, data=Path(data), target=target, time=time, key=key, kind=kind, folder=Path(folder) if folder else None)
+    made = project.make(name, data=Path(data), target=target, time=time, key=key, kind=kind, folder=Path(folder) if folder else None, actor=who())
     face.show(made, _told(made))
 
 
@@ -31,6 +32,7 @@ def _told(made: Made) -> str:
         f"  time    {made.time.column or 'none'}: {made.time.why}" + ("; --time says otherwise" if made.time.guessed else ""),
         f"  key     {made.key.column or 'none'}: {made.key.why}" + ("; --key says otherwise" if made.key.guessed else ""),
         *_notes(made),
+        *_personal(made),
         f"  folder  {folder}/ ({under.get(made.under_git, f'inside the repository {made.under_git}, commit it there')})",
         *_continuous(made, folder),
         "",
@@ -62,6 +64,16 @@ def _notes(made: Made) -> list[str]:
             f"          mend them, or set the kind in contracts/{made.dataset}.toml: rows that do not fit are then set aside, with the reason"
         )
     return lines
+
+
+def _personal(made: Made) -> list[str]:
+    """Say what tells of persons and what becomes of it."""
+    by_decision: dict[str, list[str]] = {}
+    for column, one in made.personal.items():
+        by_decision.setdefault(one.decision, []).append(f"{column} ({one.kind})")
+    what = {"drop": "not stored", "pseudonym": "stored as pseudonyms", "encrypt": "stored encrypted", "keep": "stored as it is"}
+    lines = [f"  persons {', '.join(columns)}: {what[decision]}" for decision, columns in by_decision.items()]
+    return [*lines, f"          other decisions go into contracts/{made.dataset}.toml"] if lines else []
 
 
 def _few(names: list[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kaizenml.data import addition, uniqueness
+from kaizenml.data import addition, detect, uniqueness
 from kaizenml.data import personal as persons
 from kaizenml.data.dataset import Column, Contract, Kind, Personal, Severity
 from kaizenml.data.kinds import RESERVED, STORED, kind_of, no_column, notes_of
@@ -405,7 +405,10 @@ def _check_time(name: str, column: pa.ChunkedArray, note: str | None) -> None:
         shown = column[pc.index(lost, True).as_py()].as_py() if count else None
     else:
         shown = next((value for value in column.slice(0, 100).to_pylist() if value is not None), None)
-    holds = note or (f"it holds {kind_of(column) or 'no value'}, such as {_shown(shown)}")
+    found = detect.column(name, column)
+    if found is not None:
+        note, shown = None, f"a value that is not shown ({found.kind})"
+    holds = note or (f"it holds {kind_of(column) or 'no value'}, such as {shown if found else _shown(shown)}")
     raise InvalidData(
         f"column {name!r} is no date or time: {holds}",
         remedy="write times as 2026-11-23T08:30:00Z (or 2026-11-23), or name another time column",
@@ -419,8 +422,9 @@ def _kind_of_key(name: str, column: pa.ChunkedArray, kind: Kind | None) -> Kind:
     if distinct < 0.9 * len(column):
         most: list[dict[str, Any]] = pc.value_counts(column.drop_null()).to_pylist() if given else []
         top: dict[str, Any] = max(most, key=lambda item: int(item["counts"]), default={"values": None, "counts": 0})
+        found = detect.column(name, column)
         what = (
-            f"{_shown(top['values'])} is on {top['counts']:,} rows"
+            f"{f'a value that is not shown ({found.kind})' if found else _shown(top['values'])} is on {top['counts']:,} rows"
             if top["counts"] > 1
             else f"{column.null_count:,} of {len(column):,} rows have none"
         )

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.csv
 
+from kaizenml.data import detect
 from kaizenml.data.kinds import check_names, with_notes
 from kaizenml.data.parse import MISSING, parse
 from kaizenml.errors import InvalidData
@@ -124,6 +125,7 @@ def _check_utf8(raw: bytes, name: str) -> None:
         raw.decode("cp1252")
     except UnicodeDecodeError:
         guess, shown = "ISO-8859-1", around.decode("latin-1")
+    shown = detect.line(shown)
     raise InvalidData(
         f"{name} is not UTF-8: byte 0x{raw[at]:02x} on line {line} (byte {at}); it looks like {guess}, where the line reads {shown[-60:]!r}",
         remedy=_iconv(guess, name),
@@ -197,9 +199,9 @@ def _read(raw: bytes, name: str, separator: str, header: list[str], head_line: i
         _find_fault(raw, name, separator, len(header), head_line)
         row = ragged[0]
         raise InvalidData(
-            f"a line of {name} has {row.actual_columns} fields, the header has {len(header)}: {row.text[:80]!r}",
+            f"a line of {name} has {row.actual_columns} fields, the header has {len(header)}: {detect.line(row.text, header)[:80]!r}",
             remedy="mend the line; a field that holds the separator needs quotes around it",
-            values={"found": row.actual_columns, "expected": len(header), "text": row.text[:200]},
+            values={"found": row.actual_columns, "expected": len(header), "text": detect.line(row.text, header)[:200]},
         )
     # values over several lines are right, or the work of a quote that was not closed
     if quoted and (raw.count(b'"') % 2 or table.num_rows < raw.count(b"\n") - 1):
@@ -224,7 +226,7 @@ def _find_fault(raw: bytes, name: str, separator: str, width: int, head_line: in
                 raise InvalidData(
                     f"line {line} of {name} has {len(fields)} field{'s' if len(fields) != 1 else ''}, the header has {width}",
                     remedy=f"mend line {line}; a field that holds {separator!r} needs quotes around it",
-                    values={"line": line, "found": len(fields), "expected": width, "text": separator.join(fields)[:200]},
+                    values={"line": line, "found": len(fields), "expected": width, "text": detect.line(separator.join(fields))[:200]},
                 )
             line = head_line + reader.line_num
     except csv.Error as error:

@@ -33,7 +33,9 @@ _DIGITS_ONLY = re.compile(r"[\d\s().+\-/x]+(?:ext\.?\s?\d+)?", re.IGNORECASE)
 _SSN = re.compile(r"(?!000|666|9)\d{3}-(?!00)\d{2}-(?!0000)\d{4}")
 _WORD = re.compile(r"[^\W\d_]+")
 _DATE = re.compile(r"\d{1,4}[-/. ]\d{1,2}[-/. ]\d{1,4}")
-_POSTCODE = re.compile(r"[A-Za-z]{0,2}[ -]?\d{2,6}(?:[- ]\d{2,4})?(?: ?[A-Za-z]{2})?|[A-Za-z]{1,2}\d[A-Za-z\d]? ?\d[A-Za-z]{2}|[A-Za-z]\d[A-Za-z] ?\d[A-Za-z]\d")
+_POSTCODE = re.compile(
+    r"[A-Za-z]{0,2}[ -]?\d{2,6}(?:[- ]\d{2,4})?(?: ?[A-Za-z]{2})?|[A-Za-z]{1,2}\d[A-Za-z\d]? ?\d[A-Za-z]{2}|[A-Za-z]\d[A-Za-z] ?\d[A-Za-z]\d"
+)
 _IBAN_LENGTHS = range(15, 35)
 
 
@@ -90,11 +92,12 @@ def hint(name: str) -> str | None:
             parts = phrase.split()
             if any(words[at : at + len(parts)] == parts for at in range(len(words) - len(parts) + 1)) and (best is None or len(phrase) > best[0]):
                 best = (len(phrase), kind)
-    if best is None or (best[1] not in ("address", "email") and OF_THINGS.intersection(words) and best[1] != "birth_date"):
+    if best is None:
         return None
-    if best[1] == "address" and {"mac", "web", "url", "memory", "wallet", "file", "host"}.intersection(words):
-        return None
-    return best[1]
+    things = OF_THINGS.intersection(words)
+    if best[1] == "address":
+        things &= {"mac", "web", "url", "memory", "wallet", "file", "host"}
+    return None if things and best[1] not in ("email", "birth_date") else best[1]
 
 
 def shape(text: str) -> str:
@@ -108,8 +111,9 @@ def shape(text: str) -> str:
 
 def line(text: str, names: Iterable[str] = ()) -> str:
     """Return a line of a file as a message may show it: its shape only, where a column is named like a person's or a value looks like one."""
-    personal = any(hint(name) for name in names) or _EMAIL.search(text) or _PHONE.search(text) or any(map(_is_iban, _IBAN.findall(text)))
-    return shape(text) if personal or any(map(_is_card, _CARD.findall(text))) else text
+    named = any(map(hint, names)) or any(word[0].isupper() and word.lower() in GIVEN for word in _WORD.findall(text))
+    looks = _EMAIL.search(text) or _PHONE.search(text) or any(map(_is_iban, _IBAN.findall(text))) or any(map(_is_card, _CARD.findall(text)))
+    return shape(text) if named or looks else text
 
 
 def _words(name: str) -> list[str]:

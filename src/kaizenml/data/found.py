@@ -33,6 +33,7 @@ class Found:
     first_bad: tuple[int, str] | None = None
     samples: list[dict[str, Any]] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
+    undecided: dict[str, str] = field(default_factory=dict)  # columns that look as if they told of persons, and why
     sources: dict[str, int] = field(default_factory=dict)
     newest: datetime | None = None
     profile: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +70,7 @@ class Found:
             self.newest = max(filter(None, [self.newest, newest]), default=None)
         decided = personal.decisions(contract)
         kinds = {column.name: column.kind for column in contract.columns if column.name not in personal.dropped(contract)}
-        described = profile(good, kinds, {column: note for column, note in notes.items() if column not in decided}, hidden=decided)
+        described = profile(good, kinds, personal.notes(notes, contract), hidden=decided)
         self.profile = merge(self.profile, self.good, described, good.num_rows) if self.profile else described
         self.good += good.num_rows
         self.columns = good.column_names

@@ -210,12 +210,15 @@ class _Reading:
             learnt.changes += checked.changes
         if not whole and not self._again:
             self._note_keys(contract, checked.good, keys)
+        keys = personal.keys_for(self._ctx, contract, self._onto.newest)  # new columns may ask for them
         good, bad = personal.protect(checked.good, contract, keys), personal.protect(checked.bad, contract, keys)
         names = provenance.names_of(rows, asked.source_name or provenance.main_of(self._onto.dataset), asked.source_column)
         return making.with_sources(checked._replace(good=good, bad=bad, contract=contract), names, self._so_far.rows)
 
     def _take(self, found: Found, rows: pa.Table, checked: rules.Checked) -> None:
         """Count what a piece had, describe it, and write it."""
+        if not self._so_far.rows and not self._asked.stored:
+            found.undecided = personal.undecided(checked.contract, rows)
         self._so_far.rows += rows.num_rows
         found.count(checked, rows.num_rows)
         if self._again:

@@ -9,6 +9,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.json
 
+from kaizenml.data import detect
 from kaizenml.data.delimited import check_text
 from kaizenml.data.kinds import check_names, normalise, with_notes
 from kaizenml.data.parse import with_dates
@@ -88,7 +89,8 @@ def _lines(raw: bytes, name: str) -> list[dict[str, Any]]:
         try:
             row = decode(line)
         except msgspec.DecodeError as error:
-            shown = line[:80].decode("utf-8", errors="replace")
+            text = line.decode("utf-8", errors="replace")
+            shown = detect.line(text, re.findall(r'"([^"]{1,60})"\s*:', text))[:80]
             raise InvalidData(
                 f"line {number} of {name} is not JSON: {str(error)[0].lower()}{str(error)[1:]}: {shown!r}",
                 remedy=f"mend line {number}: one JSON object per line",

@@ -50,7 +50,8 @@ def learn(ctx: Context, name: str, rows: pa.Table, *, key: str | None, time: str
     task = ctx.settings.task
     if task is not None and task.dataset == name:
         key, time = key or task.key, time or task.time
-    return rules.infer(rows, key=_keys(key, rows.column_names), time=time)
+    learnt = rules.infer(rows, key=_keys(key, rows.column_names), time=time)
+    return personal.as_stored(personal.proposed(learnt, rows, used=personal.roles(ctx, name), actor=ctx.actor))
 
 
 def _keys(key: str | None, columns: list[str]) -> str | list[str] | None:
@@ -69,13 +70,18 @@ def hold(
     partial: bool,
     so_far: rules.SoFar,
 ) -> rules.Checked:
-    """Check rows against the contract, and against the rows that are there."""
+    """Check rows against the contract, and against the rows that are there; propose what becomes of new columns that tell of persons."""
     if onto is not None:
         personal.check_same(promise, onto)
     try:
-        return rules.check(rows, promise, partial=partial, before=before, so_far=so_far)
+        checked = rules.check(rows, promise, partial=partial, before=before, so_far=so_far)
     except ContractBroken as error:
         raise _of_dataset(ctx, name, error) from None
+    fresh = {column.name for column in checked.contract.columns} - {column.name for column in promise.columns}
+    if not fresh:
+        return checked
+    contract = personal.proposed(checked.contract, checked.good, used=personal.roles(ctx, name), actor=ctx.actor, only=fresh)
+    return checked._replace(contract=personal.as_stored(contract), changes=checked.changes + personal.told(contract, fresh))
 
 
 def _of_dataset(ctx: Context, name: str, error: ContractBroken) -> ContractBroken:

@@ -43,8 +43,9 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     reasons: dict[str, int]  # rule broken first, with how many rows
     samples: builtins.list[dict[str, Any]]  # a few bad rows, with `_row` (from 1) and `_reason`
     changes: builtins.list[str]  # how the contract would grow
-    contract: Contract  # as it would be
+    contract: Contract  # as it would be, with a decision for each column that tells of persons
     warnings: dict[str, int] = {}  # rules of severity `warn` that are broken, with how many rows
+    undecided: dict[str, str] = {}  # columns without a decision that look as if they told of persons, and why
 
 
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
@@ -156,7 +157,7 @@ def add(
             ctx.record(
                 connection, "data.added", version.ref, why,
                 mode=mode, source=incoming.location, sources=found.sources, rows=found.good, total=version.rows, quarantined=version.quarantined,
-                hash=version.hash, changes=found.changes, warnings=version.warnings,
+                hash=version.hash, changes=found.changes, warnings=version.warnings, undecided=found.undecided,
             )  # fmt: skip
     return version
 
@@ -255,6 +256,7 @@ def check(ctx: Context, name: str, source: str | None = None, *, table: pa.Table
         changes=found.changes,
         contract=found.contract,
         warnings=dict(found.warnings),
+        undecided=found.undecided,
     )
 
 

@@ -5,6 +5,11 @@ All are written without accents and in lower case, as ``detect`` compares them. 
 
 from __future__ import annotations
 
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 COLUMNS: dict[str, tuple[str, ...]] = {
     "email": ("email", "e mail", "mail", "correo", "courriel", "emailadresse", "posta elettronica"),
     "phone": (
@@ -45,29 +50,29 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "iban": ("iban", "bank account", "account iban", "kontonummer"),
 }  # fmt: skip
 
-OF_THINGS = frozenset(
+OF_THINGS = _words(
     "product item file host domain server app device model brand company firm org organisation organization team event page campaign airport airline "
     "carrier station shop store city country region state category column table field sensor machine job task course book song movie game dog pet "
     "mac web url memory wallet produit fichier marque ville entreprise societe magasin producto archivo marca ciudad empresa tienda "
-    "prodotto citta azienda negozio produkt artikel datei marke stadt firma geschaft produto cidade loja".split()
+    "prodotto citta azienda negozio produkt artikel datei marke stadt firma geschaft produto cidade loja"
 )
 """Words beside ``name``, ``address`` and the like that say that a thing, not a person, is meant."""
 
-REMARKS = frozenset(
+REMARKS = _words(
     "note notes comment comments remark remarks message text body description review feedback complaint notiz notizen kommentar bemerkung "
     "bemerkungen nachricht remarque remarques commentaire avis message nota notas comentario comentarios observaciones mensaje osservazioni "
-    "commento messaggio observacoes opmerking opmerkingen bericht uwagi komentarz".split()
+    "commento messaggio observacoes opmerking opmerkingen bericht uwagi komentarz"
 )
 """Words in the names of columns in which people write what they like."""
 
-STREETS = frozenset(
+STREETS = _words(
     "street road avenue lane drive boulevard court place square terrace highway crescent parkway alley route suite apt rd ave blvd "
     "strasse str platz weg gasse allee rue chemin impasse quai calle avenida paseo plaza camino carrera via viale piazza corso "
-    "rua travessa praca straat laan plein gracht ulica ul aleja plac gata gatan vagen vej gade katu tie".split()
+    "rua travessa praca straat laan plein gracht ulica ul aleja plac gata gatan vagen vej gade katu tie"
 )
 """Words of postal addresses; together with a house number they make one."""
 
-GIVEN = frozenset(
+GIVEN = _words(
     "james john robert michael william david richard joseph thomas charles christopher daniel matthew anthony mark donald steven paul andrew "
     "joshua kenneth kevin brian george timothy ronald edward jason jeffrey ryan jacob gary nicholas eric jonathan stephen larry justin scott "
     "brandon benjamin samuel gregory alexander frank patrick raymond jack dennis jerry tyler aaron jose adam nathan henry peter zachary kyle "
@@ -90,6 +95,6 @@ GIVEN = frozenset(
     "malgorzata katarzyna barbara ewa krystyna magdalena monika jadwiga zofia johannes pieter willem hendrik sophie sanne anouk lars erik "
     "anders nils bjorn sven karin astrid ingrid kristina mikko juha matti pekka anne liisa jan jiri josef pavel petr jana eva hana lenka "
     "ahmed mohamed muhammad mohammed ali hassan omar fatima aisha khadija mehmet mustafa ayse fatma emine wei li ming jun yan hiroshi yuki "
-    "kenji sakura raj amit priya anita sanjay deepak rahul pooja ivan dmitri sergei olga natalia tatiana svetlana vladimir igor".split()
+    "kenji sakura raj amit priya anita sanjay deepak rahul pooja ivan dmitri sergei olga natalia tatiana svetlana vladimir igor"
 )
 """Common given names, enough to tell a column of persons from one of things where its name says nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.context import Context
-from kaizenml.data.dataset import Contract, DatasetVersion, Decision, Personal
+from kaizenml.data.dataset import Contract, DatasetVersion, Decision, Kind, Personal
+from kaizenml.data.detect import Found, detect
 from kaizenml.data.keys import Keys, open_keys, seal
 from kaizenml.errors import Conflict, ContractBroken, InvalidData
 
@@ -25,6 +26,60 @@ def decisions(contract: Contract) -> dict[str, Personal]:
 def dropped(contract: Contract) -> set[str]:
     """Return the columns of which nothing is stored."""
     return {name for name, personal in decisions(contract).items() if personal.decision == "drop"}
+
+
+def roles(ctx: Context, dataset: str) -> dict[str, str]:
+    """Return the columns of a dataset that the settings name, with what for: these cannot simply be left out."""
+    found: dict[str, str] = {}
+    task = ctx.settings.task
+    if task is not None and task.dataset == dataset:
+        asked = (task.unit, "the task's unit"), (task.key, "the task's key"), (task.time, "the task's time"), (task.target, "the task's target")
+        found |= {column: role for column, role in asked if column is not None}
+    for name, view in ctx.settings.features.items():
+        here = view.dataset == dataset
+        if here:
+            found |= dict.fromkeys(view.columns, f"a feature of the view {name}")
+            found |= {view.at: f"the time of the view {name}"} if view.at else {}
+        if here or (task is not None and task.dataset == dataset):
+            found[view.entity] = f"the entity of the view {name}"
+    return found
+
+
+def proposed(contract: Contract, rows: pa.Table, *, used: Mapping[str, str], actor: str, only: Iterable[str] | None = None) -> Contract:
+    """Return the contract with a decision proposed for each column that is found to tell of persons and has none.
+
+    Direct identifiers and free text are dropped: a model that answers for persons it has not seen learns nothing from them. What
+    rows are joined, told apart or grouped by becomes a pseudonym, which does that as well. What is asked for or tells the time has
+    to stay as it is; then whoever named the column for it answers for that.
+
+    Parameters
+    ----------
+    contract : learnt from the rows, or one that grew by columns.
+    rows : normalised, or checked.
+    used : columns that are named for something, see ``roles``.
+    actor : who acts.
+    only : columns to look at; None for all.
+    """
+    wanted = None if only is None else set(only)
+    found = detect(rows, [one.name for one in contract.columns if one.personal is None and (wanted is None or one.name in wanted)])
+    named = dict(used) | dict.fromkeys(contract.keys, "the contract's key") | ({contract.time: "the contract's time"} if contract.time else {})
+    columns = [
+        msgspec.structs.replace(one, personal=_proposal(found[one.name], named.get(one.name), one.kind, actor)) if one.name in found else one
+        for one in contract.columns
+    ]
+    return msgspec.structs.replace(contract, columns=columns)
+
+
+def told(contract: Contract, only: Iterable[str]) -> list[str]:
+    """Say for each of these columns that tells of persons what was found and decided."""
+    found, wanted = decisions(contract), set(only)
+    return [f"{name}: {one.kind}, {one.decision} ({one.reason})" for name, one in found.items() if name in wanted]
+
+
+def undecided(contract: Contract, rows: pa.Table) -> dict[str, str]:
+    """Return the columns without a decision that look as if they told of persons, and why."""
+    open_ones = [column.name for column in contract.columns if column.personal is None]
+    return {name: f"{found.kind} ({found.why})" for name, found in detect(rows, open_ones).items()}
 
 
 def as_stored(contract: Contract) -> Contract:
@@ -65,6 +120,12 @@ def check_decisions(contract: Contract) -> None:
 def shown(name: str, text: str, personal: Mapping[str, Personal]) -> str:
     """Return a value as messages may show it: of a personal column only what it is."""
     return f"a value that is not shown ({personal[name].kind})" if name in personal else text
+
+
+def notes(said: Mapping[str, str], contract: Contract) -> dict[str, str]:
+    """Return the sentences on how columns were read, without those that may quote a value of a personal column."""
+    found = decisions(contract)
+    return {name: note for name, note in said.items() if name not in found}
 
 
 def keys_for(ctx: Context, contract: Contract, onto: DatasetVersion | None) -> Keys | None:
@@ -150,6 +211,14 @@ def texts(values: pa.ChunkedArray) -> pa.ChunkedArray:
         plain = pc.if_else(whole, values, None).cast(pa.int64()).cast(pa.string())
         return pc.coalesce(plain, values.cast(pa.string()))
     return values.cast(pa.string())
+
+
+def _proposal(found: Found, role: str | None, kind: Kind, actor: str) -> Personal:
+    if role is None:
+        return Personal(kind=found.kind, decision="pseudonym" if found.kind == "postcode" else "drop", reason=found.why)
+    if role.endswith(("target", "'s time")) or role.startswith("the time") or (role.startswith("a feature") and kind not in ("category", "text")):
+        return Personal(kind=found.kind, decision="keep", reason=f"{role}; {found.why}", by=actor)
+    return Personal(kind=found.kind, decision="pseudonym", reason=f"{role}; {found.why}")
 
 
 def _by_value(values: pa.ChunkedArray, change: Callable[[str], str]) -> pa.ChunkedArray:

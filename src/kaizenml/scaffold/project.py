@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from kaizenml import refs, settings
 from kaizenml.data import contract as contracts
-from kaizenml.data import contract_file, kinds, sources
-from kaizenml.data.dataset import Contract
+from kaizenml.data import contract_file, kinds, personal, sources
+from kaizenml.data.dataset import Contract, Personal
 from kaizenml.errors import Conflict, InvalidData, KaizenError, nearest
 from kaizenml.scaffold import guess, installation, texts
 from kaizenml.scaffold.guess import Guess
@@ -41,6 +41,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
     columns: int
     notes: dict[str, str]
     """Columns that were not read plainly, and how."""
+    personal: dict[str, Personal]
+    """Columns that tell of persons, and what becomes of them."""
     files: list[str]
     commit: str | None
     under_git: str
@@ -50,7 +52,8 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make(
-    name: str, *, data: Path, target: str, time: str | None = None, key: str | None = None, kind: str = "auto", folder: Path | None = None
+    name: str, *, data: Path, target: str, time: str | None = None, key: str | None = None, kind: str = "auto", folder: Path | None = None,
+    actor: str = "kaizen init",
 ) -> Made:
     """Make a project that predicts ``target`` from the table in ``data``.
 
@@ -62,6 +65,7 @@ def make(
     time : the column that says when a row happens; None guesses, ``none`` says there is none.
     key : the column that identifies a row; None guesses, ``none`` says there is none.
     kind : ``auto``, ``binary``, ``multiclass`` or ``regression``.
+    actor : who answers for a personal column that has to be kept, because the task names it.
     folder : where; default ``name`` in the current folder. It must be empty or not exist.
 
     Raises
@@ -78,6 +82,8 @@ def make(
     _check_target(table, target, command)
     task = _task(table, target, kind, data, command)
     contract, when, which = _contract(table, target, time, key)
+    used = {target: "the task's target"}
+    contract = personal.as_stored(personal.proposed(contract, table, used=used, actor=actor))
     around = _repository_around(place.parent)
     within = os.path.relpath(place.parent.resolve() / place.name, around) if around else ""
     required = installation.requirement()
@@ -90,7 +96,8 @@ def make(
     under = around or ("own" if commit else "none")
     return Made(
         name=name, folder=place, dataset=facts.dataset, target=target, task=task.kind, time=when, key=which, rows=table.num_rows,
-        columns=table.num_columns, notes=kinds.notes_of(table), files=written, commit=commit, under_git=under, without_git=without_git,
+        columns=table.num_columns, notes=personal.notes(kinds.notes_of(table), contract), personal=personal.decisions(contract),
+        files=written, commit=commit, under_git=under, without_git=without_git,
     )  # fmt: skip
 
 
