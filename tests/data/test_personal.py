@@ -3,6 +3,7 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import msgspec
 import pyarrow as pa
 import pytest
 
@@ -10,6 +11,8 @@ from kaizenml.context import Context
 from kaizenml.data import contract_file, keys, operations, personal, tables
 from kaizenml.data.dataset import Column, Contract, Personal
 from kaizenml.errors import Conflict, ContractBroken, Corrupt, InvalidData, InvalidSettings
+from kaizenml.project import open_project
+from traces import traces
 
 PEOPLE = pa.table(
     {
@@ -189,3 +192,103 @@ def test_a_column_with_a_role_keeps_what_the_role_needs(role: str, decision: str
 def test_decisions_are_written_and_read_again_in_the_contracts_file() -> None:
     contract = decided(email="pseudonym", note="drop", iban="encrypt", spent="keep")
     assert contract_file.parse(contract_file.render(contract, "people")) == contract
+
+
+CUSTOMERS = pa.table(
+    {
+        "customer_email": [f"person{at}@example.org" for at in range(60)],
+        "first_name": [["Ada", "Bob", "Cyd"][at % 3] for at in range(60)],
+        "zip": [f"{10000 + at * 37}" for at in range(60)],
+        "remarks": [f"called on day {at} about the parcel" for at in range(60)],
+        "birth_date": [f"19{50 + at % 50}-03-0{1 + at % 9}" for at in range(60)],
+        "spent": [float(at) for at in range(60)],
+    }
+)
+
+
+def test_a_new_dataset_stores_nothing_that_identifies_a_person_until_somebody_decides_otherwise(ctx: Context) -> None:
+    version = operations.add(ctx, "customers", table=CUSTOMERS, key="customer_email")
+    assert version.personal == {
+        "customer_email": "pseudonym",  # the key tells rows apart and joins them
+        "first_name": "drop",
+        "zip": "pseudonym",  # as good a category as before
+        "remarks": "drop",
+        "birth_date": "drop",
+    }
+    assert set(version.columns) == {"customer_email", "zip", "spent"}
+    text = contract_file.path_of(ctx.root, "customers").read_text()
+    assert 'personal = {kind = "email", decision = "pseudonym", reason = "the contract\'s key; 100 % of its values are e-mail addresses"}' in text
+    assert operations.add(ctx, "customers", table=CUSTOMERS.slice(0, 1).set_column(0, "customer_email", [["new@example.org"]])).rows == 61
+
+
+def test_a_new_column_that_tells_of_persons_gets_a_decision_before_it_is_stored(ctx: Context) -> None:
+    operations.add(ctx, "customers", table=CUSTOMERS.select(["spent"]))
+    version = operations.add(ctx, "customers", table=CUSTOMERS.select(["spent", "customer_email", "zip"]))
+    assert version.personal == {"customer_email": "drop", "zip": "pseudonym"}
+    assert keys.PSEUDONYM.fullmatch(tables.read(ctx, "customers")["zip"].to_pylist()[-1])
+
+
+def test_what_a_view_or_the_task_names_is_not_dropped(root: Path) -> None:
+    (root / "kaizen.toml").write_text(
+        '[project]\nname = "shop"\n[task]\ndataset = "orders"\ntarget = "spent"\nunit = "customer_email"\n'
+        '[features.people]\ndataset = "customers"\nentity = "customer_email"\ncolumns = ["birth_date", "zip"]\n'
+    )
+    ctx = open_project(root, actor="ada")
+    operations.add(ctx, "customers", table=CUSTOMERS)
+    rows = operations.show(ctx, "customers").dataset.contract
+    decided = personal.decisions(rows)
+    assert {name: one.decision for name, one in decided.items()} == {
+        "customer_email": "pseudonym", "first_name": "drop", "zip": "pseudonym", "remarks": "drop", "birth_date": "pseudonym",
+    }  # fmt: skip
+    operations.add(ctx, "orders", table=CUSTOMERS.select(["customer_email", "spent"]))
+    a, b = (tables.read(ctx, name)["customer_email"].to_pylist() for name in ("customers", "orders"))
+    assert a == b  # they still join
+    ctx.online.close()
+    ctx.catalog.close()
+
+
+def test_check_says_what_is_found_and_what_nobody_has_decided(ctx: Context) -> None:
+    columns = [Column(name=name, kind="text") for name in CUSTOMERS.column_names[:4]]
+    promised(ctx, Contract(columns=[*columns, Column(name="spent", kind="number")]), "customers")
+    found = operations.check(ctx, "customers", table=CUSTOMERS.drop_columns(["birth_date"]))
+    assert found.undecided["customer_email"] == "email (100 % of its values are e-mail addresses)"
+    assert set(found.undecided) == {"customer_email", "first_name", "zip", "remarks"}
+    learnt = operations.check(ctx, "others", table=CUSTOMERS)
+    assert learnt.undecided == {}
+    assert set(personal.decisions(learnt.contract)) == set(CUSTOMERS.column_names) - {"spent"}
+
+
+@pytest.mark.parametrize("key", ["customer_email", "first_name"])
+def test_a_key_that_identifies_nothing_is_refused_without_a_value_of_it(ctx: Context, key: str) -> None:
+    doubled = pa.concat_tables([CUSTOMERS, CUSTOMERS])
+    with pytest.raises(InvalidData) as caught:
+        operations.add(ctx, "customers", table=doubled, key=key)
+    assert "a value that is not shown" in caught.value.what
+
+
+def test_a_broken_line_of_a_file_is_shown_without_what_it_says(ctx: Context, tmp_path: Path) -> None:
+    file = tmp_path / "people.csv"
+    file.write_text("name,email\nAda Lovelace,ada@example.org\nBob Builder,bob@example.org,7\n")
+    with pytest.raises(InvalidData) as caught:
+        operations.add(ctx, "people", str(file))
+    assert "line 3" in caught.value.what
+    assert "bob@" not in str(caught.value) + repr(caught.value.values)
+
+
+def test_no_byte_of_what_is_dropped_or_pseudonymised_is_in_the_project_after_ingest(ctx: Context) -> None:
+    planted = ["zzq-plant-one@example.org", "Zzqplantname", "98761234"]
+    person = [planted[0], planted[1], "98761", "said 98761234 to us about it", "1961-03-04", None]
+    rows = pa.concat_tables([CUSTOMERS, pa.Table.from_pylist([dict(zip(CUSTOMERS.column_names, person, strict=True))], CUSTOMERS.schema)])
+    path = contract_file.path_of(ctx.root, "customers")
+    operations.add(ctx, "customers", table=rows)
+    contract = contract_file.read(path)
+    assert contract is not None
+    columns = [msgspec.structs.replace(one, nullable=one.name != "spent") for one in contract.columns]
+    contract_file.write(path, msgspec.structs.replace(contract, columns=columns), "customers")
+    assert operations.add(ctx, "customers", table=rows, mode="replace").quarantined == 1
+    with pytest.raises(ContractBroken):
+        operations.add(ctx, "customers", table=rows.set_column(5, "spent", pa.array(["Zzqplantname"] * rows.num_rows)))
+    ctx.catalog.close()
+    for text in planted:
+        assert traces(ctx.root, text) == []
+    assert traces(ctx.root, "spent")  # the search finds what is there

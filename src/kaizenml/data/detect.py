@@ -75,7 +75,7 @@ def column(name: str, values: pa.ChunkedArray) -> Found | None:
         return None  # nothing to see, or hidden already
     if pa.types.is_integer(values.type):
         return _of_numbers(sample, hinted)
-    return _certain(sample) or _by_name(sample, hinted) or _by_form(name, sample, values)
+    return _certain(sample) or _by_name(name, sample, hinted) or _by_form(name, sample, values)
 
 
 @lru_cache(maxsize=4096)
@@ -164,7 +164,7 @@ def _certain(sample: Sequence[str]) -> Found | None:
     return _seen("phone", share, "phone numbers") if share >= 0.3 else None
 
 
-def _by_name(sample: Sequence[str], hinted: str | None) -> Found | None:
+def _by_name(name: str, sample: Sequence[str], hinted: str | None) -> Found | None:
     fits: dict[str, Callable[[str], object]] = {
         "phone": lambda text: _DIGITS_ONLY.fullmatch(text) and sum(map(str.isdigit, text)) >= 6,
         "name": _may_be_name,
@@ -180,8 +180,8 @@ def _by_name(sample: Sequence[str], hinted: str | None) -> Found | None:
     if hinted not in fits or _share(sample, fits[hinted]) < 0.5:
         return None
     different = len(set(sample))
-    if hinted in ("username", "name") and different <= 20 and different * 2 < len(sample):
-        return None  # a handful of values that repeat are kinds of something
+    if (hinted == "username" or not {"nom", "nome", "nombre"}.isdisjoint(_words(name))) and different <= 20 and different * 2 < len(sample):
+        return None  # words that also mean other things: a handful of values that repeat are kinds of something
     return Found(kind=hinted, why="its name, and its values fit")
 
 
