@@ -16,7 +16,7 @@ from kaizenml import audit, events, settings
 from kaizenml.catalog import Catalog
 from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
-from kaizenml.errors import Corrupt, StorageFull, Unavailable
+from kaizenml.errors import Corrupt, InvalidSettings, StorageFull, Unavailable
 
 WRITER = """
 import sys
@@ -33,9 +33,9 @@ while number < int(sys.argv[3]):
 """
 
 
-@pytest.fixture
-def url(tmp_path):
-    return f"sqlite:///{tmp_path / 'catalog.db'}"
+@pytest.fixture(params=["sqlite", "postgres"])
+def url(tmp_path, request):
+    return f"sqlite:///{tmp_path / 'catalog.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres")
 
 
 @pytest.fixture
@@ -150,6 +150,7 @@ def test_a_database_that_cannot_be_opened_is_told(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
 def test_a_full_disk_is_told_and_nothing_is_half_written(catalog):
     write(catalog, 1)
     with pytest.raises(StorageFull), catalog.write() as connection:
@@ -157,6 +158,69 @@ def test_a_full_disk_is_told_and_nothing_is_half_written(catalog):
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to be full
         events.append(connection, at=0.0, actor="me", kind="test.wrote", subject="s", blob="x" * 1_000_000)
     assert chain(catalog)[0] == 1
+
+
+def test_a_database_server_that_is_away_is_told_without_the_password():
+    catalog = Catalog("postgresql://me:secret@127.0.0.1:9/shop")
+    with pytest.raises(Unavailable, match="does not answer") as caught, catalog.read():
+        pass
+    assert "secret" not in f"{caught.value} {caught.value.values}"
+    assert "me:***@127.0.0.1" in str(caught.value.values)
+
+
+def test_a_server_that_ends_a_session_is_told_and_the_next_one_works(postgres):
+    catalog = Catalog(postgres)
+    catalog.create()
+    with pytest.raises(Unavailable), catalog.write() as connection:
+        events.append(connection, at=0.0, actor="me", kind="test.wrote", subject="s")
+        own = connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+        other = Catalog(postgres)
+        with other.read() as connected:
+            connected.exec_driver_sql(f"SELECT pg_terminate_backend({own})")
+        other.close()
+        events.append(connection, at=1.0, actor="me", kind="test.wrote", subject="s")
+    write(catalog, 2)
+    assert chain(catalog) == (2, chain(catalog)[1], None)
+    catalog.close()
+
+
+def test_a_password_is_taken_from_the_environment_and_kept_out_of_what_is_shown(postgres, monkeypatch):
+    monkeypatch.setenv("SHOP_PASSWORD", "p@ss/word")
+    catalog = Catalog(postgres.replace("kaizen@", "kaizen:${SHOP_PASSWORD}@"))
+    assert catalog.engine.url.password == "p@ss/word"
+    assert "p@ss" not in catalog.url
+    catalog.create()
+    monkeypatch.delenv("SHOP_PASSWORD")
+    with pytest.raises(InvalidSettings, match="SHOP_PASSWORD"):
+        Catalog(catalog.url)
+    catalog.close()
+
+
+@pytest.mark.parametrize("wrong", ["mysql://me:secret@db/shop", "not a url secret"])
+def test_another_kind_of_database_is_refused_without_showing_it(wrong):
+    with pytest.raises(InvalidSettings) as caught:
+        Catalog(wrong)
+    assert "secret" not in f"{caught.value} {caught.value.values}"
+
+
+@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+def test_a_name_is_held_by_one_process_of_all_machines_and_let_go_with_it(url):
+    here, there = Catalog(url), Catalog(url)
+    with here.hold("data/orders") as mine, there.hold("data/orders") as theirs, there.hold("data/other") as other:
+        assert (mine, theirs, other) == (True, False, True)
+    with there.hold("data/orders") as theirs:
+        assert theirs
+    code = "import sys, time; from kaizenml.catalog import Catalog\nwith Catalog(sys.argv[1]).hold('x') as it: print(it, flush=True); time.sleep(60)"
+    holder = subprocess.Popen([sys.executable, "-c", code, url], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "True\n"
+    with here.hold("x") as mine:
+        assert not mine
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.communicate()
+    with here.hold("x", wait_s=10) as mine:
+        assert mine
+    for catalog in (here, there):
+        catalog.close()
 
 
 def test_a_password_is_not_shown(tmp_path):

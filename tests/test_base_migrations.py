@@ -24,9 +24,10 @@ def made(url: str) -> Catalog:
     return catalog
 
 
-def test_the_migrations_make_exactly_the_tables_of_the_rooms(tmp_path):
+@pytest.mark.parametrize("engine", ["sqlite", "postgres"])
+def test_the_migrations_make_exactly_the_tables_of_the_rooms(tmp_path, engine, request):
     """When this fails, a room's tables changed: see the docstring of kaizenml.migrations."""
-    catalog = made(f"sqlite:///{tmp_path / 'catalog.db'}")
+    catalog = made(f"sqlite:///{tmp_path / 'catalog.db'}" if engine == "sqlite" else request.getfixturevalue("postgres"))
     with catalog.read() as connection:
         found = compare_metadata(MigrationContext.configure(connection, opts={"compare_type": True}), migrations.tables())
     assert found == []

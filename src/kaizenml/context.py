@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +38,38 @@ class Context:
     def state(self) -> Path:
         """The folder for all of the project's files (``.kaizen``)."""
         return self.root / self.settings.project.state
+
+    @contextmanager
+    def hold(self, name: str, *, wait_s: float = 0.0) -> Iterator[bool]:
+        """Hold a name against every other process of the project, until the block or this process ends, however that ends.
+
+        Parameters
+        ----------
+        name : what is held, such as ``data/orders``; where the catalog is of this machine alone, also a file in the state folder (``.lock``).
+        wait_s : how long to try.
+
+        Returns
+        -------
+        Whether it is held: False when another process has it for longer than ``wait_s``.
+        """
+        if self.catalog.shared:
+            with self.catalog.hold(name, wait_s=wait_s) as held:
+                yield held
+            return
+        path = self.state / f"{name}.lock"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        deadline = time.perf_counter() + wait_s
+        with path.open("ab") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    held = True
+                except BlockingIOError:
+                    held = False
+                if held or time.perf_counter() > deadline:
+                    break
+                time.sleep(0.02)
+            yield held
 
     def acting_as(self, actor: str) -> Context:
         """Return the same project for another actor."""

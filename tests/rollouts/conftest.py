@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -24,9 +24,11 @@ LINEAR = {
 
 
 @pytest.fixture
-def ctx(tmp_path: Path) -> Context:
+def ctx(tmp_path: Path) -> Iterator[Context]:
     (tmp_path / "kaizen.toml").write_text('[project]\nname = "shop"\n')
-    return open_project(tmp_path, actor="tester")
+    ctx = open_project(tmp_path, actor="tester")
+    yield ctx
+    ctx.catalog.close()
 
 
 @pytest.fixture

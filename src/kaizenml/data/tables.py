@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -199,20 +197,10 @@ def quarantine_folder(ctx: Context, dataset: str) -> Place:
 @contextmanager
 def locked(ctx: Context, dataset: str) -> Iterator[None]:
     """Hold the dataset for writing. The lock goes with the process that holds it, however that ends."""
-    path = ctx.state / "data" / f"{dataset}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    deadline = time.perf_counter() + _LOCK_WAIT_S
-    with path.open("wb") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.perf_counter() > deadline:
-                    raise Unavailable(
-                        f"dataset {dataset!r} has been written to by another process for {_LOCK_WAIT_S:.0f} s", remedy="wait for it, then repeat"
-                    ) from None
-                time.sleep(0.02)
+    with ctx.hold(f"data/{dataset}", wait_s=_LOCK_WAIT_S) as held:
+        if not held:
+            what = f"dataset {dataset!r} has been written to by another process for {_LOCK_WAIT_S:.0f} s"
+            raise Unavailable(what, remedy="wait for it, then repeat")
         yield
 
 

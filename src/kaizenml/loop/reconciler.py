@@ -7,7 +7,6 @@ a step's end is written only if nobody else moved the improvement meanwhile.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -36,12 +35,9 @@ Progress = Callable[[str, float], None]
 @contextmanager
 def lease(ctx: Context) -> Iterator[None]:
     """Hold the right to move improvements; Conflict when another process has it. Ends with the process, however it ends."""
-    path = ctx.state / "loop.lock"
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Conflict("another loop works on this project", remedy="let it work, or stop it: kaizen status shows it") from None
+    with ctx.hold("loop") as held:
+        if not held:
+            raise Conflict("another loop works on this project", remedy="let it work, or stop it: kaizen status shows it")
         yield
 
 
