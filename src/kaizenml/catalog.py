@@ -62,6 +62,9 @@ class Catalog:
         """Bring the database to the current schema; safe to call again and from several processes."""
         from kaizenml import migrations
 
+        if self._sqlite:
+            migrations.upgrade(self.engine)
+            return
         with _translated(self.url):
             migrations.upgrade(self.engine)
 
