@@ -57,7 +57,7 @@ def test_a_writer_that_lost_its_hold_adds_nothing(ctx: Context):
     at, rows = tables.folder(ctx, "b"), pa.table({"batch": ["slow"], "row": [1], "x": [1.0], "_part": [2]})
     seen = storage.open_table(at)
     tables.append_part(at, rows.drop_columns("_part"), 2)
-    with pytest.raises(Conflict, match="another writer"), tables._room():
+    with pytest.raises(Conflict, match="another writer"), tables.room():
         storage.write(at, seen, rows, by="_part", number=2, mode="append", schema_mode="merge")
     with pytest.raises(Conflict, match="another writer"):
         tables.append_part(at, rows.drop_columns("_part"), 2)
