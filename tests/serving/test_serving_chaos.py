@@ -43,7 +43,7 @@ def _ready(url: str) -> tuple[bool, dict[str, Any]]:
         return False, msgspec.json.decode(error.read())
 
 
-def _until(said, seconds: float = 8.0):
+def _until(said, seconds: float = 20.0):
     deadline = time.monotonic() + seconds
     while not (found := said()):
         assert time.monotonic() < deadline, "it does not come about"

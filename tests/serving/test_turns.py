@@ -78,7 +78,7 @@ BODIES = {
     "no rows": b'{"inputs": []}',
     "nothing": b"",
     "no JSON": b'{"inputs": [',
-    "a wrong type": json.dumps({"inputs": [GOOD | dict.fromkeys(GOOD, [1])]}).encode(),
+    "a wrong type": json.dumps({"inputs": [GOOD | {name: [1] for name in GOOD}]}).encode(),
     "a stranger": json.dumps({"inputs": [GOOD | {"stranger": 1}]}).encode(),
     "no text": b'{"inputs": [{"a": "\xff"}]}',
     "too large": json.dumps({"inputs": [GOOD], "unit": "u" * 100_000}).encode(),
