@@ -7,6 +7,7 @@ newcomers wait in the kernel's queue, which costs nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import itertools
 import logging
@@ -20,7 +21,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from kaizenml.errors import KaizenError
-from kaizenml.serving.admission import Admission, Bounds
+from kaizenml.serving.admission import Admission, Bounds, Overloaded
 from kaizenml.serving.app import JSON
 from kaizenml.serving.headers import Headers
 from kaizenml.serving.patience import BadRequest, HeadersTooLarge, Patient
@@ -28,6 +29,7 @@ from kaizenml.serving.turns import Turns, Waiting
 
 log = logging.getLogger("kaizenml.serving")
 _SWEEP_S = 0.25
+_SMALL_BYTES = 1_000_000  # a body that may come in parts and yet be answered in a turn
 _TAKEN_AT_ONCE = 8  # connections, before the other workers get their turn
 _IDLE_S = 1.0  # an idle connection this old may be closed to let another in
 _CLOSED_AT_ONCE = 64
@@ -58,6 +60,8 @@ class Connection(Patient):
         self._taken: tuple[str, str | None, str | None] | None = None  # what is being read is for ``turns``: endpoint, trace id, arm
         self._asked_scope: dict[str, Any] = {}
         self._asked_body = b""
+        self._parts: list[bytes] = []  # of a body that comes in parts
+        self._held = 0  # bytes of memory that are set aside for it
         self._stays = True  # whether the connection stays open after the answer
         self._in_turn = False  # whether an answer of ``turns`` is still to come
 
@@ -77,8 +81,8 @@ class Connection(Patient):
                 return
             self.refuse(_malformed(error), "malformed")
             return
-        if self._taken is not None:  # there is more to come
-            self._begin()
+        if self._taken is not None and not self._held:  # there is more to come
+            self._hold()
         if self.in_head:
             if not self._head_begun:  # else some of it belongs to the request before
                 self._head_bytes += len(data)
@@ -130,6 +134,22 @@ class Connection(Patient):
                 return
         self._begin()
 
+    def _hold(self) -> None:
+        """Set memory aside for the rest of a body; where that is more than a little, or there is none, the application reads it."""
+        length = next((value for name, value in self.headers if name == b"content-length"), b"")
+        if length.isdigit() and 0 < int(length) <= _SMALL_BYTES:
+            with contextlib.suppress(Overloaded):
+                self.admission.hold(int(length))
+                self._held = int(length)
+                self._parts = [self._asked_body] if self._asked_body else []
+                return
+        self._begin()
+
+    def _let_go(self) -> None:
+        self.admission.free(self._held)
+        self._held = 0
+        self._parts.clear()
+
     def _begin(self) -> None:
         """Let the application answer what has come, and perhaps is still coming."""
         url, headers, expect = self.url, self.headers, self.expect_100_continue
@@ -152,12 +172,17 @@ class Connection(Patient):
     def on_body(self, body: bytes) -> None:
         if self._taken is None:
             super().on_body(body)
+        elif self._held:
+            self._parts.append(body)
         else:
             self._asked_body = self._asked_body + body if self._asked_body else body
 
     def on_message_complete(self) -> None:
         if self._taken is not None:
             endpoint, trace, pinned = self._taken
+            if self._held:
+                self._asked_body = b"".join(self._parts)
+                self._let_go()
             self._taken, self._in_turn = None, True
             self.awaited, self.until = "answer", math.inf
             self.taking.turns.add(Waiting(self, self._asked_scope, endpoint, trace, pinned, self._asked_body))
@@ -183,6 +208,11 @@ class Connection(Patient):
             self.transport.close()
         self.server_state.total_requests += 1
         self.go_on(scope)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._held:
+            self._let_go()
+        super().connection_lost(exc)
 
     def refuse(self, error: KaizenError, reason: str) -> None:
         if self._in_turn:  # earlier ones are answered first

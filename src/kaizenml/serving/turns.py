@@ -24,6 +24,7 @@ from kaizenml.serving.protocol import read_predict
 
 log = logging.getLogger("kaizenml.serving")
 _TOGETHER = 64  # records in one write, and answers that wait for each other
+_BYTES = 32_000  # of bodies, likewise: where they are large the system call is a trifle, and the processor's caches are not
 _encode = msgspec.json.Encoder().encode
 Scope = MutableMapping[str, Any]
 
@@ -93,8 +94,16 @@ class Turns:
     def answer(self) -> None:
         """Answer those that wait, in the order in which they came."""
         waiting, self._waiting = self._waiting, []
-        for begin in range(0, len(waiting), _TOGETHER):
-            self._answer(waiting[begin : begin + _TOGETHER])
+        together: list[Waiting] = []
+        size = 0
+        for one in waiting:
+            together.append(one)
+            size += len(one.body)
+            if size >= _BYTES or len(together) == _TOGETHER:
+                self._answer(together)
+                together, size = [], 0
+        if together:
+            self._answer(together)
         self._app.wake_shadows()
 
     def _answer(self, waiting: list[Waiting]) -> None:
