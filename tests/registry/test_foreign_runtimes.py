@@ -11,7 +11,7 @@ import elsewhere
 import numpy as np
 import pytest
 
-from kaizenml.errors import Corrupt, InvalidInput, MissingExtra
+from kaizenml.errors import Corrupt, InvalidInput, MissingExtra, Unavailable
 from kaizenml.features.encoder import EncodedColumn, Encoder
 from kaizenml.features.signature import Field, Signature
 from kaizenml.registry import runtimes
@@ -128,6 +128,37 @@ def test_whole_numbers_reach_onnx_exactly_and_missing_ones_are_refused_by_name(t
     assert model.answer([{"t0": 1, "t1": 16_777_217}] * 2)[1].probabilities[1] == 16_777_217  # float32 would have lost the last digit
     with pytest.raises(InvalidInput, match=r"inputs\[1\]\.t1 is missing"):
         model.answer([{"t0": 1, "t1": 2}, {"t0": 1, "t1": None}])
+
+
+def test_a_graph_whose_loop_does_not_end_is_cut_off_and_goes_on_answering(tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    onnx = pytest.importorskip("onnx", reason="onnx is not installed")
+    h, kinds = onnx.helper, onnx.TensorProto
+    step = h.make_graph(
+        [h.make_node("Identity", ["go"], ["on"]), h.make_node("Add", ["x0", "one"], ["x1"])], "step",
+        [
+            h.make_tensor_value_info("i", kinds.INT64, []), h.make_tensor_value_info("go", kinds.BOOL, []),
+            h.make_tensor_value_info("x0", kinds.FLOAT, None),
+        ],
+        [h.make_tensor_value_info("on", kinds.BOOL, []), h.make_tensor_value_info("x1", kinds.FLOAT, None)],
+        [h.make_tensor("one", kinds.FLOAT, [], [1.0])],
+    )  # fmt: skip
+    nodes = [
+        h.make_node("Greater", ["x", "zero"], ["above"]), h.make_node("Cast", ["above"], ["number"], to=kinds.FLOAT),
+        h.make_node("ReduceMax", ["number"], ["any"], keepdims=0), h.make_node("Cast", ["any"], ["begin"], to=kinds.BOOL),
+        h.make_node("Loop", ["", "begin", "x"], ["y"], body=step),  # for ever, once begun
+    ]  # fmt: skip
+    columns = [[h.make_tensor_value_info(name, kinds.FLOAT, ["n", 1])] for name in "xy"]
+    graph = h.make_graph(nodes, "graph", *columns, [h.make_tensor("zero", kinds.FLOAT, [], [0.0])])
+    body = h.make_model(graph, opset_imports=[h.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    (tmp_path / "m.onnx").write_bytes(body)
+    write(tmp_path, "regression", ["x"], Member(name="m", kind="onnx", file="m.onnx", weight=1.0, timeout_s=0.3))
+    model = runtimes.load(tmp_path)
+    assert model.blocks  # nobody waits for it on the event loop
+    assert model.answer([{"x": -2.0}])[0].value == -2.0
+    with pytest.raises(Unavailable, match=r"within 0\.3 s"):
+        model.answer([{"x": 2.0}])
+    assert model.answer([{"x": -3.0}])[0].value == -3.0
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ _INSIDE: dict[str, dict[int, str]] = {
     "sparse": {1: "tensor", 2: "tensor"},
 }
 _TENSOR_EXTERNAL, _TENSOR_LOCATION = 13, 14
+_NODE_OPERATOR = 4
 _EXTERNAL = 1
 
 
@@ -53,6 +54,23 @@ def look(body: bytes) -> None:
     if 1 not in found or _MODEL_GRAPH not in found:
         raise ValueError("is not an ONNX model")
     _walk(view, "model", 0)
+
+
+def may_not_end(body: bytes) -> bool:
+    """Tell of a whole model whether it holds a loop, whose end may depend on what it is asked."""
+    return _holds_loop(memoryview(body), "model")
+
+
+def _holds_loop(view: memoryview, kind: str) -> bool:
+    inside = _INSIDE[kind]
+    for number, _, value in _fields(view):
+        if not isinstance(value, memoryview):
+            continue
+        if kind == "node" and number == _NODE_OPERATOR and bytes(value) == b"Loop":
+            return True
+        if inside.get(number) in ("graph", "node", "attribute", "function", "training") and _holds_loop(value, inside[number]):
+            return True
+    return False
 
 
 def _walk(view: memoryview, kind: str, depth: int) -> None:

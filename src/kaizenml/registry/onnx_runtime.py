@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kaizenml.errors import Corrupt, InvalidInput, MissingExtra
+from kaizenml.errors import Corrupt, InvalidInput, MissingExtra, Unavailable
 from kaizenml.registry import onnx_file
 from kaizenml.registry.linear_runtime import sigmoid, softmax
 from kaizenml.registry.runtime import Takes
@@ -21,6 +22,10 @@ TYPES: dict[str, Any] = {
     "tensor(int16)": np.int16, "tensor(int8)": np.int8, "tensor(uint64)": np.uint64, "tensor(uint32)": np.uint32, "tensor(uint16)": np.uint16,
     "tensor(uint8)": np.uint8, "tensor(bool)": np.bool_, "tensor(string)": np.str_,
 }  # fmt: skip
+
+
+TIMEOUT_S = 1.0
+"""For a graph with a loop."""
 
 
 class Tensor(NamedTuple):
@@ -45,9 +50,10 @@ class Onnx:
     """
 
     def __init__(self, path: Path, member: Member, spec: ModelSpec) -> None:
-        self.blocks = member.slow
-        self.batches = member.batches
         self._session = open_session(path)
+        self._timeout_s = (member.timeout_s or TIMEOUT_S) if onnx_file.may_not_end(path.read_bytes()) else None
+        self.blocks = member.slow or self._timeout_s is not None
+        self.batches = member.batches
         self._columns = [column.name for column in spec.encoder.ordered]
         self._places = arrange(inputs_of(self._session), self._columns, path)
         texts = any(tensor.dtype is np.str_ for tensor, _ in self._places)
@@ -64,7 +70,7 @@ class Onnx:
 
     def many(self, given: Any) -> NDArray[np.float64]:
         feed = {tensor.name: self._tensor(tensor, places, given) for tensor, places in self._places}
-        (found,) = self._session.run([self._output], feed)
+        (found,) = self._session.run([self._output], feed) if self._timeout_s is None else self._cut_off(feed, self._timeout_s)
         if self._is_map:
             scores = np.array([_by_class(row, self._classes) for row in found], np.float64)
         else:
@@ -73,6 +79,30 @@ class Onnx:
 
     def close(self) -> None:
         self._session = None
+
+    def _cut_off(self, feed: dict[str, Any], timeout_s: float) -> Any:
+        """Run a graph that may not end, for so long at most."""
+        import onnxruntime
+
+        how = onnxruntime.RunOptions()
+        ended = threading.Event()
+
+        def end() -> None:
+            ended.set()
+            how.terminate = True  # looked at before each step of the graph
+
+        timer = threading.Timer(timeout_s, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            return self._session.run([self._output], feed, how)
+        except Exception:
+            if not ended.is_set():
+                raise
+            remedy = "send other values, or give the model more time when it is imported"
+            raise Unavailable(f"the model did not come to an end within {timeout_s:g} s", remedy=remedy, values={"limit_s": timeout_s}) from None
+        finally:
+            timer.cancel()
 
     def _tensor(self, tensor: Tensor, places: list[int], given: Any) -> Any:
         if self.takes == "rows":
