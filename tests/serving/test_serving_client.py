@@ -77,3 +77,11 @@ def test_another_program_on_the_port_is_told():
         client.predict("shop", [])
     with pytest.raises(UsageError):
         Client("127.0.0.1:8080")
+
+
+def test_a_token_that_would_go_through_the_network_in_the_clear_is_warned_of(recwarn):
+    with pytest.warns(UserWarning, match="in the clear"):
+        Client("http://shop.example:8080", token="kz_x").close()
+    for url, token in (("http://127.0.0.1:8080", "kz_x"), ("https://shop.example", "kz_x"), ("http://shop.example", None)):
+        Client(url, token=token).close()
+    assert not recwarn.list

@@ -285,12 +285,16 @@ class App:
                 return
 
     async def _syncing(self, sync: Callable[[], None]) -> None:
+        told = ""
         while True:
             await asyncio.sleep(0.1)
             try:
                 await asyncio.to_thread(sync)
+                told = ""
             except OSError as error:
-                log.error("the journal cannot be brought to the disk: %s", error)
+                if str(error) != told:  # once, and not ten times a second
+                    told = str(error)
+                    log.error("the journal cannot be brought to the disk: %s", error)
 
     async def _stop(self) -> None:
         while self.engine.shadows:  # what was answered is also compared

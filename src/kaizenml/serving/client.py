@@ -5,12 +5,14 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
 
+from kaizenml.access.loopback import is_loopback
 from kaizenml.errors import KaizenError, Unavailable, UsageError, from_document
 
 _encode = msgspec.json.Encoder().encode
@@ -37,6 +39,8 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise UsageError(f"{url!r} is not the address of a server", remedy="write http://127.0.0.1:8080", values={"found": url})
+        if token and parts.scheme == "http" and not is_loopback(parts.hostname):
+            warnings.warn(f"the token goes to {parts.hostname} in the clear, for everybody on the way to read; write https://", stacklevel=2)
         self.url = url.rstrip("/")
         self._prefix = parts.path.rstrip("/")
         self._connection = (
