@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from kaizenml.context import Context
 
 MODULES = {
-    "data": ["kaizenml.data.operations", "kaizenml.monitoring.versions", "kaizenml.governance.operations"],
-    "features": ["kaizenml.features.operations"],
+    "data": ["kaizenml.data.operations", "kaizenml.monitoring.versions", "kaizenml.governance.operations", "kaizenml.governance.lineage"],
+    "features": ["kaizenml.features.operations", "kaizenml.governance.features"],
     "training": ["kaizenml.training.operations"],
     "registry": ["kaizenml.registry.operations"],
     "releases": ["kaizenml.releases.operations"],

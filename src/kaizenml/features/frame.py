@@ -53,7 +53,7 @@ def uses(found: Iterable[FeatureView]) -> list[ViewUse]:
     return [ViewUse(name=v.name, version=v.version, entity=v.entity, columns=v.columns, ttl_s=v.ttl_s) for v in found]
 
 
-def training_frame(ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = None) -> pa.Table:
+def training_frame(ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = None, recorded: bool = True) -> pa.Table:
     """Return a dataset's rows with the columns of the feature views, each as it was known when the question was asked.
 
     The question is asked ``task.asked_before`` ahead of the row's ``task.time``. Where the task has no time, the newest
@@ -63,6 +63,7 @@ def training_frame(ctx: Context, ref: str, *, views: Sequence[FeatureView] | Non
     ----------
     ref : the dataset, ``name`` or ``name@number``.
     views : default the project's.
+    recorded : whether this counts as a use of the views; not where somebody only looks.
 
     Returns
     -------
@@ -88,7 +89,8 @@ def training_frame(ctx: Context, ref: str, *, views: Sequence[FeatureView] | Non
         known_at = np.where(us == join.MISSING, us, us - round(parse_duration(task.asked_before) * 1e6))
     for view in chosen:
         rows = _joined(ctx, rows, view, ref, known_at)
-    store.record_use(ctx, chosen)
+    if recorded:
+        store.record_use(ctx, chosen)
     return rows
 
 
