@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from console_shop import DAYS, NOW, TOML, Shop, orders, start, stop
+from console_shop import DAYS, NOW, TOML, VIEW, Shop, orders, start, stop
 
 from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
@@ -55,6 +55,11 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
                     time.sleep(1)  # serving looks for changes five times a second
             clock.set(NOW)
             made.watch()
+            # a view that no release reads: its console is started later, and knows it
+            since = [NOW - timedelta(days=100 - 30 * (i // 3)) for i in range(9)]
+            fees = pa.table({"plan": ["basic", "plus", "pro"] * 3, "fee": [float(i) for i in range(9)], "seats": [1, 5, None] * 3, "since": since})
+            data.add(ctx, "plans", table=fees, time="since", why="the price list")
+            (root / "kaizen.toml").write_text(TOML + VIEW)
             yield made
     finally:
         stop(serving)

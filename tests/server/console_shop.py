@@ -33,8 +33,17 @@ key = "id"
 [train]
 budget = "2s"
 threads = 1
+[fallback]
+outside = 3.0
 [loop]
 min_new_rows = 100000
+"""
+VIEW = """
+[features.plans]
+dataset = "plans"
+entity = "plan"
+columns = ["fee", "seats"]
+at = "since"
 """
 
 

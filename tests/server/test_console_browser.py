@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from console_shop import Shop
 
+from kaizenml.access import operations as tokens
 from kaizenml.rollouts import operations as rollouts
 
 pytestmark = pytest.mark.slow  # a browser
 
 Take = Callable[[Any, str], Any]
 PAGES = ["/", "/endpoints/shop", "/models", "/releases/shop@2", "/data", "/data/orders", "/audit"]
+PAGES += ["/features", "/features/plans", "/data/orders/compare", "/tokens"]
 
 
 @pytest.fixture
@@ -57,6 +59,45 @@ def test_endpoint_page_draws_live_accuracy_with_the_release_marked(page: Any, sc
     assert "shop@2" in chart.text_content()
     assert page.locator("#traffic tbody tr").count() == 2  # champion and shadow
     screenshots(page, "endpoint")
+
+
+def test_features_are_found_and_the_unused_are_named(page: Any, screenshots: Take) -> None:
+    page.goto("/features")
+    assert "2 features in 1 view, 2 used by no release" in page.locator("h1").inner_text()
+    page.get_by_label("Name or word").fill("FEE")
+    page.get_by_role("button", name="Show").click()
+    assert page.locator("tbody tr").count() == 1
+    page.get_by_role("link", name="plans").first.click()
+    assert page.locator("h1").inner_text().startswith("plans: 2 features of plan")
+    assert page.locator("tbody tr").nth(1).locator("svg.kz").count() == 3  # distribution, over time, missing over time
+    screenshots(page, "view")
+
+
+def test_two_versions_are_compared_with_pictures(page: Any, screenshots: Take) -> None:
+    page.goto("/data/orders")
+    assert "shop@2 is champion of shop" in page.locator("main").inner_text()  # what was made of the newest version
+    page.get_by_role("link", name="what changed").first.click()
+    assert page.locator("h1").inner_text() == "orders@2 against orders@1: 40 rows came, 0 went, 0 changed"
+    assert page.locator("svg.kz path.stroke").count() >= 4
+    screenshots(page, "compare")
+
+
+def test_a_rule_is_told_with_the_rows_that_it_decided(shop: Shop, page: Any) -> None:
+    odd = {"ordered_at": "2026-09-30T12:00:00Z", "price": 1e6, "plan": "pro", "age": 40, "member": True}
+    assert shop.client.predict("shop", [odd], unit="odd")["predictions"][0]["decided_by"] == "fallback"
+    shop.watch()
+    page.goto("/endpoints/shop")
+    told = page.locator("#rules tbody tr").first.inner_text()
+    assert "outside what training saw, by more than 3: naive" in told
+    assert told.split("\t")[1] == "1"
+
+
+def test_tokens_are_listed_without_their_secret(shop: Shop, page: Any) -> None:
+    made = tokens.create(shop.ctx, "checkout", scope=["predict"], rate=200, why="the web shop")
+    page.goto("/tokens")
+    row = page.locator("tbody tr").first.inner_text()
+    assert all(word in row for word in ("checkout", "valid", "predict", "200", "maria", "the web shop"))
+    assert made.token not in page.content()
 
 
 def test_new_answers_appear_without_a_reload(shop: Shop, page: Any) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterable
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,6 +66,28 @@ def merge(first: dict[str, Any], first_rows: int, second: dict[str, Any], second
         else:
             merged[name] = _merged(first[name], second[name])
     return merged
+
+
+def spread(quantiles: Sequence[float], steps: int) -> tuple[list[float], list[float]]:
+    """Turn quantiles (at ``QUANTILES``) into shares over ``steps`` of equal width between those at 0.01 and 0.99, and their edges.
+
+    Both are empty where there is no width.
+    """
+    low, high = quantiles[QUANTILES.index(0.01)], quantiles[QUANTILES.index(0.99)]
+    if not math.isfinite(high - low) or high <= low:
+        return [], []
+    edges = [low + (high - low) * i / steps for i in range(steps + 1)]
+    below = [_share_below(edge, quantiles) for edge in edges]
+    below[0] = 0.0  # what equals the first edge belongs to the first step
+    return [max(b - a, 0.0) for a, b in itertools.pairwise(below)], edges
+
+
+def _share_below(value: float, quantiles: Sequence[float]) -> float:
+    at = bisect_right(quantiles, value)
+    if at in (0, len(quantiles)):
+        return float(at > 0)
+    left, right = quantiles[at - 1], quantiles[at]
+    return QUANTILES[at - 1] + (QUANTILES[at] - QUANTILES[at - 1]) * (value - left) / ((right - left) or 1.0)
 
 
 def _column(column: pa.ChunkedArray, kind: Kind) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from kaizenml.data import exclusions, tables
 from kaizenml.data import store as datasets
 from kaizenml.data.dataset import Kind
 from kaizenml.data.kinds import kind_of
-from kaizenml.data.profile import QUANTILES, profile
+from kaizenml.data.profile import profile, spread
 from kaizenml.errors import KaizenError, NotFound
 from kaizenml.features import frame
 from kaizenml.features import operations as features
@@ -183,13 +183,9 @@ def distribution(one: Feature, *, width: int = 160, height: int = 36) -> str:
     """Draw how a feature's values are spread; empty where it has none."""
     found, title = one.profile, f"Distribution of {one.name}"
     if found.get("quantiles"):
-        # equal steps of value over the middle 98 %: how much lies in each
-        at = np.linspace(found["quantiles"][1], found["quantiles"][-2], BARS + 1)
-        if not at[-1] > at[0]:
-            return ""
-        below = np.interp(at, found["quantiles"], QUANTILES)
-        labels = [f"{a:.3g} to {b:.3g}" for a, b in itertools.pairwise(at)]
-        return charts.histogram(np.diff(below).tolist(), labels=labels, title=title, width=width, height=height)
+        shares, edges = spread(found["quantiles"], BARS)
+        labels = [f"{a:.3g} to {b:.3g}" for a, b in itertools.pairwise(edges)]
+        return charts.histogram(shares, labels=labels, title=title, width=width, height=height) if shares else ""
     if "true" in found:
         bars, names = [found["count"] - found["true"], found["true"]], ["false", "true"]
         return charts.histogram(bars, labels=names, title=title, width=width, height=height)

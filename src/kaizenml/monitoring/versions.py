@@ -73,11 +73,18 @@ def diff(ctx: Context, old: str, new: str | None = None, *, picture: bool = Fals
         raise UsageError(
             f"{before.ref} and {now.ref} are of two datasets", remedy="name two versions of one", values={"old": before.ref, "new": now.ref}
         )
+    made, pictures = looked_at(ctx, before.ref, now.ref)
+    return msgspec.structs.replace(made, picture=_drawn(made, pictures)) if picture else made
+
+
+def looked_at(ctx: Context, old: str, new: str) -> tuple[Difference, dict[str, str]]:
+    """Compare two versions of a dataset; with a picture of every column that was compared, the older rows outlined."""
+    before, now = tables.version(ctx, old), tables.version(ctx, new)
     with ctx.catalog.read() as connection:
         dataset = store.find(connection, now.dataset)
     assert dataset is not None  # versions refer to their dataset
-    # a key drifts by itself
-    bins, reference, window, compared = _profiles(ctx, before, now, leave_out=set(dataset.contract.keys))
+    # a key and the time drift by themselves
+    bins, reference, window, compared = _profiles(ctx, before, now, leave_out={*dataset.contract.keys, dataset.contract.time or ""})
     moved = sorted(drift.compare(bins, reference, window, alpha=ALPHA), key=lambda one: (not one.drifted, -one.distance))
     found = [msgspec.structs.replace(one, reason=one.reason.replace("in training", f"in {before.ref}")) for one in moved]
     made = Difference(
@@ -90,21 +97,23 @@ def diff(ctx: Context, old: str, new: str | None = None, *, picture: bool = Fals
         drifted=[one.column for one in found if one.drifted],
         drift=found,
     )
-    return msgspec.structs.replace(made, picture=drawn(made, bins, reference, window)) if picture else made
+    counted = zip(bins.columns, reference.counts.tolist(), window.counts.tolist(), strict=True)
+    return made, {column.name: _histogram(column, then, now_) for column, then, now_ in counted}
 
 
-def drawn(made: Difference, bins: Bins, reference: Profile, window: Profile) -> str:
-    """Draw the distributions of the columns that moved farthest, the older rows outlined behind the newer ones."""
-    places = {column.name: place for place, column in enumerate(bins.columns)}
-    rows: list[tuple[str, str, charts.Tone, str]] = []
-    for one in made.drift[:SHOWN]:
-        place = places[one.column]
-        then, labels = _bars(bins.columns[place], reference.counts[place].tolist())
-        bars, _ = _bars(bins.columns[place], window.counts[place].tolist())
-        said = one.reason or f"distance {one.distance:.2f}"
-        rows.append((one.column, said, "warn" if one.drifted else "neutral", charts.histogram(bars, reference=then, title=one.column, labels=labels)))
+def _drawn(made: Difference, pictures: dict[str, str]) -> str:
+    """Draw the distributions of the columns that moved farthest below each other."""
+    rows: list[tuple[str, str, charts.Tone, str]] = [
+        (one.column, one.reason or f"distance {one.distance:.2f}", "warn" if one.drifted else "neutral", pictures[one.column])
+        for one in made.drift[:SHOWN]
+    ]
     moved = f"{len(made.drifted)} of {len(made.drift)} columns drifted"
     return charts.labelled(rows, title=f"{made.old} and {made.new}", about=f"{moved}. Bars: {made.compared}, which are outlined", standalone=True)
+
+
+def _histogram(column: Column, then: list[int], now: list[int]) -> str:
+    before, labels = _bars(column, then)
+    return charts.histogram(_bars(column, now)[0], reference=before, labels=labels, title=f"{column.name}: newer rows (bars) and older ones (line)")
 
 
 def _profiles(ctx: Context, before: DatasetVersion, now: DatasetVersion, *, leave_out: set[str]) -> tuple[Bins, Profile, Profile, str]:

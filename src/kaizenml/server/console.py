@@ -14,7 +14,7 @@ from kaizenml import events
 from kaizenml.context import Context
 from kaizenml.errors import Forbidden, KaizenError
 from kaizenml.server import actions
-from kaizenml.server.pages import audit, data, endpoint, models, overview
+from kaizenml.server.pages import audit, data, difference, endpoint, features, models, overview, tokens
 from kaizenml.server.rendering import Pages
 from kaizenml.server.security import Guard
 
@@ -66,5 +66,9 @@ def routes(ctx: Context, pages: Pages, guard: Guard) -> list[BaseRoute]:
         page("/runs/{run}", "run.html", lambda r: models.run_values(ctx, r.path_params["run"])),
         page("/data", "data.html", lambda _: data.values(ctx)),
         page("/data/{name}", "dataset.html", lambda r: data.dataset_values(ctx, r.path_params["name"])),
+        page("/data/{name}/compare", "difference.html", lambda r: difference.values(ctx, r.path_params["name"], dict(r.query_params))),
+        page("/features", "features.html", lambda r: features.values(ctx, dict(r.query_params))),
+        page("/features/{name}", "view.html", lambda r: features.view_values(ctx, r.path_params["name"])),
+        page("/tokens", "tokens.html", lambda _: tokens.values(ctx)),
         page("/audit", "audit.html", lambda r: audit.values(ctx, dict(r.query_params))),
     ]

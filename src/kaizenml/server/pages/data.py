@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import itertools
-import math
-from bisect import bisect_right
 from typing import Any
 
 from kaizenml import charts
 from kaizenml.context import Context
 from kaizenml.data import operations as data
-from kaizenml.data.dataset import Column, DatasetVersion
-from kaizenml.data.profile import QUANTILES
+from kaizenml.data.dataset import Column, Contract, DatasetVersion
+from kaizenml.data.profile import spread
 from kaizenml.features import operations as features
+from kaizenml.governance import lineage
 from kaizenml.server.rendering import commas, number
 
 MANY = 60
@@ -27,13 +26,13 @@ def values(ctx: Context) -> dict[str, Any]:
         "found": found,
         "rows": sum(one.version.rows for one in found),
         "quarantined": sum(one.quarantined for one in found),
-        "views": features.list(ctx),
+        "views": len(features.list(ctx)),
     }
 
 
 def dataset_values(ctx: Context, name: str) -> dict[str, Any]:
     """Return what the page of one dataset shows."""
-    shown = data.show(ctx, name)
+    shown = lineage.show(ctx, name)
     versions = sorted(data.versions(ctx, shown.dataset.name), key=lambda version: version.number, reverse=True)
     promised = {column.name: column for column in shown.dataset.contract.columns}
     by_source = shown.version.sources or {source.name: shown.version.rows for source in shown.dataset.sources[:1]}
@@ -42,6 +41,10 @@ def dataset_values(ctx: Context, name: str) -> dict[str, Any]:
         "dataset": shown.dataset,
         "version": shown.version,
         "current": shown.version.number == versions[0].number,
+        "made_by": shown.made_by,
+        "used": shown.used_by,
+        "warnings": shown.version.warnings,
+        "promises": _promises(shown.dataset.contract),
         "versions": versions[:MANY],
         "more": max(len(versions) - MANY, 0),
         "sources": [(source, by_source.get(source.name, 0)) for source in shown.dataset.sources[:MANY]],
@@ -51,6 +54,23 @@ def dataset_values(ctx: Context, name: str) -> dict[str, Any]:
         "reasons": sorted(refused.reasons.items(), key=lambda item: -item[1]) if refused else [],
         "samples": [_sample(row) for row in refused.samples] if refused else [],
     }
+
+
+def _promises(contract: Contract) -> list[str]:
+    """Say what the contract promises beyond single columns."""
+    said = [f"{', '.join(one.columns)} together never twice" for one in contract.unique]
+    if contract.freshness:
+        said.append(f"the newest row at most {contract.freshness.within} old")
+    if contract.rows:
+        limits = contract.rows
+        words = [
+            f"at least {commas(limits.minimum)}" if limits.minimum is not None else "",
+            f"at most {commas(limits.maximum)}" if limits.maximum is not None else "",
+            f"at least {limits.shrink:g} times the addition before" if limits.shrink is not None else "",
+            f"at most {limits.grow:g} times the addition before" if limits.grow is not None else "",
+        ]
+        said.append(f"rows of an addition: {', '.join(filter(None, words))}")
+    return said + [f"check {query.name}: {query.sql}" for query in contract.checks]
 
 
 def _sample(row: dict[str, Any]) -> dict[str, str]:
@@ -66,7 +86,7 @@ def _column(name: str, kind: str, promised: Column | None, version: DatasetVersi
         "kind": kind,
         "promise": _promise(promised),
         "missing": charts.percent(missing / version.rows) if version.rows else "–",
-        "holds": _holds(profile),
+        "holds": holds(profile),
         "note": profile.get("note", ""),
         "picture": _picture(name, profile),
     }
@@ -87,7 +107,8 @@ def _promise(column: Column | None) -> str:
     return ", ".join(words) or "any value"
 
 
-def _holds(profile: dict[str, Any]) -> str:
+def holds(profile: dict[str, Any]) -> str:
+    """Say in a few words what values a profile tells of."""
     count = profile.get("count") or 0
     if not count:
         return "no values"
@@ -107,7 +128,8 @@ def _holds(profile: dict[str, Any]) -> str:
 def _picture(name: str, profile: dict[str, Any]) -> str:
     title = f"Distribution of {name}"
     if profile.get("quantiles"):
-        bars, labels = _density([float(value) for value in profile["quantiles"]])
+        bars, edges = spread([float(value) for value in profile["quantiles"]], BARS)
+        labels = [f"{number(a)} to {number(b)}" for a, b in itertools.pairwise(edges)]
         return charts.histogram(bars, labels=labels, title=title, width=120, height=28) if bars else ""
     if "true" in profile:
         return charts.histogram([profile["count"] - profile["true"], profile["true"]], labels=["false", "true"], title=title, width=120, height=28)
@@ -115,22 +137,3 @@ def _picture(name: str, profile: dict[str, Any]) -> str:
     if len(top) < 2 or top[0][1] < 2:  # names and the like: every value once
         return ""
     return charts.histogram([times for _, times in top], labels=[value for value, _ in top], title=title, width=120, height=28)
-
-
-def _density(quantiles: list[float]) -> tuple[list[float], list[str]]:
-    """Turn quantiles into bars of equal width over the middle 98 %."""
-    low, high = quantiles[QUANTILES.index(0.01)], quantiles[QUANTILES.index(0.99)]
-    if not math.isfinite(high - low) or high <= low:
-        return [], []
-    edges = [low + (high - low) * i / BARS for i in range(BARS + 1)]
-    below = [_share_below(edge, quantiles) for edge in edges]
-    labels = [f"{number(a)} to {number(b)}" for a, b in itertools.pairwise(edges)]
-    return [max(b - a, 0.0) for a, b in itertools.pairwise(below)], labels
-
-
-def _share_below(value: float, quantiles: list[float]) -> float:
-    at = bisect_right(quantiles, value)
-    if at in (0, len(quantiles)):
-        return float(at > 0)
-    left, right = quantiles[at - 1], quantiles[at]
-    return QUANTILES[at - 1] + (QUANTILES[at] - QUANTILES[at - 1]) * (value - left) / ((right - left) or 1.0)

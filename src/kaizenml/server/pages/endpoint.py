@@ -19,7 +19,7 @@ from kaizenml.releases import operations as releases
 from kaizenml.rollouts import operations as rollouts
 from kaizenml.rollouts.rollout import WHOLE, Rollout
 from kaizenml.server import actions
-from kaizenml.server.pages import vitals, words
+from kaizenml.server.pages import rules, vitals, words
 from kaizenml.server.rendering import commas
 from kaizenml.serving.front import needs_token
 
@@ -63,6 +63,7 @@ def values(ctx: Context, name: str, *, done: str = "") -> dict[str, Any]:
         "held": status.held if status else None,
         "events": [words.told(event) for event in seen],
         "example": _example(ctx, rollout),
+        **rules.values(ctx, name),
     }
 
 
