@@ -138,9 +138,17 @@ def test_features_come_from_the_online_store_within_their_time(ctx, tmp_path):
         assert score(place="JFK") == score(weather_temp=-2.5, place=None)
         clock.advance(timedelta(hours=2))
         assert score(place="JFK") == missing  # older than the view allows
+        clock.advance(timedelta(hours=-1))
+        told = client.predict("shop", [GOOD | {"place": place} for place in ("JFK", "LGA", None)])["features"]
+        assert told == {"weather": {"age_s": 3600.0, "missing": 2, "stale": 0}}
+        clock.advance(timedelta(seconds=1))
+        assert client.predict("shop", [GOOD | {"place": "JFK"}])["features"] == {"weather": {"age_s": None, "missing": 0, "stale": 1}}
     drain(ctx)
-    table = predictions.read(ctx, "shop", columns=["x_weather_temp", "x_place", "day"])
+    table = predictions.read(ctx, "shop", columns=["x_weather_temp", "x_place", "day", "at_weather"])
     assert table["x_weather_temp"].to_pylist()[:3] == [2.5, 2.5, None]
+    begun = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    assert table["at_weather"].to_pylist()[:3] == [begun - timedelta(seconds=60), begun - timedelta(seconds=60), None]
+    assert table["at_weather"].to_pylist()[-4:] == [begun, None, None, begun]
     assert set(table["day"].to_pylist()) == {"2026-03-01"}
 
 

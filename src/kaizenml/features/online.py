@@ -78,6 +78,28 @@ def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping
     return found
 
 
+def freshness(found: Found, views: Sequence[ViewUse], now: float) -> dict[str, dict[str, Any]]:
+    """Return what an answer tells of its features, by view.
+
+    Parameters
+    ----------
+    now : the moment at which they were looked up.
+
+    Returns
+    -------
+    ``age_s`` of the oldest values that counted (None: none did, or the view knows no time), in how many rows the entity was unknown
+    or null (``missing``), and in how many its values were older than the view allows (``stale``).
+    """
+    told: dict[str, dict[str, Any]] = {}
+    for view in views:
+        oldest = None if view.ttl_s is None else round(now * 1e6) - round(view.ttl_s * 1e6)
+        known = [at for at in found.ats[view.name] if at is not None]
+        counted = known if oldest is None else [at for at in known if round(at * 1e6) >= oldest]
+        age_s = round(now - min(counted), 3) if counted and min(counted) != 0.0 else None  # 0.0: a view without times
+        told[view.name] = {"age_s": age_s, "missing": len(found.ats[view.name]) - len(known), "stale": len(known) - len(counted)}
+    return told
+
+
 def read_at(columns: Sequence[str], aggregates: Sequence[Aggregate], ttl_s: float | None, rows: Sequence[OnlineRow | None], t: int) -> list[Read]:
     """Return what rows of the online store hold at the moment ``t``, in microseconds since 1970."""
     plan = _Plan([], columns, aggregates, ttl_s)

@@ -16,7 +16,7 @@ import msgspec
 from kaizenml.clock import Clock
 from kaizenml.errors import InvalidInput, Unavailable, not_found
 from kaizenml.features.columns import Columns
-from kaizenml.features.online import look_up
+from kaizenml.features.online import Found, freshness, look_up
 from kaizenml.ports import OnlineStore
 from kaizenml.registry.runtimes import Prediction
 from kaizenml.rollouts.assign import choose
@@ -148,6 +148,8 @@ class Engine:
                     for i, p, who in rows
                 ]
             )
+        if isinstance(answered.features, Found):
+            said += b',"features":' + self._encode_json(freshness(answered.features, arm.signature.views, answered.at))
         return b'{"predictions":' + said + (arm.tail if answered.journaled else UNJOURNALED + arm.tail)
 
     def answer(
@@ -256,8 +258,9 @@ class Engine:
         if body is None:
             body = self._encode_json(records.by_columns(asked.rows, request.unit) if isinstance(asked.rows, Columns) else request)
         route = asked.arm.route
+        ats = asked.features.ats if isinstance(asked.features, Found) else None
         record = PredictionRecord(
-            asked.at, asked.endpoint.route.endpoint, route.release, route.arm, asked.unit, body, answers, asked.features, trace
+            asked.at, asked.endpoint.route.endpoint, route.release, route.arm, asked.unit, body, answers, asked.features, trace, ats
         )
         return self._encode_record(record)
 

@@ -103,6 +103,8 @@ def _predict(name: str, endpoint: LoadedEndpoint, limits: Limits) -> Schema:
             "lineage": ref("Lineage"),
         },
     }
+    if signature.views:
+        said["properties"]["features"] = _fresh(signature.views)
     naive = champion.naive
     first = {
         "id": ID, "value": naive.value, "probabilities": naive.probabilities, "decided_by": "model", "reason": None, "arm": champion.route.arm,
@@ -116,6 +118,19 @@ def _predict(name: str, endpoint: LoadedEndpoint, limits: Limits) -> Schema:
         summary, "predict", json_content(said, shown), errors, parameters=[TRACEPARENT, pinned], body=json_content(asked, {"inputs": [row]}),
         operationId=f"predict.{name}",
     )  # fmt: skip
+
+
+def _fresh(views: list[ViewUse]) -> Schema:
+    count = {"type": "integer", "minimum": 0}
+    view = {
+        "type": "object",
+        "properties": {
+            "age_s": {"type": ["number", "null"], "description": "of the oldest values that counted"},
+            "missing": count | {"description": "rows whose entity is not known, or null"},
+            "stale": count | {"description": "rows whose values are older than the view allows"},
+        },
+    }
+    return {"type": "object", "properties": {each.name: view for each in views}, "description": "what was looked up, by feature view"}
 
 
 def _said(name: str, signature: Signature) -> Schema:

@@ -34,6 +34,7 @@ class PredictionRecord(msgspec.Struct, frozen=True, array_like=True, tag="p"):
     answers: list[Answer]
     features: list[dict[str, Any]] | None  # per row: what the online store gave, by input name; None: nothing was read
     trace: str | None = None
+    ats: dict[str, list[float | None]] | None = None  # by view and row: when the newest values are from that the online store held; None: none
 
 
 class ShadowRecord(msgspec.Struct, frozen=True, array_like=True, tag="s"):

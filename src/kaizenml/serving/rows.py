@@ -55,6 +55,8 @@ class InputKinds:
 def tabulate(records: Sequence[Record], kinds: InputKinds, batch: int, existing: Mapping[str, pa.DataType]) -> pa.Table:
     """Turn records of one endpoint into rows; live ones first, each in the order of the journal.
 
+    Inputs become columns ``x_...``; ``at_VIEW`` says when the values are from that a row had out of a feature view.
+
     Parameters
     ----------
     kinds : the types of the releases' inputs.
@@ -75,6 +77,10 @@ def tabulate(records: Sequence[Record], kinds: InputKinds, batch: int, existing:
         if kind is None:
             continue  # nothing but null so far
         columns[f"x_{name}"] = pa.concat_arrays([_array(values, kind), pa.nulls(absent, kind)])
+    for view in dict.fromkeys(view for record in live for view in record.ats or ()):
+        times = [at for record in live for at in (record.ats or {}).get(view) or [None] * len(record.answers)]
+        micros = [None if at is None else round(at * 1e6) for at in times]
+        columns[f"at_{view}"] = pa.concat_arrays([pa.array(micros, pa.int64()).cast(_TIME), pa.nulls(absent, _TIME)])
     return pa.table(columns)
 
 
