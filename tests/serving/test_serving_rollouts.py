@@ -18,11 +18,15 @@ import serving_bundles as bundles
 from kaizenml.adapters.online import open_online
 from kaizenml.clock import SimulatedClock
 from kaizenml.errors import InvalidInput, NotFound, StorageFull, Unavailable
+from kaizenml.features import taking
+from kaizenml.features.buffer import buffer_of
+from kaizenml.features.view import FeatureView
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.assign import choose
 from kaizenml.serving import predictions
 from kaizenml.serving.client import Client
 from kaizenml.serving.drain import drain
+from kaizenml.training import model_file
 
 GOOD = bundles.GOOD
 
@@ -247,3 +251,33 @@ def test_a_full_disk_is_told_and_nothing_is_answered_without_its_record(ctx):
     drain(ctx)
     assert set(answered) <= set(predictions.read(ctx, "release", columns=["id"])["id"].to_pylist())
     assert predictions.read(ctx, "release", columns=["id"]).num_rows == len(answered) * 100
+
+
+def test_features_are_pushed_to_the_server_and_looked_up_by_the_next_request(ctx, tmp_path):
+    state = ctx.state
+    view = FeatureView(name="weather", dataset="weather", entity="place", columns=["temp"], at="at", ttl_s=3600.0)
+    route = bundles.write_bundle(state, view=True)
+    bundles.route(state, route)
+    spec = model_file.read(state / route.bundle / "model")
+    use = msgspec.structs.replace(spec.signature.views[0], version=view.version)
+    model_file.write(state / route.bundle / "model", msgspec.structs.replace(spec, signature=msgspec.structs.replace(spec.signature, views=[use])))
+    clock = SimulatedClock(tmp_path / "clock", datetime(2026, 3, 1, 12, tzinfo=UTC))
+
+    def row(place: str, temp: object) -> dict[str, Any]:
+        return {"place": place, "at": "2026-03-01T11:59:00Z", "temp": temp}
+
+    with bundles.served("--state", str(state), env={"KAIZEN_CLOCK": str(clock.path)}, log=state / "log") as (_, url), Client(url) as client:
+        with pytest.raises(NotFound, match="no feature view 'weather'"):
+            client.push("weather", [row("JFK", 2.5)])
+        taking.publish(state, [taking.Known(view=view, kinds={"place": "category", "temp": "number", "at": "timestamp"})])
+        assert client.push("weather", [row("JFK", 2.5), row("LGA", None)])["kept"] == 2
+        assert client.push("weather", [row("JFK", 2.5) | {"at": "2026-03-01T11:00:00Z"}])["late"] == 1
+        with pytest.raises(InvalidInput, match=r"rows\[0\].temp: 'hot' is not a number"):
+            client.push("weather", [row("JFK", "hot")])
+        with pytest.raises(NotFound, match="did you mean 'weather'"):
+            client.push("wether", [row("JFK", 2.5)])
+        looked_up, given = (client.predict("shop", [GOOD | more]) for more in ({"place": "JFK"}, {"place": None, "weather_temp": 2.5}))
+        assert looked_up["predictions"][0]["probabilities"] == given["predictions"][0]["probabilities"]
+        assert looked_up["features"] == {"weather": {"age_s": 60.0, "missing": 0, "stale": 0}}
+    assert buffer_of(state).waiting(view.ref) == 3
+    buffer_of(state).close()

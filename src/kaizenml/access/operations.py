@@ -50,7 +50,7 @@ def create(
     Parameters
     ----------
     name : whose it is, for the record.
-    scope : what it may do: predict, outcomes, or admin (everything, also the control API); default predict and outcomes.
+    scope : what it may do: predict, outcomes, features (push values), or admin (everything, also the control API); default predict and outcomes.
     rate : requests a second at most, over all workers; default as many as can be served.
     expires : how long it is valid, such as 90d; default for ever.
     why : reason, for the record.

@@ -22,7 +22,7 @@ from kaizenml.access import buckets
 from kaizenml.access.buckets import Buckets
 from kaizenml.errors import Conflict, Corrupt, Forbidden, RateLimited, Unauthorized
 
-Scope = Literal["predict", "outcomes", "admin"]
+Scope = Literal["predict", "outcomes", "features", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 FILE = "tokens.json"  # below the project's state folder, in ``serving/``
 FORMAT = 1

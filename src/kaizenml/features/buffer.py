@@ -3,7 +3,8 @@
 Writing a dataset version for each push would make thousands of tiny versions; so pushes wait here. A batch is
 *sealed* before it is handed on, and its name is the token under which the dataset takes it: whoever crashes
 in between, the next flush hands on the very same rows under the same token, and the dataset takes them once.
-Format 1 (``PRAGMA user_version``). A killed process loses nothing; see ``adapters/sqlite_online.py`` for the log.
+What was taken from a stream is noted in the same transaction, so that it is never taken twice.
+Format 2 (``PRAGMA user_version``); 1 had no such notes. A killed process loses nothing; see ``adapters/sqlite_online.py`` for the log.
 """
 
 from __future__ import annotations
@@ -11,21 +12,22 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
-from kaizenml.errors import Corrupt, StorageFull, Unavailable
+from kaizenml.errors import Conflict, Corrupt, StorageFull, Unavailable
 
-FORMAT = 1
+FORMAT = 2
 FILE = "pushed.db"
 _SCHEMA = (
     "CREATE TABLE IF NOT EXISTS pushed (seq INTEGER PRIMARY KEY AUTOINCREMENT, view TEXT NOT NULL, rows INTEGER NOT NULL, body BLOB NOT NULL)",
     "CREATE INDEX IF NOT EXISTS pushed_by_view ON pushed (view, seq)",
     "CREATE TABLE IF NOT EXISTS sealed (view TEXT PRIMARY KEY, last INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS taken (stream TEXT NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (stream, entry)) WITHOUT ROWID",
 )  # AUTOINCREMENT: numbers are never used again, so a token names its rows for ever
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[dict[str, Any]]).decode
@@ -44,6 +46,13 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
         return f"push:{self.view}:{self.last}"
 
 
+class Origin(NamedTuple):
+    """Where in a stream rows come from."""
+
+    stream: str
+    entries: Sequence[str]
+
+
 class PushBuffer:
     """The queue of one project. One connection, opened at the first use; threads take turns, as SQLite's writers do anyway."""
 
@@ -53,10 +62,26 @@ class PushBuffer:
         self._connection: sqlite3.Connection | None = None
         self._pid = os.getpid()
 
-    def put(self, view: str, rows: list[dict[str, Any]]) -> None:
-        """Take one push."""
+    def put(self, view: str, rows: list[dict[str, Any]], origin: Origin | None = None) -> None:
+        """Take one push, or raise Conflict where an entry of ``origin`` was taken before: then nothing is."""
         with self._transaction() as connection:
+            if origin is not None:
+                try:
+                    connection.executemany("INSERT INTO taken (stream, entry) VALUES (?, ?)", [(origin.stream, entry) for entry in origin.entries])
+                except sqlite3.IntegrityError:
+                    raise Conflict(f"entries of the stream {origin.stream!r} were taken before", remedy="take the others") from None
             connection.execute("INSERT INTO pushed (view, rows, body) VALUES (?, ?, ?)", (view, len(rows), _encode(rows)))
+
+    def taken(self, stream: str, entries: Sequence[str]) -> set[str]:
+        """Return which entries of a stream were taken."""
+        with self._transaction() as connection:
+            query = "SELECT 1 FROM taken WHERE stream = ? AND entry = ?"
+            return {entry for entry in entries if connection.execute(query, (stream, entry)).fetchone()}
+
+    def forget(self, stream: str, entries: Sequence[str]) -> None:
+        """Forget that entries were taken, once the stream will not give them again."""
+        with self._transaction() as connection:
+            connection.executemany("DELETE FROM taken WHERE stream = ? AND entry = ?", [(stream, entry) for entry in entries])
 
     def seal(self, view: str) -> Batch | None:
         """Return the batch to hand on, or None when nothing waits. The same one again until it is ``done``."""

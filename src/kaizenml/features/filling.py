@@ -22,6 +22,7 @@ from kaizenml.features import frame, join
 from kaizenml.features.encoding import microseconds
 from kaizenml.features.moments import History, Row, keep_s, keeps_rows, reach_us
 from kaizenml.features.push import time_text
+from kaizenml.features.taking import history_of
 from kaizenml.features.view import FeatureView, key_of
 from kaizenml.ports import OnlineRow
 
@@ -102,7 +103,7 @@ def history_rows(view: FeatureView, keys: Sequence[str], rows: pa.Table) -> dict
         of = np.where(np.asarray(times.is_null().to_numpy(), bool), -1, of)
         us = np.asarray(times.fill_null(0).to_numpy(), np.int64)
     keep = of >= 0
-    reach = reach_us(view.aggregates)
+    reach = reach_us(view.aggregates) if view.created is None else None  # what is not known yet does not count: `prune` sees to that
     if reach is not None and keep.any():
         newest = np.full(int(of.max()) + 1, np.iinfo(np.int64).min)
         np.maximum.at(newest, of[keep], us[keep])
@@ -121,27 +122,6 @@ def history_rows(view: FeatureView, keys: Sequence[str], rows: pa.Table) -> dict
         if key is not None:
             found.setdefault(key, []).append(row)
     return found
-
-
-def put(ctx: Context, view: FeatureView, rows: Mapping[str, Sequence[Row]], keys: Sequence[str]) -> int:
-    """Take pushed rows of a view that keeps rows; return how many are older than what is kept one by one."""
-    late: dict[str, int] = {}
-    reach = reach_us(view.aggregates)
-
-    def change(key: str, row: OnlineRow | None) -> OnlineRow | None:
-        history = _history(view, keys, row)
-        new, late[key] = history.put(rows[key])
-        if not new:
-            return row
-        history.prune(reach)
-        return OnlineRow(history.times[-1] / 1e6, history.packed())
-
-    ctx.online.update(view.ref, rows, change, keep_s=keep_s(view))
-    return sum(late.values())
-
-
-def _history(view: FeatureView, keys: Sequence[str], row: OnlineRow | None) -> History:
-    return History(view.reads, timed=view.created is not None, keyed=bool(keys)) if row is None else History.read(row.values)
 
 
 class _Newest:
@@ -188,7 +168,7 @@ class _Histories:
         torn: set[str] = set()
 
         def change(key: str, row: OnlineRow | None) -> OnlineRow | None:
-            history = _history(self.view, self.keys, row)
+            history = history_of(self.view, self.keys, row)
             new, late = history.put(found[key], over=True)
             if late and self._reach is None:
                 torn.add(key)

@@ -127,8 +127,9 @@ class History:
         if not times:
             return
         gone = 0
-        if keep_us is not None:
-            since = times[-1] - keep_us
+        newest = self._newest_known()
+        if keep_us is not None and newest is not None:
+            since = newest - keep_us
             gone = bisect_right(times, since)
             if gone:
                 self.since = max(since, self.since) if self.since is not None else since
@@ -142,6 +143,12 @@ class History:
         if gone:
             for column in self._lists():
                 del column[:gone]
+
+    def _newest_known(self) -> int | None:
+        """Return the time of the newest row that is known from the newest moment on: what reads from then on rest upon."""
+        if self.known is None:
+            return self.times[-1]
+        return next((at for at, known in zip(reversed(self.times), reversed(self.known), strict=True) if known <= self.times[-1]), None)
 
     def at(self, t: int) -> History:
         """Return what was known at a moment: this very history when that is all."""

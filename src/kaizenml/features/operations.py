@@ -10,11 +10,11 @@ from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
 from kaizenml.errors import InvalidInput, NotFound
-from kaizenml.features import corrections, filling, frame, store
+from kaizenml.features import corrections, filling, frame, store, taking
 from kaizenml.features.buffer import buffer_of
-from kaizenml.features.moments import keep_s, keeps_rows
+from kaizenml.features.moments import keeps_rows
 from kaizenml.features.online import Read, read_at
-from kaizenml.features.push import Checked, Checker
+from kaizenml.features.push import Checker
 from kaizenml.features.view import FeatureView, Kept, Materialized, Pushed, ViewState
 
 __all__ = ["flush", "get", "list", "materialize", "push", "read", "show"]
@@ -55,10 +55,7 @@ def push(ctx: Context, view: str, rows: Sequence[Mapping[str, Any]], *, offline:
         checked = _checker(ctx, found, fresh=True).check(rows)
     if checked.offline:
         store.record_use(ctx, [found])
-        if offline:
-            buffer_of(ctx.state).put(found.ref, checked.offline)
-    kept = _put_online(ctx, found, checked)
-    return Pushed(view=found.ref, rows=len(rows), kept=kept, late=len(rows) - kept)
+    return taking.take(ctx.state, ctx.online, _checker(ctx, found), checked, offline=offline)
 
 
 def flush(ctx: Context, view: str) -> DatasetVersion | None:
@@ -128,6 +125,7 @@ def materialize(ctx: Context, view: str, *, everything: bool = False, progress: 
     flush(ctx, view)
     store.record_use(ctx, [found])
     done = _fill(ctx, found, everything=everything, progress=progress)
+    publish(ctx)
     return Materialized(view=found.ref, dataset=done.version.ref, entities=done.entities, kept=done.kept)
 
 
@@ -252,7 +250,7 @@ def _fill(ctx: Context, view: FeatureView, *, everything: bool = False, progress
     if done.entities:
         checker = _checker(ctx, view, fresh=True)
         for rows in buffer_of(ctx.state).waiting_rows(view.ref):  # pushed since: what was replaced is put once more
-            _put_online(ctx, view, checker.check(rows))
+            taking.put(ctx.online, checker, checker.check(rows))
         with ctx.catalog.write() as connection:
             store.set_materialized(connection, view.ref, done.version.number)
             ctx.record(connection, "features.materialized", view.ref, dataset=done.version.ref, entities=done.entities, kept=done.kept)
@@ -269,13 +267,17 @@ def _kept(view: FeatureView, key: str, found: Read, now: float, nothing: str) ->
     return Kept(view=view.ref, key=key, values=found.values, at=found.at, age_s=age_s, fresh=fresh, status="present" if fresh else "stale")
 
 
-def _put_online(ctx: Context, view: FeatureView, checked: Checked) -> int:
-    """Put pushed rows into the online store; return how many came in time."""
-    if not checked.offline:
-        return 0
-    if keeps_rows(view):
-        return len(checked.offline) - filling.put(ctx, view, checked.histories, _checker(ctx, view).keys)
-    return ctx.online.write(view.ref, checked.online, keep_s=keep_s(view))
+def publish(ctx: Context) -> None:
+    """Tell serving processes which views rows can be pushed into, and what such a row holds."""
+    taking.publish(ctx.state, [_known(ctx, view) for view in frame.views(ctx)])
+
+
+def _known(ctx: Context, view: FeatureView) -> taking.Known:
+    try:
+        kinds = tables.version(ctx, view.dataset).columns
+    except NotFound:  # the first flush makes the dataset
+        return taking.Known(view=view, kinds={})
+    return taking.Known(view=view, kinds=kinds, keys=filling.keys_of(ctx, view.dataset) if keeps_rows(view) else [])
 
 
 def _checker(ctx: Context, view: FeatureView, fresh: bool = False) -> Checker:
@@ -283,9 +285,8 @@ def _checker(ctx: Context, view: FeatureView, fresh: bool = False) -> Checker:
     kept = _checkers.get(place)
     if kept is not None and not fresh:
         return kept
-    try:
-        keys = filling.keys_of(ctx, view.dataset) if keeps_rows(view) else []
-        _checkers[place] = checker = Checker(view, tables.version(ctx, view.dataset).columns, keys)
-    except NotFound:
-        return Checker(view, {})  # the first flush makes the dataset
+    known = _known(ctx, view)
+    checker = known.checker()
+    if known.kinds:
+        _checkers[place] = checker
     return checker

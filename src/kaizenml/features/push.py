@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
-
-import pyarrow as pa
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kaizenml.data.dataset import Kind
 from kaizenml.errors import InvalidInput, nearest
 from kaizenml.features.encoder import parse_time_us
 from kaizenml.features.moments import Row, keeps_rows
 from kaizenml.features.view import FeatureView, entity_key, key_of
+
+if TYPE_CHECKING:  # serving processes check rows too, and make no tables
+    import pyarrow as pa
 
 Converter = Callable[[Any], Any]
 _EXPECTED: dict[str, str] = {
@@ -24,14 +25,6 @@ _EXPECTED: dict[str, str] = {
     "text": "text",
     "timestamp": "a time (ISO 8601 such as '2026-03-01T12:30:00Z', or seconds since 1970)",
     "any": "a number, text, true, false or null",
-}
-_ARROW: dict[str, pa.DataType] = {
-    "number": pa.float64(),
-    "integer": pa.int64(),
-    "boolean": pa.bool_(),
-    "category": pa.string(),
-    "text": pa.string(),
-    "timestamp": pa.timestamp("us", "UTC"),
 }
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -92,6 +85,12 @@ class Checker:
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         """Return checked rows as the dataset takes them."""
+        import pyarrow as pa
+
+        types = {
+            "number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_(), "category": pa.string(), "text": pa.string(),
+            "timestamp": pa.timestamp("us", "UTC"),
+        }  # fmt: skip
         columns = {}
         for name, kind in self.kinds.items():
             values = [row.get(name) for row in rows]
@@ -99,7 +98,7 @@ class Checker:
                 values = [None if value is None else parse_time_us(value) for value in values]
             elif kind in ("category", "text"):
                 values = [entity_key(value) for value in values]  # also what was checked before the column became text
-            columns[name] = pa.array(values, _ARROW.get(kind))
+            columns[name] = pa.array(values, types.get(kind))
         return pa.table(columns)
 
     def _wrong_names(self, row: Any, position: int) -> InvalidInput:

@@ -14,6 +14,8 @@ import msgspec
 
 from kaizenml.clock import Clock
 from kaizenml.errors import KaizenError, NotFound, nearest
+from kaizenml.features.taking import Receiver, read_rows
+from kaizenml.features.view import Pushed
 from kaizenml.serving.admission import Admission
 from kaizenml.serving.deciding import Answered
 from kaizenml.serving.description import PAGE_HEADERS, Description, address_of
@@ -27,7 +29,7 @@ from kaizenml.serving.headers import DISCARDED_BYTES, Headers, call_of, check_po
 from kaizenml.serving.metrics import Counters
 from kaizenml.serving.observer import Observer
 from kaizenml.serving.outcomes import OutcomeStore, Taken
-from kaizenml.serving.protocol import Limits, MethodNotAllowed, read_outcomes
+from kaizenml.serving.protocol import Limits, MethodNotAllowed, check_rows, read_outcomes
 from kaizenml.serving.watcher import Watcher
 
 Message = MutableMapping[str, Any]
@@ -41,7 +43,9 @@ _HTML = (b"content-type", b"text/html; charset=utf-8")
 _TEXT = (b"content-type", b"text/plain; version=0.0.4; charset=utf-8")
 IN_FLIGHT = "kaizen_requests_in_flight"
 _METHODS = {"/health/live": "GET", "/health/ready": "GET", "/metrics": "GET", "/openapi.json": "GET", "/docs": "GET"}
-_PATHS = ["/predict/{endpoint}", "/outcomes/{endpoint}", "/v2/models/{endpoint}/infer", "/endpoints/{endpoint}/invocations", *_METHODS]
+_PATHS = [
+    "/predict/{endpoint}", "/outcomes/{endpoint}", "/features/{view}", "/v2/models/{endpoint}/infer", "/endpoints/{endpoint}/invocations", *_METHODS,
+]  # fmt: skip
 MISTAKE = KaizenError("the server made a mistake; the request may be fine", remedy="look at the server's log")
 
 
@@ -50,12 +54,14 @@ class App:
 
     def __init__(
         self, *, engine: Engine, watcher: Watcher, outcomes: OutcomeStore, counters: Counters, clock: Clock, limits: Limits,
-        observer: Observer, sync: Callable[[], None] | None = None, door: Door | None = None, root_path: str = "", admission: Admission | None = None,
+        observer: Observer, receiver: Receiver | None = None, sync: Callable[[], None] | None = None, door: Door | None = None, root_path: str = "",
+        admission: Admission | None = None,
     ) -> None:  # fmt: skip
         self.engine = engine
         self.admission = admission or Admission(counters)
         self.watcher = watcher
         self._outcomes = outcomes
+        self._receiver = receiver
         self.counters = counters
         self._clock = clock
         self.limits = self._limits = limits
@@ -65,7 +71,7 @@ class App:
         """Who may ask; None: everybody who can reach the port."""
         self._root_path = root_path
         self._shadowing = False
-        # outcomes wait for a lock and the disk: beside the loop, in one thread that owns the connection
+        # outcomes and pushed features wait for a lock and the disk: beside the loop, in one thread that owns the connections
         self._beside = ThreadPoolExecutor(1, thread_name_prefix="outcomes")
         invocations = Invocations()
         self._dialects: list[Dialect] = [OpenInference(), invocations]
@@ -104,13 +110,13 @@ class App:
                 call = Call("POST", path, dict(scope["headers"]) if tabular else {}, raw, trace)
                 kind, body, headers = await self._asked(partial(self._predict, endpoint, call, pinned, tabular))
                 answered = self.engine.last
-            elif path.startswith("/outcomes/"):
-                place, endpoint = "outcomes", path[10:]
+            elif path.startswith(("/outcomes/", "/features/")):
+                place, endpoint = ("outcomes", path[10:]) if path[1] == "o" else ("features", "")
                 trace, _, _ = check_post(scope, self._limits)
                 raw = await self._body(scope, receive)
                 if raw is None:
                     return
-                body = await self._take_outcomes(endpoint, raw)
+                body = await (self._take_outcomes(endpoint, raw) if place == "outcomes" else self._take_features(path[10:], raw))
             elif path in _METHODS:
                 status, kind, body, headers = await self._other(scope, path, known)
             else:
@@ -238,6 +244,21 @@ class App:
                 self.counters.add(f'kaizen_outcomes_total{{endpoint="{name}",state="{state}"}}', number)
         return self._encode(taken)
 
+    async def _take_features(self, view: str, body: bytes) -> bytes:
+        if self._receiver is None:
+            raise NotFound("no features can be pushed here: there is no project behind this server", remedy="kaizen features push VIEW ROWS")
+
+        def take(receiver: Receiver) -> Pushed:
+            rows = read_rows(body)
+            check_rows(len(rows), self._limits, "rows")
+            return receiver.take(view, rows)
+
+        taken = await asyncio.get_running_loop().run_in_executor(self._beside, take, self._receiver)
+        for state in ("kept", "late"):
+            if number := getattr(taken, state):
+                self.counters.add(f'kaizen_features_pushed_total{{view="{view}",state="{state}"}}', number)
+        return self._encode(taken)
+
     async def _other(self, scope: MutableMapping[str, Any], path: str, known: bool) -> tuple[int, tuple[bytes, bytes], bytes, Headers]:
         if scope["method"] not in ("GET", "HEAD"):
             values = {"method": scope["method"], "expected": "GET, HEAD"}
@@ -304,6 +325,8 @@ class App:
             task.cancel()
         await self.watcher.stop()
         self._beside.shutdown()
+        if self._receiver is not None:
+            self._receiver.close()
         await asyncio.to_thread(self.observer.close)
 
 

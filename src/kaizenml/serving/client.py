@@ -76,6 +76,11 @@ class Client:
         found: dict[str, Any] = self.request("POST", f"/outcomes/{quote(endpoint, safe='')}", document, repeat=True)
         return found
 
+    def push(self, view: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Push newest values of a feature view: ``{"view", "rows", "kept", "late"}``."""
+        found: dict[str, Any] = self.request("POST", f"/features/{quote(view, safe='')}", {"rows": rows})
+        return found
+
     def ready(self) -> dict[str, Any]:
         """Return what the server says of itself; Unavailable when it is not ready."""
         found: dict[str, Any] = self.request("GET", "/health/ready", repeat=True)

@@ -58,7 +58,7 @@ class Door:
         if not shown and path in self._open:
             return False
         try:
-            self.check(shown, "outcomes" if path.startswith("/outcomes/") else "predict" if scope["method"] == "POST" else None)
+            self.check(shown, _scope(scope, path))
         except Unauthorized:
             self._tell(scope)
             raise
@@ -104,6 +104,14 @@ class Door:
             client = scope.get("client") or ("an unknown address",)
             log.warning("%d request(s) without a valid token, the last from %s", self._refused, client[0])
             self._told_at, self._refused = now, 0
+
+
+def _scope(scope: MutableMapping[str, Any], path: str) -> Scope | None:
+    if path.startswith("/outcomes/"):
+        return "outcomes"
+    if path.startswith("/features/"):
+        return "features"
+    return "predict" if scope["method"] == "POST" else None
 
 
 def _mark(path: Path) -> Mark:

@@ -48,7 +48,7 @@ class Observer:
 
         Parameters
         ----------
-        place : ``predict``, ``outcomes`` or ``other``.
+        place : ``predict``, ``outcomes``, ``features`` or ``other``.
         endpoint : the name that was asked for, which may be none of ours.
         code : the error's; empty when there was none.
         seconds : from the whole request to the answer.

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from kaizenml.features.signature import Field, Signature, ViewUse
+from kaizenml.features.view import Pushed
 from kaizenml.rollouts.snapshot import Lineage
 from kaizenml.serving import openapi_dialects as dialects
 from kaizenml.serving.dialects.invocations import Invocations
@@ -54,7 +55,7 @@ def document(
     """
     limits = limits or Limits()
     paths: dict[str, Any] = {}
-    schemas: dict[str, Any] = {"Error": error_schema(), **_structs(Taken, Lineage)}
+    schemas: dict[str, Any] = {"Error": error_schema(), **_structs(Taken, Lineage, Pushed)}
     for name, endpoint in sorted(routing.endpoints.items()):
         schemas |= {f"{name}.Row": _row(endpoint.arms[0]), f"{name}.Value": _value(endpoint.signatures)}
         paths |= {f"/predict/{name}": {"post": _predict(name, endpoint, limits)}, f"/outcomes/{name}": {"post": _outcomes(name, endpoint, limits)}}
@@ -72,6 +73,7 @@ def document(
             {"name": "predict", "description": "kaizenml's own protocol"},
             {"name": "v2", "description": "Open Inference Protocol, version 2"},
             {"name": "invocations", "description": "SageMaker, MLflow, Vertex AI"},
+            {"name": "features", "description": "values that requests look up"},
             {"name": "server", "description": "health, counters, this document"},
         ],
         "paths": paths,
@@ -93,7 +95,7 @@ def _predict(name: str, endpoint: LoadedEndpoint, limits: Limits) -> Schema:
     signature, row = champion.signature, example_row(champion)
     rows = {"type": "array", "minItems": 1, "maxItems": limits.rows, "items": ref(f"{name}.Row")}
     asked = {"type": "object", "required": ["inputs"], "additionalProperties": False, "properties": {"inputs": rows, "unit": UNIT}}
-    said = {
+    said: Schema = {
         "type": "object",
         "required": ["predictions", "release", "classes", "lineage"],
         "properties": {
@@ -227,6 +229,21 @@ def _truth(signatures: list[Signature]) -> Schema:
     return {"enum": alike, "examples": list(schema["enum"])}
 
 
+def _features() -> Schema:
+    row = {"type": "object", "additionalProperties": PLAIN, "description": "the view's entity, its event time, and every column that it reads"}
+    asked = {
+        "type": "object", "required": ["rows"], "additionalProperties": False,
+        "properties": {"rows": {"type": "array", "minItems": 1, "items": row}},
+    }  # fmt: skip
+    taken = msgspec.to_builtins(Pushed(view="weather.0123456789ab", rows=1, kept=1, late=0))
+    view = {"name": "view", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}, "description": "the name of a feature view"}
+    shown = {"rows": [{"origin": "JFK", "at": MOMENT, "temp": 39.0}]}
+    return operation(
+        "Push newest values of a feature view", "features", json_content(ref("Pushed"), taken), answers(*ALWAYS, *POSTED), parameters=[view],
+        body=json_content(asked, shown), operationId="features.push", description="Online at once, and kept for the view's dataset. Idempotent.",
+    )  # fmt: skip
+
+
 def _own(auth: bool) -> Schema:
     ready = {
         "type": "object",
@@ -247,6 +264,7 @@ def _own(auth: bool) -> Schema:
     paths = {path: {"get": operation(summary, "server", said, errors)} for path, summary, said in told}
     health: Schema = {"security": []}
     errors = answers(401, 405, 429, 500)
+    paths["/features/{view}"] = {"post": _features()}
     paths["/health/live"] = {"get": operation("The process runs.", "server", json_content(live, {"live": True}), errors, **health)}
     waiting = {"503": {"description": "An endpoint cannot answer; it is told which, and why.", "content": json_content(ready)}}
     paths["/health/ready"] = {"get": operation("Every endpoint can answer.", "server", json_content(ready), errors | waiting, **health)}

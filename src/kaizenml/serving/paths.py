@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-_NAMED = re.compile(r"(/predict|/outcomes|/v2/models|/v2/repository/models|/endpoints)/([^/]+)(/.*|)")
+_NAMED = re.compile(r"(/predict|/outcomes|/features|/v2/models|/v2/repository/models|/endpoints)/([^/]+)(/.*|)")
 _TAILS = {
     "/predict": {""}, "/outcomes": {""}, "/endpoints": {"/invocations"}, "/v2/repository/models": {"/load", "/unload"},
     "/v2/models": {"", "/ready", "/infer", "/versions/{version}", "/versions/{version}/ready", "/versions/{version}/infer"},
@@ -31,5 +31,7 @@ def template(path: str) -> tuple[str, str]:
     if found is None:
         return OTHER, ""
     head, name, tail = found.groups()
+    if head == "/features":
+        return ("/features/{view}", "") if not tail else (OTHER, "")
     tail = _VERSION.sub("/versions/{version}", tail)
     return (f"{head}/{{endpoint}}{tail}", name) if tail in _TAILS[head] else (OTHER, "")

@@ -20,6 +20,7 @@ import uvicorn
 from kaizenml.adapters.online import open_online
 from kaizenml.clock import open_clock, parse_duration
 from kaizenml.errors import NotFound
+from kaizenml.features.taking import Receiver
 from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Snapshot
 from kaizenml.serving import journal
 from kaizenml.serving.access_log import STDERR, AccessLog
@@ -83,7 +84,7 @@ def build(
     kept = OutcomeStore(state, ids, window_s=parse_duration(settings.outcome_window), durable=settings.fsync == "request")
     return App(
         engine=engine, watcher=Watcher(state, engine, written, clock, fixed=fixed), outcomes=kept, counters=counters, clock=clock, limits=limits,
-        observer=observer,
+        observer=observer, receiver=None if fixed is not None else Receiver(state, lambda: open_online(project.online, state, project.name)),
         sync=written.sync if settings.fsync == "tick" else None, root_path=front.root_path if front else "",
         door=Door(state, fixed=fixed_token(os.environ)) if front and front.auth else None, admission=Admission(counters, _bounds(settings)),
     )  # fmt: skip

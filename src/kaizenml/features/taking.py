@@ -1,0 +1,169 @@
+"""Taking pushed rows: durable in the buffer first, then online. For commands and serving processes alike: imports nothing heavy.
+
+A serving process knows no catalog. What it must know to take rows is in ``serving/features.json``, written anew by the operations on
+features whenever something in it changes.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from kaizenml.data.dataset import Kind
+from kaizenml.errors import InvalidInput, Unavailable, not_found
+from kaizenml.features.buffer import Origin, buffer_of
+from kaizenml.features.moments import History, keep_s, keeps_rows, reach_us
+from kaizenml.features.push import Checked, Checker
+from kaizenml.features.view import FeatureView, Pushed
+from kaizenml.ports import OnlineRow, OnlineStore
+
+FILE = "features.json"  # below the project's state folder, in ``serving/``
+FORMAT = 1
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """A view as rows are pushed into it."""
+
+    view: FeatureView
+    kinds: dict[str, Kind]  # of its dataset's columns; {} while there is no dataset
+    keys: list[str] = []  # the columns that tell its rows apart, where it keeps rows
+
+    def checker(self) -> Checker:
+        """Return what checks its rows."""
+        return Checker(self.view, self.kinds, self.keys)
+
+
+class Kept(msgspec.Struct, frozen=True, kw_only=True):
+    """The file that serving processes read."""
+
+    format: int = FORMAT
+    views: list[Known]
+
+
+def take(state: Path, store: OnlineStore, checker: Checker, checked: Checked, *, offline: bool = True, origin: Origin | None = None) -> Pushed:
+    """Take checked rows of a view.
+
+    Parameters
+    ----------
+    state : the project's state folder, with the buffer.
+    offline : also keep them for the dataset.
+    origin : where in a stream they come from: what was taken from there before is not taken again.
+    """
+    rows = len(checked.offline)
+    if rows and offline:
+        buffer_of(state).put(checker.view.ref, checked.offline, origin)
+    kept = put(store, checker, checked) if rows else 0
+    return Pushed(view=checker.view.ref, rows=rows, kept=kept, late=rows - kept)
+
+
+def put(store: OnlineStore, checker: Checker, checked: Checked) -> int:
+    """Put checked rows into the online store; return how many of them came in time."""
+    view = checker.view
+    if not keeps_rows(view):
+        return store.write(view.ref, checked.online, keep_s=keep_s(view))
+    late: dict[str, int] = {}
+    reach = reach_us(view.aggregates)
+
+    def change(key: str, row: OnlineRow | None) -> OnlineRow | None:
+        history = history_of(view, checker.keys, row)
+        new, late[key] = history.put(checked.histories[key])
+        if not new:
+            return row
+        history.prune(reach)
+        return OnlineRow(history.times[-1] / 1e6, history.packed())
+
+    store.update(view.ref, checked.histories, change, keep_s=keep_s(view))
+    return len(checked.offline) - sum(late.values())
+
+
+def history_of(view: FeatureView, keys: Sequence[str], row: OnlineRow | None) -> History:
+    """Return the history that the store holds of an entity, or an empty one."""
+    return History(view.reads, timed=view.created is not None, keyed=bool(keys)) if row is None else History.read(row.values)
+
+
+def publish(state: Path, known: Sequence[Known]) -> None:
+    """Write what serving processes must know, where it is not what they know."""
+    path = state / "serving" / FILE
+    body = msgspec.json.encode(Kept(views=[*known]))
+    try:
+        if path.read_bytes() == body:
+            return
+    except OSError:
+        pass
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_name(f".{FILE}.{os.getpid()}")
+    fresh.write_bytes(body)
+    os.replace(fresh, path)
+
+
+class Receiver:
+    """Takes pushed rows in a serving process. One thread at a time.
+
+    Parameters
+    ----------
+    state : the project's state folder.
+    open_store : opens the online store for writing, at the first push.
+    """
+
+    def __init__(self, state: Path, open_store: Callable[[], OnlineStore]) -> None:
+        self._state = state
+        self._path = state / "serving" / FILE
+        self._open_store = open_store
+        self._store: OnlineStore | None = None
+        self._seen: tuple[int, int, int] | None = None
+        self._checkers: dict[str, Checker] = {}
+
+    def take(self, view: str, rows: Sequence[Mapping[str, Any]]) -> Pushed:
+        """Take rows of a view, or raise NotFound, InvalidInput, Unavailable or StorageFull: then none was taken."""
+        self._look()
+        checker = self._checkers.get(view)
+        if checker is None:
+            raise not_found("feature view", view[:100], self._checkers, remedy=f"kaizen features materialize {view[:100]}")
+        checked = checker.check(rows)
+        if self._store is None:
+            self._store = self._open_store()
+        return take(self._state, self._store, checker, checked)
+
+    def close(self) -> None:
+        if self._store is not None:
+            self._store.close()
+
+    def _look(self) -> None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            self._seen, self._checkers = None, {}
+            return
+        mark = (found.st_mtime_ns, found.st_ino, found.st_size)
+        if mark == self._seen:
+            return
+        try:
+            kept = msgspec.json.decode(self._path.read_bytes(), type=Kept)
+        except (OSError, msgspec.DecodeError) as error:
+            raise Unavailable(f"what is known of feature views cannot be read: {error}", remedy="kaizen features materialize VIEW") from None
+        if kept.format > FORMAT:
+            raise Unavailable(f"{FILE} has format {kept.format}; this server reads up to {FORMAT}", remedy="upgrade the server")
+        self._checkers = {each.view.name: each.checker() for each in kept.views}
+        self._seen = mark
+
+
+class Rows(msgspec.Struct, forbid_unknown_fields=True):
+    """What is posted to ``/features/{view}``."""
+
+    rows: list[dict[str, str | int | float | bool | None]]
+
+
+def read_rows(body: bytes) -> list[dict[str, Any]]:
+    """Decode a push; raises InvalidInput."""
+    try:
+        return _decode(body).rows
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        text = str(error)
+        raise InvalidInput(f"the body is no push: {text[0].lower()}{text[1:]}", remedy='send {"rows": [{"column": value, ...}]}') from None
+
+
+_decode = msgspec.json.Decoder(Rows).decode
