@@ -39,6 +39,7 @@ class Peer(NamedTuple):
     read: Callable[[Any], list[float]]
     run: Callable[[Path, Path, Path, int], Command]
     below: tuple[int, int] | None = None  # the first Python that it does not install on
+    base: Sequence[str] = _MODEL
 
     @property
     def version(self) -> str:
@@ -54,7 +55,7 @@ def environment(peer: Peer) -> Path:
     """
     folder = CACHE / "envs" / peer.slug
     stamp = folder / ".made-of"
-    wanted = hashlib.sha256(repr((sys.version, sys.executable, _MODEL, peer.packages)).encode()).hexdigest()
+    wanted = hashlib.sha256(repr((sys.version, sys.executable, peer.base, peer.packages)).encode()).hexdigest()
     if stamp.exists() and stamp.read_text(encoding="utf-8") == wanted:
         return folder / "bin"
     kept = ROOT / ".tools" / "bin" / "uv"
@@ -68,7 +69,7 @@ def environment(peer: Peer) -> Path:
     _say(f"installing {' '.join(peer.packages)}")
     _step([uv, "venv", "--no-python-downloads", "--python", python, str(folder)], log)
     # compiled here, or the first start of each would compile what it imports
-    _step([uv, "pip", "install", "--compile-bytecode", "--python", str(folder / "bin" / "python"), *_MODEL, *peer.packages], log)
+    _step([uv, "pip", "install", "--compile-bytecode", "--python", str(folder / "bin" / "python"), *peer.base, *peer.packages], log)
     stamp.write_text(wanted, encoding="utf-8")
     return folder / "bin"
 
