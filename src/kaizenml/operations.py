@@ -42,7 +42,7 @@ MODULES = {
 
 READING = frozenset({
     "list", "show", "status", "versions", "quarantine", "get", "read", "board", "alerts", "accuracy", "verify", "settings", "check", "exclusions",
-    "radius", "diff", "uses", "search", "describe",
+    "radius", "diff", "uses", "search", "describe", "forgotten",
 })  # fmt: skip
 """Verbs that change nothing: HTTP offers them as GET too."""
 

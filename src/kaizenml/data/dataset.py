@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from kaizenml.data.forgotten import Forgotten
+
 Kind = Literal["number", "integer", "boolean", "category", "timestamp", "text"]
 Trust = Literal["internal", "partner", "public"]
 Decision = Literal["drop", "pseudonym", "encrypt", "keep"]
@@ -39,6 +41,7 @@ class Column(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     unique: bool = False
     personal: Personal | None = None
     severity: Severity = "quarantine"
+    holds: str | None = None  # the name by which subjects in it are asked for, where the column has another: "customer_id" of a column "buyer"
 
 
 class Unique(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -159,6 +162,7 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     profile: dict[str, Any] = {}  # per column: count, missing, mean, std, min, max, top values
     sources: dict[str, int] = {}  # rows by the name of their source; empty in versions made before rows had one
     personal: dict[str, Decision] = {}  # columns that tell of persons, dropped ones too, and how their values were stored
+    forgotten: list[Forgotten] = []  # how the hash came to be, where rows were forgotten since
     key_print: str = ""  # fingerprint of the key behind pseudonyms and encryption, where there are any
     warnings: dict[str, int] = {}  # rules of severity `warn` that this addition broke, with how many rows
     contract: Contract | None = None  # as it stood when the rows came; None in versions made before it was kept

@@ -79,6 +79,14 @@ class Keys:
                 found |= dict(connection.execute(f"SELECT id, salt FROM subjects WHERE id IN ({marks})", block))  # noqa: S608  (question marks only)
         return {value: self._mac("encrypt", found[one]) for one, value in identities.items() if one in found}
 
+    def sign(self, message: bytes) -> str:
+        """Return the proof that whoever holds the project's key has seen this message."""
+        return self._mac("sign", message).hex()
+
+    def digest(self, text: str) -> str:
+        """Return what a value can be recognised by, with the project's key and not without."""
+        return self._mac("digest", text.encode("utf-8", "surrogatepass")).hex()
+
     def destroy(self, column: str, value: str) -> bool:
         """Destroy a subject's key; return whether there was one. Its bytes are overwritten in the file."""
         if not self._subjects.exists():

@@ -19,7 +19,7 @@ from kaizenml.data.kinds import SOURCE, VERSION, normalise
 from kaizenml.errors import InvalidData, UsageError
 from kaizenml.refs import check_name
 
-__all__ = ["add", "check", "drop", "list", "quarantine", "release", "show", "versions"]
+__all__ = ["add", "check", "drop", "list", "quarantine", "release", "show", "verify", "versions"]
 
 _MODES = ("append", "replace")
 
@@ -46,6 +46,16 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     contract: Contract  # as it would be, with a decision for each column that tells of persons
     warnings: dict[str, int] = {}  # rules of severity `warn` that are broken, with how many rows
     undecided: dict[str, str] = {}  # columns without a decision that look as if they told of persons, and why
+
+
+class Verified(msgspec.Struct, frozen=True, kw_only=True):
+    """A version whose rows are those that its hash says."""
+
+    version: str  # name@number
+    rows: int
+    hash: str
+    forgotten: int  # rows that left it since it was made, each forgetting with a signed record
+    said: str
 
 
 class Quarantine(msgspec.Struct, frozen=True, kw_only=True):
@@ -191,6 +201,32 @@ def show(ctx: Context, dataset: str) -> Detail:
         waiting = sum(left(one) for one in store.versions(connection, version.dataset))
     assert found is not None  # versions refer to their dataset
     return Detail(dataset=found, version=version, quarantined=waiting)
+
+
+def verify(ctx: Context, dataset: str) -> Verified:
+    """Hash the rows of a version again and compare with what was written, also where persons were forgotten since.
+
+    Parameters
+    ----------
+    dataset : ``name`` (the newest version) or ``name@number``.
+
+    Returns
+    -------
+    The version's rows and hash, and how many rows were forgotten since it was made.
+
+    Raises
+    ------
+    NotFound : no such dataset or version.
+    Corrupt : rows differ, or left without a signed record.
+
+    Examples
+    --------
+    kaizen data verify orders@3
+    """
+    found = tables.verify(ctx, dataset)
+    gone = sum(link.rows for link in found.forgotten)
+    said = f"{found.ref} is whole" + (f"; {gone:,} {'row' if gone == 1 else 'rows'} forgotten since" if found.forgotten else "")
+    return Verified(version=found.ref, rows=found.rows, hash=found.hash, forgotten=gone, said=said)
 
 
 def versions(ctx: Context, dataset: str) -> builtins.list[DatasetVersion]:

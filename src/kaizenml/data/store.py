@@ -163,6 +163,13 @@ def add_decided(connection: sa.Connection, decided: Decided) -> None:
     connection.execute(quarantine_decisions.insert().values(dataset=decided.dataset, number=decided.number, body=body))
 
 
+def renew(connection: sa.Connection, version: DatasetVersion, part: Part) -> None:
+    """Write a version and its part anew after rows were forgotten; nothing else ever changes a version."""
+    t = dataset_versions.c
+    values = {"part_hash": part.hash, "body": msgspec.json.encode(version)}
+    connection.execute(dataset_versions.update().where(t.dataset == version.dataset, t.number == version.number).values(**values))
+
+
 def _dataset(row: sa.Row[tuple[str, bytes, str, str, float]], sources: builtins.list[Source]) -> Dataset:
     trust: Trust = row.trust
     contract = msgspec.json.decode(row.contract, type=Contract)

@@ -14,9 +14,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from kaizenml.context import Context
-from kaizenml.data import exclusions, storage, store
+from kaizenml.data import exclusions, forgotten, storage, store
 from kaizenml.data.dataset import DatasetVersion, Kind
 from kaizenml.data.hashing import PartHash, content_hash, in_blocks
+from kaizenml.data.keys import open_keys
 from kaizenml.data.kinds import PART, SOURCE, STORED, VERSION, no_column
 from kaizenml.data.parse import parse_as
 from kaizenml.data.storage import Place
@@ -153,29 +154,33 @@ def version(ctx: Context, ref: str | DatasetVersion) -> DatasetVersion:
     )
 
 
-def verify(ctx: Context, ref: str) -> None:
-    """Compare the stored rows of a version with the hashes that were written with them.
+def verify(ctx: Context, ref: str) -> DatasetVersion:
+    """Compare the stored rows of a version with the hashes that were written with them; return the version.
 
     Raises
     ------
-    Corrupt : a part's rows are not those that were added.
+    Corrupt : a part's rows are not those that were added, or left without a signed record.
     """
     wanted = version(ctx, ref)
+    if wanted.forgotten:
+        forgotten.check(wanted.forgotten, open_keys(ctx.state), f"dataset {wanted.ref}", wanted.hash)
     with ctx.catalog.read() as connection:
         parts = store.parts(connection, wanted.dataset)
     for number in wanted.parts:
         part = parts[number]
         made = version(ctx, f"{wanted.dataset}@{number}")
-        found = _hash_of(folder(ctx, wanted.dataset), number, kinds_of(made, part.columns), blocks=in_blocks(part.hash))
+        found = part_hash(folder(ctx, wanted.dataset), number, kinds_of(made, part.columns), blocks=in_blocks(part.hash))
         if found != part.hash:
             raise Corrupt(
                 f"the rows that {made.ref} added differ from what was written",
-                remedy="restore the state folder from a backup",
+                remedy="restore the state folder from a backup; after a forgetting that was interrupted: kaizen data forget",
                 values={"part": number},
             )
+    return wanted
 
 
-def _hash_of(path: Place, number: int, columns: Mapping[str, Kind], *, blocks: bool) -> str:
+def part_hash(path: Place, number: int, columns: Mapping[str, Kind], *, blocks: bool) -> str:
+    """Return the content hash of a part as it is stored now; ``blocks``: by scheme 2, with one block of it in memory."""
     if not blocks:
         return content_hash(read_parts(path, [number], columns))
     found = PartHash()

@@ -74,3 +74,9 @@ def versions(connection: sa.Connection, name: str) -> list[tuple[FeatureView, fl
     """Return every definition that the view ever had, newest first, with the time of its first use."""
     query = sa.select(views_table).where(views_table.c.name == name).order_by(views_table.c.used_at.desc(), views_table.c.ref)
     return [(msgspec.json.decode(row.definition, type=FeatureView), row.used_at) for row in connection.execute(query)]
+
+
+def every(connection: sa.Connection) -> list[FeatureView]:
+    """Return every definition that any view ever had, oldest first."""
+    query = sa.select(views_table.c.definition).order_by(views_table.c.used_at, views_table.c.ref)
+    return [msgspec.json.decode(body, type=FeatureView) for body in connection.execute(query).scalars()]

@@ -1,4 +1,4 @@
-"""What reaches through all rooms: cut off a source, and see everything that it went into."""
+"""What reaches through all rooms: cut off a source and see everything that it went into, forget a person and show it."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ import msgspec
 
 from kaizenml.context import Context
 from kaizenml.data import exclusions as kept
+from kaizenml.data import keys as project_keys
 from kaizenml.data.exclusions import Exclusion
 from kaizenml.errors import NotFound
-from kaizenml.governance import cutting, picture
+from kaizenml.governance import asking, certificate, cutting, picture
 from kaizenml.governance import radius as following
+from kaizenml.governance import subject as subjects
+from kaizenml.governance.asking import Decision, Forgetting
 from kaizenml.governance.radius import Radius
 
-__all__ = ["exclude", "exclusions", "include", "radius"]
+__all__ = ["decide", "exclude", "exclusions", "forget", "forgotten", "include", "radius"]
 
 
 def exclude(
@@ -161,3 +164,96 @@ def radius(
     if not found:
         raise NotFound(f"there is no exclusion {exclusion}", remedy="kaizen data exclusions --lifted", values={"exclusion": exclusion})
     return following.radius(ctx, found)
+
+
+def forget(
+    ctx: Context,
+    *,
+    subject: builtins.list[str] | None = None,
+    why: str = "",
+    dry_run: bool = False,
+    progress: Callable[[str, float], None] | None = None,
+) -> Forgetting:
+    """Forget persons: remove their rows from everything that the project keeps, for good.
+
+    Datasets with all versions, quarantine, features, predictions, outcomes, examples, statistics. Pinned versions stay readable without
+    the rows. A forgetting that was interrupted goes on first; without a subject it is all that is done. What is added later is new data.
+
+    Parameters
+    ----------
+    subject : whom: the column that says whom a row is about, and the value, such as ``customer_id=42``; several at once.
+    why : the reason, for the record; it is kept, so it must not name the person.
+    dry_run : only say what would go.
+    progress : told (step, share done 0..1).
+
+    Returns
+    -------
+    What went from where, the certificate, and the releases that have learnt from it, each with its decision.
+
+    Raises
+    ------
+    UsageError : no subject, or the reason names it.
+    Waiting : a serving process has not let go of its journal; repeat.
+    Unavailable : another forgetting, the loop or a reader holds what is needed.
+
+    Examples
+    --------
+    kaizen data forget --subject customer_id=42 --why "asked by letter"
+    """
+    wanted = subjects.parse(subject or [])
+    asking.check_why(why, wanted)
+    return asking.would(ctx, wanted, why) if dry_run else asking.carry_out(ctx, wanted, why, progress or (lambda _step, _share: None))
+
+
+def forgotten(ctx: Context, *, number: int | None = None) -> builtins.list[Forgetting]:
+    """List the forgettings with their certificates, each checked against its signature, and what is decided on the releases.
+
+    Parameters
+    ----------
+    number : of one certificate; default all.
+
+    Returns
+    -------
+    Forgettings, the newest first.
+
+    Raises
+    ------
+    NotFound : there is no such certificate.
+    Corrupt : a certificate was changed after it was signed.
+
+    Examples
+    --------
+    kaizen data forgotten --number 1
+    """
+    found = [certificate.find(ctx.state, number)] if number is not None else certificate.every(ctx.state)[::-1]
+    keys = project_keys.open_keys(ctx.state)
+    for each in found:
+        certificate.check(each, keys)
+    return [asking.shown(ctx, each) for each in found]
+
+
+def decide(ctx: Context, release: str, *, decision: Literal["retrain", "keep"], why: str) -> builtins.list[Decision]:
+    """Decide what becomes of a release that has learnt from someone who was forgotten since.
+
+    ``retrain`` asks the loop for an improvement of every endpoint that the release answers; ``keep`` lets it go on, for a reason.
+
+    Parameters
+    ----------
+    release : ``name@number``, as a certificate lists it.
+    decision : ``retrain`` or ``keep``.
+    why : the reason, for the record.
+
+    Returns
+    -------
+    Every decision as it stands now.
+
+    Raises
+    ------
+    NotFound : no certificate lists this release.
+    UsageError : there is no reason.
+
+    Examples
+    --------
+    kaizen data decide shop@3 --decision keep --why "one row of 40,000; replaced on Friday"
+    """
+    return asking.settle(ctx, release, decision, why)

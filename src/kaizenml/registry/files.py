@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import hashlib
@@ -15,6 +16,7 @@ from pathlib import Path
 from kaizenml.errors import Corrupt, StorageFull
 
 _ASIDE = ".new"
+_HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
 
 
 def hash_files(folder: Path) -> dict[str, str]:
@@ -129,3 +131,44 @@ def settle(filled: Path, final: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def exchange(filled: Path, final: Path) -> None:
+    """Put a filled folder in the place of the one that stands there, and remove that one. Readers find one of the two, whole.
+
+    Where the system cannot exchange two names at once, there is a moment without either; ``restored`` mends what a kill leaves then.
+    """
+    for name in (filled, final):
+        if not name.is_dir():
+            raise FileNotFoundError(name)
+    if not _exchanged(filled, final):
+        old = _old(final)
+        os.replace(final, old)
+        os.replace(filled, final)
+        shutil.rmtree(old)
+    for place in (final, final.parent):
+        handle = os.open(place, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def restored(final: Path) -> None:
+    """Bring a folder back that an exchange was killed over."""
+    old = _old(final)
+    if old.is_dir():
+        if final.exists():
+            shutil.rmtree(old)
+        else:
+            os.replace(old, final)
+
+
+def _old(final: Path) -> Path:
+    return final.with_name(f".{final.name}.old")
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    library = ctypes.CDLL(None, use_errno=True)
+    rename = getattr(library, "renameat2", None)  # Linux; Python has no word for it
+    return rename is not None and rename(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from kaizenml.data.forgotten import Forgotten
+
 
 class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     """A trained or imported model, in the registry for good."""
@@ -15,6 +17,12 @@ class ModelVersion(msgspec.Struct, frozen=True, kw_only=True):
     hash: str  # sha256 over the folder's files
     created_at: float
     imported: bool = False  # made elsewhere; ``run`` is then the import's token
+    forgotten: list[Forgotten] = []  # from ``hash`` to the one its files have now, where values of persons were taken out of them
+
+    @property
+    def files_hash(self) -> str:
+        """The hash that the files have now."""
+        return self.forgotten[-1].after if self.forgotten else self.hash
 
     @property
     def ref(self) -> str:

@@ -189,11 +189,11 @@ def verify(ctx: Context, model: str) -> ModelVersion:
     found = show(ctx, model)
     folder = folder_of(ctx, found)
     digest = folders.hash_of(folders.hash_files(folder))
-    if digest != found.hash:
+    if digest != found.files_hash:
         raise Corrupt(
             f"the files of model {found.ref} differ from what was registered",
             remedy=f"restore {folder} from a backup, or train again: kaizen train",
-            values={"model": found.ref, "expected": found.hash, "found": digest},
+            values={"model": found.ref, "expected": found.files_hash, "found": digest},
         )
     return found
 

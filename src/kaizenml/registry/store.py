@@ -23,6 +23,12 @@ def insert(connection: sa.Connection, model: ModelVersion) -> None:
     connection.execute(models.insert().values(name=model.name, number=model.number, run=model.run, document=msgspec.json.encode(model)))
 
 
+def renew(connection: sa.Connection, model: ModelVersion) -> None:
+    """Write a version anew after values of persons were taken out of its files."""
+    where = (models.c.name == model.name) & (models.c.number == model.number)
+    connection.execute(models.update().where(where).values(document=msgspec.json.encode(model)))
+
+
 def of_run(connection: sa.Connection, name: str, run: str) -> ModelVersion | None:
     """Return the model version that this run became under this name."""
     return _first(connection, sa.select(models.c.document).where(models.c.name == name, models.c.run == run))

@@ -150,7 +150,27 @@ def verify(ctx: Context, release: str) -> Release:
             remedy=f"restore {folder} from a backup, or roll back to another release",
             values={"file": str(folder / bundle.MANIFEST)},
         )
+    _check_links(ctx, kept)
     return found
+
+
+def _check_links(ctx: Context, manifest: Manifest) -> None:
+    """Check that what was pinned is what is there, or is linked to it by the signed record of a forgetting."""
+    from kaizenml.data import forgotten, tables
+    from kaizenml.data.keys import open_keys
+
+    if manifest.forgotten:
+        forgotten.check(manifest.forgotten, open_keys(ctx.state), f"release {manifest.ref}", manifest.forgotten[-1].after)
+    for ref, pinned in zip(manifest.pins.data, manifest.pins.data_hashes, strict=True):
+        version = tables.version(ctx, ref)
+        if version.forgotten:
+            forgotten.check(version.forgotten, open_keys(ctx.state), f"dataset {ref}", version.hash)
+        if pinned not in forgotten.known_as(version.forgotten, version.hash):
+            raise Corrupt(
+                f"release {manifest.ref} pins {ref} with the hash {pinned[:12]}..., which it has not and never had",
+                remedy=f"restore the state folder from a backup; kaizen data verify {ref}",
+                values={"data": ref, "expected": pinned, "found": version.hash},
+            )
 
 
 def _make(

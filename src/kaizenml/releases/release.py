@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from kaizenml.data.forgotten import Forgotten
+
 
 class Pins(msgspec.Struct, frozen=True, kw_only=True):
     """Exactly what a release is made of."""
@@ -58,3 +60,4 @@ class Manifest(Release, frozen=True, kw_only=True):
 
     format: int = 1
     files: dict[str, str]  # path in the bundle -> sha256
+    forgotten: list[Forgotten] = []  # from ``hash`` to the one its files give now, where values of persons were taken out of them

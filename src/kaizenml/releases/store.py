@@ -1,4 +1,4 @@
-"""The table of releases. Rows are written once and never changed."""
+"""The table of releases. Rows are written once, and changed only when a person is forgotten."""
 
 from __future__ import annotations
 
@@ -32,6 +32,12 @@ def insert(connection: sa.Connection, manifest: Manifest, once: str | None) -> N
             document=msgspec.json.encode(manifest),
         )
     )
+
+
+def renew(connection: sa.Connection, manifest: Manifest) -> None:
+    """Write a release anew after values of persons were taken out of its bundle."""
+    where = (releases.c.name == manifest.name) & (releases.c.number == manifest.number)
+    connection.execute(releases.update().where(where).values(document=msgspec.json.encode(manifest)))
 
 
 def find(connection: sa.Connection, name: str, number: int | None) -> Release | None:

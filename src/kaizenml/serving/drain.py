@@ -65,7 +65,7 @@ def drain(ctx: Context) -> Drained:
     folder = ctx.state / journal.FOLDER
     if not folder.is_dir():
         return Drained(records=0, rows=0, skipped=0, damaged=0, removed=0, seconds=0.0)
-    with _alone(folder):
+    with alone(folder):
         work = _Drain(ctx.state, folder)
         try:
             work.run()
@@ -200,7 +200,8 @@ def _known_inputs(table: DeltaTable | None) -> dict[str, pa.DataType]:
 
 
 @contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def alone(folder: Path) -> Iterator[None]:
+    """Hold the tables of predictions for writing: a drain waits as long."""
     with (folder / "drain.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -25,6 +25,7 @@ from kaizenml.errors import Corrupt, KaizenError, StorageFull, Unavailable
 
 FOLDER = "journal"  # below the project's state
 SUFFIX = ".journal"
+ASKED = "close"  # a file in the folder: segments that were begun before it was written are closed at their writers' next turn
 MAGIC = b"KZJRNL1\n"
 LONGEST = 1 << 30  # a longer length is a damaged one
 _HEAD = struct.Struct("<II")
@@ -59,6 +60,7 @@ class Journal:
         self._segment_bytes = segment_bytes
         self._segment_age_s = segment_age_s
         self._begun = 0.0
+        self._asked = 0
         self._closing = threading.Lock()  # ``sync`` runs in another thread, and must not meet a handle that was given back
         self._process = os.urandom(6).hex()
         self._number = 0
@@ -106,8 +108,8 @@ class Journal:
         return True
 
     def turn(self) -> None:
-        """Close a segment whose time is over, and look whether there is room again. Call it now and then."""
-        if self._handle >= 0 and self._is_old() and self._size > len(MAGIC):
+        """Close a segment whose time is over, or that was asked for, and look whether there is room again. Call it now and then."""
+        if self._handle >= 0 and (self._is_old() or _asked(self.folder) != self._asked) and self._size > len(MAGIC):
             self.close()
         if self.trouble is not None and self._has_room():
             self.trouble = None
@@ -186,7 +188,7 @@ class Journal:
             with contextlib.suppress(OSError):
                 fresh.unlink()
             raise _translated(error, self.folder) from error
-        self._handle, self._size, self._broken, self._begun = handle, len(MAGIC), False, time.monotonic()
+        self._handle, self._size, self._broken, self._begun, self._asked = handle, len(MAGIC), False, time.monotonic(), _asked(self.folder)
         self._number += 1
 
     def _cut(self) -> None:
@@ -226,6 +228,25 @@ def segments(folder: Path) -> list[Segment]:
     return [Segment(folder / name, _unlocked(folder / name)) for name in names]
 
 
+def ask_to_close(folder: Path) -> list[Segment]:
+    """Ask every writer to close its segment at its next turn; return the segments that are still written to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    fresh = folder / f".{ASKED}.{os.getpid()}"
+    fresh.write_bytes(b"")
+    os.replace(fresh, folder / ASKED)  # another file each time: writers see that it is not the one they knew
+    return being_written(folder)
+
+
+def being_written(folder: Path) -> list[Segment]:
+    """Return the segments with records that a process still writes to."""
+    found = []
+    for segment in segments(folder):
+        with contextlib.suppress(FileNotFoundError):
+            if not segment.finished and segment.path.stat().st_size > len(MAGIC):
+                found.append(segment)
+    return found
+
+
 def read(path: Path, offset: int = 0) -> Iterator[Found]:
     """Yield the whole records from ``offset`` on; a record that is still being written, or torn, ends the reading.
 
@@ -251,6 +272,13 @@ def read(path: Path, offset: int = 0) -> Iterator[Found]:
         payload = bytes(view[start : start + length])
         position = start + length
         yield Found(offset + position, payload if zlib.crc32(payload) == crc else None)
+
+
+def _asked(folder: Path) -> int:
+    try:
+        return (folder / ASKED).stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def _sync_folder(folder: Path) -> None:
