@@ -34,8 +34,11 @@ def passed(ctx: Context, model: ModelVersion) -> Release:
 
 def test_a_release_pins_everything_and_carries_its_evidence(ctx: Context, passed: Release) -> None:
     assert passed.state == "passed"
-    assert [(gate.name, gate.passed) for gate in passed.gates] == [("naive", True), ("champion", True), ("parity", True), ("load", True)]
-    naive, champion, parity, load = (gate.evidence for gate in passed.gates)
+    assert [(gate.name, gate.passed) for gate in passed.gates] == [
+        ("naive", True), ("champion", True), ("poison", True), ("parity", True), ("load", True),
+    ]  # fmt: skip
+    assert passed.gates[2].summary == "skipped: every source is internal"
+    naive, champion, _, parity, load = (gate.evidence for gate in passed.gates)
     assert naive["gain"]["low"] > 0
     assert "skipped" in champion
     assert parity["rows"] == 200

@@ -13,6 +13,7 @@ _SENTENCES = {
     "pin": "pinning what the release is made of",
     "naive": "gate: better than the answer without a model?",
     "champion": "gate: no worse than the champion?",
+    "poison": "gate: does a source from outside teach what the others do not?",
     "parity": "gate: does serving answer like training?",
     "load": "gate: does serving bear the load?",
     "release": "writing the release",

@@ -142,6 +142,19 @@ class Decided(msgspec.Struct, frozen=True, kw_only=True):
     at: float
 
 
+class Suspicion(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A source that is not internal and stands out from the others. It is told and nothing is dropped: a person decides."""
+
+    source: str
+    kind: str  # surprise (labels as if flipped), label (shifted, perhaps in a slice), pairs (values that come together too often)
+    value: float
+    limit: float  # what the other sources and shuffled ones stay below
+    rows: int  # of the source, that were looked at
+    about: str  # in words: how much, and where
+    slice: dict[str, str] = {}  # column -> value or range, where it is not all rows
+    remedy: str = ""
+
+
 class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     """One immutable version. Its rows are those whose ``_part`` is in ``parts``, on the table's newest state.
 
@@ -166,6 +179,7 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     key_print: str = ""  # fingerprint of the key behind pseudonyms and encryption, where there are any
     warnings: dict[str, int] = {}  # rules of severity `warn` that this addition broke, with how many rows
     contract: Contract | None = None  # as it stood when the rows came; None in versions made before it was kept
+    suspicions: list[Suspicion] = []  # sources of this addition that stand out from the others
 
     @property
     def ref(self) -> str:

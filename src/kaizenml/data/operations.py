@@ -10,7 +10,7 @@ import msgspec
 import pyarrow as pa
 
 from kaizenml.context import Context
-from kaizenml.data import contract_file, hashing, ingest, kept_out, making, personal, provenance, sources, store, tables
+from kaizenml.data import contract_file, hashing, ingest, kept_out, making, personal, provenance, screening, sources, store, tables
 from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Decided, Trust
 from kaizenml.data.found import Found
 from kaizenml.data.incoming import Incoming, Piece
@@ -121,7 +121,8 @@ def add(
 
     Returns
     -------
-    The new version; ``quarantined`` says how many of the rows given were kept out.
+    The new version; ``quarantined`` says how many of the rows given were kept out, ``suspicions`` which source that is not internal
+    teaches what the others do not, and what to do about it. Such rows are taken all the same: a person decides.
 
     Raises
     ------
@@ -160,6 +161,7 @@ def add(
         version = making.next_version(ctx, base, found, part, name=name, parts=parts, source=incoming.location)
         version = msgspec.structs.replace(version, sources=provenance.rows_by_source(dataset, base, found.sources))
         dataset = making.grown(dataset, version, found.contract, given=[*found.sources], trust=msgspec.convert(trust, Trust) if trust else None)
+        version = msgspec.structs.replace(version, suspicions=screening.suspicions(ctx, version, dataset, found.sources))
         # the file goes last: if it lags behind after a crash, the next addition extends it again
         with contract_file.written(contract_file.path_of(ctx.root, name), found.contract, name), ctx.catalog.write() as connection:
             store.save(connection, dataset)
@@ -169,6 +171,7 @@ def add(
                 mode=mode, source=incoming.location, sources=found.sources, rows=found.good, total=version.rows, quarantined=version.quarantined,
                 hash=version.hash, changes=found.changes, warnings=version.warnings, undecided=found.undecided,
             )  # fmt: skip
+            screening.record(ctx, connection, version)
     return version
 
 

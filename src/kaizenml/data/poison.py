@@ -22,6 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kaizenml.data.dataset import Suspicion
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -36,18 +38,6 @@ _FEW = 5  # with fewer to compare with, what is usual is known less well:
 _FLOOR_OF_FEW = {"surprise": 4.5, "label": 7.0, "pairs": 80.0}
 
 
-class Finding(msgspec.Struct, frozen=True, kw_only=True):
-    """A source that stands out from the others."""
-
-    source: str
-    kind: str  # surprise, label, pairs
-    value: float
-    limit: float  # what the other sources and shuffled ones stay below
-    rows: int  # of the source, that were looked at
-    about: str  # in words: how much, and where
-    slice: dict[str, str] = {}  # column -> value or range, where it is not all rows
-
-
 class Scan(msgspec.Struct, frozen=True, kw_only=True):
     """What a scan looked at and found."""
 
@@ -56,7 +46,7 @@ class Scan(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     columns: int
     skipped: str = ""  # why nothing was looked at
-    findings: list[Finding] = []
+    findings: list[Suspicion] = []
 
 
 class _Unit(NamedTuple):
@@ -106,11 +96,11 @@ def scan(
     coded = {name: found for name, found in coded.items() if len(found[1]) > 1}
     labels, classes = _labels(table[target]) if target is not None else (np.zeros(table.num_rows, np.int64), ["all"])
     seen = _Seen(of, len(units), labels, len(classes), rng)
-    found: list[Finding] = []
+    found: list[Suspicion] = []
     for kind, values, told in _statistics(seen, coded, table, target, classes):
         limits = _limits(kind, values, units, judged)
         found += [
-            Finding(source=units[place].source, kind=kind, value=float(values[0, place]), limit=limit, rows=int((of == place).sum()), **told(place))
+            Suspicion(source=units[place].source, kind=kind, value=float(values[0, place]), limit=limit, rows=int((of == place).sum()), **told(place))
             for place, limit in zip(judged, limits, strict=True)
             if values[0, place] > limit
         ]

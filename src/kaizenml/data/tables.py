@@ -67,7 +67,7 @@ def _with_first_source(ctx: Context, wanted: DatasetVersion, rows: pa.Table) -> 
     return rows.set_column(rows.column_names.index(SOURCE), SOURCE, pc.fill_null(rows[SOURCE], first))
 
 
-def batches(ctx: Context, ref: str, columns: list[str] | None = None) -> Iterator[pa.Table]:
+def batches(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """Read the rows of a dataset version as ``read`` does, some at a time: memory is bounded whatever the version's size."""
     wanted = version(ctx, ref)
     names = list(wanted.columns) if columns is None else columns
@@ -121,7 +121,8 @@ def _times_us(ctx: Context, wanted: DatasetVersion, column: str | None, rows: in
             added = {each.number: round(each.created_at * 1e6) for each in store.versions(connection, wanted.dataset)}
         first = dict([next(iter(wanted.columns.items()))])
         counts = [read_parts(folder(ctx, wanted.dataset), [number], first).num_rows for number in wanted.parts]
-        times[untimed] = np.repeat([added[number] for number in wanted.parts], counts)[untimed]
+        now = round(ctx.clock.timestamp() * 1e6)  # a part that is being added is of no version yet
+        times[untimed] = np.repeat([added.get(number, now) for number in wanted.parts], counts)[untimed]
     return times
 
 

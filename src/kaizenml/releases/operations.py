@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["create", "list", "show", "verify"]
 
-GATES = ("naive", "champion", "parity", "load")
+GATES = ("naive", "champion", "poison", "parity", "load")
 """In this order: the dear ones last, and not at all where a cheap one has said no."""
 
 Progress = Callable[[str, float], None]
@@ -48,7 +48,7 @@ def create(
     against : release to compare with, usually the champion; None: there is none to compare with.
     why : reason, for the record; needed where gates are skipped.
     once : token of the caller; a second call with the same token returns (or raises) what the first one did.
-    skip : gates to leave out (naive, champion, parity, load), on the record and on the card; for drills.
+    skip : gates to leave out (naive, champion, poison, parity, load), on the record and on the card; for drills.
     progress : told (step, share done 0..1).
 
     Returns
@@ -201,7 +201,7 @@ def _make(
         bundle.fill(folder, source, example)
         draft = _draft(ctx, model, run, pinned, bundle.hashed(folder), why=why)
         bundle.seal(folder, draft, "")  # what the load gate's server reads; written again with number, verdict and card
-        gates = _gates(ctx, run, champion, folder, table, skipped=skipped, progress=progress)
+        gates = _gates(ctx, run, champion, folder, table, pins=pinned, skipped=skipped, progress=progress)
         state = "passed" if all(gate.passed for gate in gates) else "refused"
         with ctx.catalog.write() as connection:
             made = once and store.made_for(connection, once)
@@ -246,9 +246,9 @@ def _draft(ctx: Context, model: ModelVersion, run: Run | None, pinned: Pins, cov
 
 
 def _gates(
-    ctx: Context, run: Run | None, champion: Release | None, folder: Path, table: Any, *, skipped: dict[str, str], progress: Progress
+    ctx: Context, run: Run | None, champion: Release | None, folder: Path, table: Any, *, pins: Pins, skipped: dict[str, str], progress: Progress
 ) -> builtins.list[GateResult]:
-    from kaizenml.releases import gates, load, parity, rows
+    from kaizenml.releases import gates, load, parity, poison, rows
     from kaizenml.training import model_file
 
     def ask() -> GateResult:
@@ -258,6 +258,7 @@ def _gates(
     looks: dict[str, Callable[[], GateResult]] = {
         "naive": lambda: gates.naive(run) if run else gates.not_judged("naive"),
         "champion": lambda: gates.champion(run, champion) if run else gates.not_judged("champion"),
+        "poison": lambda: poison.gate(ctx, run, pins, _inputs(folder)) if run else gates.not_judged("poison"),
         "parity": lambda: parity.parity(folder / bundle.MODEL, table) if run else parity.replay(folder / bundle.MODEL),
         "load": ask,
     }
@@ -273,6 +274,12 @@ def _gates(
         else:
             results.append(looks[name]())
     return results
+
+
+def _inputs(folder: Path) -> builtins.list[str]:
+    from kaizenml.training import model_file
+
+    return [field.name for field in model_file.read(folder / bundle.MODEL).signature.fields]
 
 
 def _skipped(names: builtins.list[str], why: str) -> dict[str, str]:

@@ -23,7 +23,7 @@ class Pins(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class GateResult(msgspec.Struct, frozen=True, kw_only=True):
-    """A gate with its evidence. ``naive``, ``champion``, ``parity``, ``load``."""
+    """A gate with its evidence. ``naive``, ``champion``, ``poison``, ``parity``, ``load``."""
 
     name: str
     passed: bool
