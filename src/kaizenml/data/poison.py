@@ -32,8 +32,8 @@ FEWEST = 100
 """Rows of a source that are needed to say anything of it."""
 MOST_ROWS, MOST_OF_ONE, MOST_COLUMNS = 30_000, 10_000, 30
 _BINS, _BLOCKS, _FOLDS, _CLASSES = 10, 8, 4, 5
-_MARGIN = {"surprise": 1.5, "label": 1.5, "pairs": 1.6}  # how far beyond the largest of the others; pairs: how many times
-_FLOOR = {"surprise": 3.2, "label": 5.5, "pairs": 40.0}
+_MARGIN = {"surprise": 1.0, "label": 1.5, "pairs": 1.3}  # how far beyond the largest of the others; pairs: how many times
+_FLOOR = {"surprise": 3.0, "label": 5.5, "pairs": 30.0}
 _FEW = 5  # with fewer to compare with, what is usual is known less well:
 _FLOOR_OF_FEW = {"surprise": 4.5, "label": 7.0, "pairs": 80.0}
 
