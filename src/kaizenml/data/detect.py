@@ -167,7 +167,7 @@ def _certain(sample: Sequence[str]) -> Found | None:
 def _by_name(name: str, sample: Sequence[str], hinted: str | None) -> Found | None:
     fits: dict[str, Callable[[str], object]] = {
         "phone": lambda text: _DIGITS_ONLY.fullmatch(text) and sum(map(str.isdigit, text)) >= 6,
-        "name": _may_be_name,
+        "name": lambda text: len(text) <= 60 and sum(map(str.isalpha, text)) * 2 >= len(text),
         "birth_date": _DATE.search,
         "address": lambda text: len(text) >= 6 and " " in text and not text.isdigit(),
         "postcode": _POSTCODE.fullmatch,

@@ -17,7 +17,7 @@ import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, overload
 
 from kaizenml.errors import Corrupt, InvalidSettings, MissingExtra
 
@@ -117,13 +117,19 @@ class Keys:
             connection.close()
 
 
-def open_keys(state: Path, environ: Mapping[str, str] | None = None) -> Keys:
+@overload
+def open_keys(state: Path, environ: Mapping[str, str] | None = None) -> Keys: ...
+@overload
+def open_keys(state: Path, environ: Mapping[str, str] | None = None, *, create: bool) -> Keys | None: ...
+def open_keys(state: Path, environ: Mapping[str, str] | None = None, *, create: bool = True) -> Keys | None:
     """Open a project's keys, making them when there are none.
 
     Parameters
     ----------
     state : the project's state folder; the key lies there in ``keys/project.key``, readable by its user alone.
-    environ : where ``KAIZEN_PSEUDONYM_KEY`` stands before that file; default the process's own.
+    environ : where ``KAIZEN_PSEUDONYM_KEY`` stands before that file; default the process's own. Set to what the file holds, it is the
+        same key.
+    create : make a key where there is none; else None is returned then.
 
     Raises
     ------
@@ -139,8 +145,9 @@ def open_keys(state: Path, environ: Mapping[str, str] | None = None) -> Keys:
                 remedy="python -c 'import secrets; print(secrets.token_hex(32))' makes one",
                 values={"characters": len(given), "least": _SHORTEST},
             )
-        return Keys(hashlib.sha256(given.encode()).digest(), subjects)
-    return Keys(_kept(state / "keys" / "project.key"), subjects)
+        return Keys(hashlib.sha256(given.strip().encode()).digest(), subjects)
+    file = state / "keys" / "project.key"
+    return Keys(_kept(file), subjects) if create or file.exists() else None
 
 
 def destroy(ctx: Context, subject_column: str, value: str) -> bool:
@@ -215,4 +222,4 @@ def _decoded(path: Path) -> bytes:
     if not re.fullmatch(rb"[0-9a-f]{64}", text):
         remedy = f"restore {path} from a backup: pseudonyms made with it cannot be made again without it"
         raise Corrupt(f"{path} holds no key", remedy=remedy, values={"file": str(path)})
-    return bytes.fromhex(text.decode())
+    return hashlib.sha256(text).digest()

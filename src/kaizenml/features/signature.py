@@ -79,3 +79,5 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     time: str | None = None
     asked_before_s: float = 0.0
     derived: list[Derived] = []  # in the order in which they can be computed
+    hidden: dict[str, str] = {}  # names in a request that tell of persons: pseudonym as in the rows learned from, or drop
+    key_print: str = ""  # fingerprint of the key of those pseudonyms

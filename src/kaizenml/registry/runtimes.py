@@ -196,7 +196,7 @@ def _load_member(folder: Path, member: Member, spec: ModelSpec) -> Runtime:
 def _accepted(spec: ModelSpec) -> list[str]:
     """What a request may hold beside the inputs: the columns that name the row, its time, its unit and its entities."""
     signature = spec.signature
-    names = {*spec.encoder.accepts, *(name for view in signature.views for name in view.entities)}
+    names = {*spec.encoder.accepts, *signature.hidden, *(name for view in signature.views for name in view.entities)}
     names |= {name for name in (signature.key, signature.unit, signature.time) if name}
     return sorted(names)
 

@@ -195,6 +195,8 @@ class Engine:
 
     def choose(self, endpoint: LoadedEndpoint, request: PredictRequest, pinned: str | None = None) -> Asked:
         """Give the rows their ids, choose the arm by the unit, and look the arm's features up; raises NotFound and InvalidInput."""
+        if endpoint.hiding is not None:
+            request = endpoint.hiding.hide(request)
         rows = request.inputs
         at = self._clock.timestamp()
         ids = self._ids.make(at, len(rows))
@@ -255,6 +257,8 @@ class Engine:
                 Answer(i, p.value, p.probabilities, who.decided_by, who.reason, who.release, who.propensity)
                 for i, p, who in zip(asked.ids, decision.predictions, decision.rows, strict=True)
             ]
+        if asked.endpoint.hiding is not None:
+            body, request = None, PredictRequest(asked.rows, asked.endpoint.hiding.unit(request.unit))
         if body is None:
             body = self._encode_json(records.by_columns(asked.rows, request.unit) if isinstance(asked.rows, Columns) else request)
         route = asked.arm.route

@@ -18,6 +18,7 @@ from kaizenml.features.signature import Signature
 from kaizenml.registry import files, runtimes
 from kaizenml.registry.runtimes import Model, Prediction
 from kaizenml.rollouts.snapshot import EndpointRoute, Route, Snapshot
+from kaizenml.serving.hiding import Hiding, hiding_for
 from kaizenml.serving.protocol import ReadRecords, reader
 from kaizenml.serving.rules import ArmRules
 from kaizenml.training import model_file
@@ -51,6 +52,8 @@ class LoadedEndpoint:
     """By the arm's release; empty where there are none."""
     others: dict[str, LoadedRoute] = field(default_factory=dict)
     """Releases that rules name, as far as they could be loaded."""
+    hiding: Hiding | None = None
+    """What is done to requests before anything else sees them; None: nothing."""
 
     @property
     def signatures(self) -> list[Signature]:
@@ -130,6 +133,13 @@ def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
         alone = msgspec.structs.replace(route, arms=[msgspec.structs.replace(route.arms[0], weight=1000)])
         endpoints[name] = _bind(LoadedEndpoint(alone, [champion], shadows), others, before, problems)
         problems.append(f"endpoint {name} answers with {champion.route.release} alone{' and naively' if champion.broken else ''}: {told}")
+    for name, endpoint in [*endpoints.items()]:
+        try:
+            endpoints[name] = _with_hiding(state, endpoint)
+        except KaizenError as error:  # better no answer than one that leaves a person's values in the journal
+            del endpoints[name]
+            unavailable[name] = error.what
+            problems.append(f"endpoint {name} is not available: {error}")
     waits = any(
         loaded.model is not None and loaded.model.blocks
         for endpoint in endpoints.values()
@@ -152,6 +162,12 @@ def _bind(endpoint: LoadedEndpoint, others: list[LoadedRoute], before: LoadedEnd
             loaded = before.others | loaded
         return replace(endpoint, route=ruled, rules=rules, others=loaded)
     return replace(endpoint, route=msgspec.structs.replace(endpoint.route, rules=[]))
+
+
+def _with_hiding(state: Path, endpoint: LoadedEndpoint) -> LoadedEndpoint:
+    """Bind what is done to requests; the key lies in the state folder, which a bundle that is served alone may still lie in."""
+    loaded = (*endpoint.arms, *endpoint.shadows, *endpoint.others.values())
+    return replace(endpoint, hiding=hiding_for([each.signature for each in loaded], [state, *(state / loaded[0].route.bundle).parents]))
 
 
 def load_route(state: Path, route: Route) -> LoadedRoute:

@@ -16,7 +16,7 @@ from kaizenml.features import frame
 from kaizenml.features.signature import Field, Signature, ViewUse
 from kaizenml.features.view import FeatureView
 from kaizenml.settings import TaskKind, TaskSettings
-from kaizenml.training import columns, leaks
+from kaizenml.training import columns, hiding, leaks
 from kaizenml.training.run import Leak
 from kaizenml.training.task import Task, infer, labels
 
@@ -38,6 +38,8 @@ class Material(NamedTuple):
     dropped: dict[str, str]
     warnings: list[str]
     exclusions: list[int]  # that held while the rows were read
+    hidden: dict[str, str]  # see ``Signature.hidden``
+    key_print: str
 
     def signature(self, settings: TaskSettings) -> Signature:
         """Return the signature of a model on these fields."""
@@ -57,6 +59,8 @@ class Material(NamedTuple):
             unit=settings.unit or settings.key,
             time=settings.time,
             asked_before_s=parse_duration(settings.asked_before),
+            hidden=self.hidden,
+            key_print=self.key_print,
         )
 
 
@@ -106,7 +110,8 @@ def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], o
     if not fields:
         raise _nothing_left(version.ref, found, dropped)
     accepts = [name for name in version.columns if name not in {field.name for field in fields}]
-    return Material(version.ref, table, task, y[rows], times, fields, views, accepts, found, dropped, warnings, held)
+    hidden, key_print = hiding.hidden_inputs(ctx, version, views)
+    return Material(version.ref, table, task, y[rows], times, fields, views, accepts, found, dropped, warnings, held, hidden, key_print)
 
 
 def _held(ctx: Context, dataset: str, views: list[FeatureView]) -> list[int]:
