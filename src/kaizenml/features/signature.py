@@ -59,6 +59,7 @@ class Derived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     inputs: list[str]
     expression: str  # Python syntax, of the few kinds that ``features/expressions.py`` allows
     kind: FieldKind
+    takes: list[FieldKind] = []  # the kinds of the inputs, beside them
     version: str = ""  # hash of this and of everything under it
 
     @property
