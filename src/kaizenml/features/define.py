@@ -59,7 +59,7 @@ class DerivedFeature:
 def features(
     *,
     entity: str | Sequence[str],
-    source: Any = None,
+    source: Any,
     sql: str | None = None,
     at: str | None = None,
     ttl: str | None = None,
@@ -74,7 +74,7 @@ def features(
     ----------
     entity : the column with the key, or several that make one together.
     source : the dataset with the rows: its name, or an object that has it as ``name``.
-    sql : instead of a source, a query over the project's datasets that gives the rows.
+    sql : a query over the project's datasets that gives the rows; a new version of ``source`` makes it run again.
     at : column with the event time; without, rows count in the order in which they were added, and no window can be said.
     ttl : once an entity's newest row is older, its features are missing; a duration such as ``"30d"``.
     created : column that tells when a row became known, where that is later than ``at``. Rows do not count before.
@@ -91,8 +91,8 @@ def features(
         name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", found.__name__).lower()
         _named(name, place)
         dataset = source if isinstance(source, str) else getattr(source, "name", None)
-        if (dataset is None) == (sql is None):
-            raise _wrong(place, f"{found.__name__} needs either a source or sql", 'name the dataset: source="orders"')
+        if not dataset:
+            raise _wrong(place, f"{found.__name__} has no source", 'name the dataset: source="orders"')
         names = {id(draft): name for name, draft in drafts.items()}
         aggregates = [_finished(name, draft, names, drafts) for name, draft in drafts.items()]
         timed = next((each for each in aggregates if each.last_s or each.every_s or each.function == "since"), None)
@@ -102,7 +102,7 @@ def features(
         doc = (found.__doc__ or "").strip().splitlines()
         return FeatureView(
             name=name,
-            dataset=dataset or "",
+            dataset=dataset,
             entity=entity if isinstance(entity, str) else list(entity) if len(entity) > 1 else entity[0],
             columns=[],
             at=at,

@@ -100,12 +100,26 @@ def compile_derived(derived: Derived) -> Callable[..., Any]:
     return _compiled(derived.name, tuple(derived.inputs), tuple(derived.takes), derived.expression, derived.kind)
 
 
-def compute(derived: Sequence[Derived], row: Mapping[str, Any], found: dict[str, Any]) -> None:
-    """Add to ``found`` the derived inputs that neither it nor the request's ``row`` holds; inputs that nobody holds are missing."""
+def compute(derived: Sequence[Derived], row: Mapping[str, Any], found: dict[str, Any], position: int) -> None:
+    """Add to ``found``, the features of a request's ``row``, what is derived; what the row holds itself is not computed.
+
+    Raises
+    ------
+    InvalidInput : what a value is computed from is absent, or of another kind; ``position`` is the row's place in the request.
+    """
     for each in derived:
-        if each.name not in row:
-            values = [found[name] if name in found else row.get(name) for name in each.inputs]
-            found[each.name] = compile_derived(each)(*values)
+        if each.name in row:
+            continue
+        try:
+            values = [found[name] if name in found else row[name] for name in each.inputs]
+        except KeyError as absent:
+            name = str(absent.args[0])
+            raise InvalidInput(
+                f"inputs[{position}].{name} is absent; {each.name!r} is computed from it",
+                remedy=f"send {name!r}, as null when it is not known",
+                values={"row": position, "field": name, "found": None, "expected": f"what {each.name!r} is computed from"},
+            ) from None
+        found[each.name] = compile_derived(each)(*values)
 
 
 def handled(tree: ast.expr) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -12,48 +13,61 @@ import pyarrow.compute as pc
 
 from kaizenml.clock import parse_duration
 from kaizenml.context import Context
+from kaizenml.data import store as datasets
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion, Kind
 from kaizenml.errors import InvalidSettings, nearest, not_found
-from kaizenml.features import join, store
+from kaizenml.features import definitions, join, store, windows
+from kaizenml.features.aggregates import NUMERIC, kind_of
 from kaizenml.features.encoding import category_text, microseconds
-from kaizenml.features.signature import Field, FieldKind, ViewUse
+from kaizenml.features.expressions import compile_derived
+from kaizenml.features.signature import DERIVED, Derived, Field, FieldKind, ViewUse
 from kaizenml.features.view import FeatureView
-from kaizenml.refs import check_name
 
+_DERIVED: dict[FieldKind, pa.DataType] = {
+    "number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_(), "category": pa.string(), "timestamp": pa.float64(),
+}  # fmt: skip
 MAX_TEXT_LEVELS = 40  # a column of text with no more distinct values than this is a category
 
 
 def views(ctx: Context) -> list[FeatureView]:
-    """Return the project's feature views, in the order of kaizen.toml."""
-    found = []
-    for name, view in ctx.settings.features.items():
-        check_name(name)
-        if view.at is None and view.ttl is not None:
-            raise InvalidSettings(
-                f"features.{name}.ttl is {view.ttl!r}, but the view has no time by which its values could grow old",
-                remedy=f"name the column with the event time as `at`, or remove `ttl`, under [features.{name}]",
-                values={"view": name},
-            )
-        ttl_s = None if view.ttl is None else parse_duration(view.ttl)
-        found.append(FeatureView(name=name, dataset=view.dataset, entity=view.entity, columns=view.columns, at=view.at, ttl_s=ttl_s))
-    return found
+    """Return the project's feature views: those of kaizen.toml in its order, then those defined in Python."""
+    return definitions.of(ctx).views
+
+
+def derived(ctx: Context) -> list[Derived]:
+    """Return the project's derived inputs, each after what it is computed from."""
+    return definitions.of(ctx).derived
 
 
 def view_named(ctx: Context, name: str) -> FeatureView:
-    """Return one feature view of the project, or raise NotFound with the nearest name."""
+    """Return one feature view: as the project defines it now, or as ``name@version`` did; NotFound comes with the nearest name."""
+    bare, _, version = name.partition("@")
     known = {view.name: view for view in views(ctx)}
-    if name not in known:
-        raise not_found("feature view", name, known, remedy="kaizen features list")
-    return known[name]
+    if not version:
+        if bare not in known:
+            raise not_found("feature view", bare, known, remedy="kaizen features list")
+        return known[bare]
+    with ctx.catalog.read() as connection:
+        before = [view for view, _ in store.versions(connection, bare)]
+    for view in [*([known[bare]] if bare in known else []), *before]:
+        if view.version.startswith(version):
+            return view
+    shown = [f"{view.name}@{view.version}" for view in before]
+    raise not_found("version of a feature view", name, shown, remedy=f"kaizen features versions {bare}")
 
 
 def uses(found: Iterable[FeatureView]) -> list[ViewUse]:
     """Return the views as a model's signature holds them."""
-    return [ViewUse(name=v.name, version=v.version, entity=v.entity, columns=v.columns, ttl_s=v.ttl_s) for v in found]
+    return [
+        ViewUse(name=v.name, version=v.version, entity=v.entity, columns=v.columns, ttl_s=v.ttl_s, aggregates=v.aggregates, plain=v.plain)
+        for v in found
+    ]
 
 
-def training_frame(ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = None, recorded: bool = True) -> pa.Table:
+def training_frame(
+    ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = None, derived: Sequence[Derived] | None = None, recorded: bool = True
+) -> pa.Table:
     """Return a dataset's rows with the columns of the feature views, each as it was known when the question was asked.
 
     The question is asked ``task.asked_before`` ahead of the row's ``task.time``. Where the task has no time, the newest
@@ -63,48 +77,79 @@ def training_frame(ctx: Context, ref: str, *, views: Sequence[FeatureView] | Non
     ----------
     ref : the dataset, ``name`` or ``name@number``.
     views : default the project's.
+    derived : default the project's where the views are, else none.
     recorded : whether this counts as a use of the views; not where somebody only looks.
 
     Returns
     -------
-    All rows that may be learnt from, also those without a target, sorted by time where the task has one (rows without a time first; equal times keep
-    their order), with a column ``{view}_{column}`` for each feature.
+    All rows that may be learnt from, also those without a target, sorted by time where the task has one (rows without a time first; equal
+    times keep their order), with a column for each feature and each derived input.
 
     Raises
     ------
     InvalidSettings : a view's entity is no column of the dataset, or a feature's name is taken.
     """
-    chosen = _views(ctx) if views is None else list(views)
+    found = definitions.of(ctx) if views is None else None
+    chosen = found.views if found is not None else list(views or ())
+    computed = derived if derived is not None else found.derived if found is not None else []
     rows = tables.read_allowed(ctx, ref)
     task = ctx.settings.task
     known_at = None
     if task is not None and task.time is not None:
         if task.time not in rows.column_names:
-            raise _no_column("task.time", task.time, ref, rows.column_names)
+            raise _no_column(ctx, "task.time", task.time, ref, rows.column_names)
         times = microseconds(rows.column(task.time))
         us = np.where(np.asarray(times.is_null().to_numpy(), bool), join.MISSING, np.asarray(times.fill_null(0).to_numpy(), np.int64))
         if not bool((us[1:] >= us[:-1]).all()):
             order = np.argsort(us, kind="stable")
             rows, us = rows.take(pa.array(order)), us[order]
         known_at = np.where(us == join.MISSING, us, us - round(parse_duration(task.asked_before) * 1e6))
-    for view in chosen:
-        rows = _joined(ctx, rows, view, ref, known_at)
+    rows = with_features(ctx, rows, chosen, computed, known_at=known_at, told=ref)
     if recorded:
         store.record_use(ctx, chosen)
     return rows
 
 
-def kinds_of(ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = None) -> dict[str, Kind]:
-    """Return the kind of every column of the training frame, as the datasets' contracts say."""
+def with_features(
+    ctx: Context, rows: pa.Table, views: Sequence[FeatureView], derived: Sequence[Derived], *, known_at: join.Int64 | None, told: str
+) -> pa.Table:
+    """Return a table's rows, in their order, with the views' features and derived inputs as they were known at each row's moment.
+
+    Parameters
+    ----------
+    known_at : microseconds since 1970 UTC for each row; ``join.MISSING`` where there is no moment. None: the newest values.
+    told : what the rows are called in messages.
+    """
+    for view in views:
+        rows = _joined(ctx, rows, view, told, known_at)
+    for each in derived:
+        rows = _computed(rows, each, told)
+    return rows
+
+
+def kinds_of(
+    ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = None, derived: Sequence[Derived] | None = None
+) -> dict[str, Kind]:
+    """Return the kind of every column of the training frame, as the datasets' contracts and the definitions say."""
     kinds = dict(tables.version(ctx, ref).columns)
-    for view in _views(ctx) if views is None else views:
-        given = tables.version(ctx, view.dataset).columns
-        kinds |= {f"{view.name}_{column}": given[column] for column in view.columns if column in given}
-    return kinds
+    found = definitions.of(ctx) if views is None else None
+    for view in found.views if found is not None else views or ():
+        given = {} if view.sql else tables.version(ctx, view.dataset).columns
+        of = {each.name: kind_of(each.function, given.get(each.column or "")) for each in view.aggregates if each.column is None or given}
+        of |= {column: given[column] for column in view.columns if column in given}
+        kinds |= {name: of[column] for name, column in view.features.items() if column in of}
+    computed = derived if derived is not None else found.derived if found is not None else []
+    return kinds | {each.name: each.kind for each in computed}
 
 
 def fields_of(
-    table: pa.Table, *, target: str, ignore: Iterable[str] = (), views: Sequence[FeatureView] = (), kinds: Mapping[str, Kind] | None = None
+    table: pa.Table,
+    *,
+    target: str,
+    ignore: Iterable[str] = (),
+    views: Sequence[FeatureView] = (),
+    derived: Sequence[Derived] = (),
+    kinds: Mapping[str, Kind] | None = None,
 ) -> list[Field]:
     """Return the columns of a training frame that can be inputs, as they were seen in it.
 
@@ -112,11 +157,11 @@ def fields_of(
     ----------
     table : the training frame.
     target, ignore : columns that are no inputs.
-    views : the feature views in the frame, so that their columns are known to come from them.
+    views, derived : what is in the frame, so that columns are known to come from it.
     kinds : kinds by column, see ``kinds_of``; where it says nothing, the column's type decides. Text is an input only
         where it has few distinct values.
     """
-    given = {f"{view.name}_{column}": view.name for view in views for column in view.columns}
+    given = {name: view.name for view in views for name in view.features} | {each.name: DERIVED for each in derived}
     left_out = {target, *ignore}
     return [
         _field(table.column(name), name, kind, given.get(name))
@@ -125,55 +170,135 @@ def fields_of(
     ]
 
 
-_views = views  # the parameters above are named like it
+def datasets_behind(ctx: Context, view: FeatureView) -> list[str]:
+    """Return the datasets whose rows a view's values come from, its own first."""
+    if view.sql is None:
+        return [view.dataset]
+    with ctx.catalog.read() as connection:
+        known = [each.name for each in datasets.every(connection)]
+    named = set(re.findall(r"[A-Za-z][A-Za-z0-9_-]*", view.sql))
+    return [view.dataset, *(name for name in known if name in named and name != view.dataset)]
 
 
 def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, known_at: join.Int64 | None) -> pa.Table:
     for key in view.entities:
         if key not in rows.column_names:
-            raise _no_column(f"features.{view.name}.entity", key, ref, rows.column_names)
-    names = [f"{view.name}_{column}" for column in view.columns]
-    if taken := [name for name in names if name in rows.column_names]:
+            raise _no_column(ctx, f"features.{view.name}.entity", key, ref, rows.column_names)
+    if taken := [name for name in view.features if name in rows.column_names]:
         raise InvalidSettings(
             f"the feature {taken[0]!r} of view {view.name!r} has the name of a column of {ref}",
-            remedy=f"rename the view under [features.{view.name}]",
+            remedy="rename it where it is defined" if view.plain else f"rename the view under [features.{view.name}]",
             values={"view": view.name, "columns": taken},
         )
-    features = join.join(
-        rows,
-        view_rows(ctx, view),
-        on=view.entities,
-        columns=view.columns,
-        at=view.at,
-        known_at=known_at,
-        ttl_us=None if view.ttl_s is None else round(view.ttl_s * 1e6),
-    )
-    for name, column in zip(names, features.columns, strict=True):
+    ttl_us = None if view.ttl_s is None else round(view.ttl_s * 1e6)
+    behind = view_rows(ctx, view)
+    columns = []
+    if view.columns:
+        columns += join.join(rows, behind, on=view.entities, columns=view.columns, at=view.at, known_at=known_at, ttl_us=ttl_us).columns
+    if view.aggregates:
+        columns += windows.aggregate(
+            rows, behind, on=view.entities, aggregates=view.aggregates, at=view.at, created=view.created, known_at=known_at, ttl_us=ttl_us
+        ).columns
+    for name, column in zip(view.features, columns, strict=True):
         rows = rows.append_column(name, column)
     return rows
 
 
+def _computed(rows: pa.Table, each: Derived, ref: str) -> pa.Table:
+    if each.name in rows.column_names or (absent := next((name for name in each.inputs if name not in rows.column_names), None)):
+        what = f"has the name of a column of {ref}" if each.name in rows.column_names else f"is computed from {absent!r}, which {ref} lacks"
+        close = None if each.name in rows.column_names else nearest(str(absent), rows.column_names)
+        raise InvalidSettings(
+            f"the derived input {each.name!r} {what}" + (f"; did you mean {close!r}?" if close else ""),
+            remedy=f"mend {each.name} where it is defined",
+            values={"derived": each.name, "inputs": each.inputs, "nearest": close},
+        )
+    value = compile_derived(each)
+    columns = [_plain_values(rows.column(name)) for name in each.inputs]
+    return rows.append_column(each.name, pa.array(map(value, *columns), _DERIVED[each.kind], size=rows.num_rows))
+
+
+def _plain_values(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+        return [None if us is None else us / 1e6 for us in microseconds(column).to_pylist()]
+    if pa.types.is_decimal(column.type):
+        column = column.cast(pa.float64())
+    values: list[Any] = (category_text(column) if pa.types.is_dictionary(column.type) else column).to_pylist()
+    return values
+
+
 def view_rows(ctx: Context, view: FeatureView, ref: str | DatasetVersion | None = None, *, more: Sequence[str] = ()) -> pa.Table:
-    """Return the rows behind a view that may be used, in the order in which they were added; its columns, and ``more``."""
+    """Return the rows behind a view that may be used, in the order in which they were added; its columns, and ``more``.
+
+    Where nothing tells rows of a view with aggregates apart (its dataset has no key), those that agree in all that the view reads are one:
+    pushing them again changes nothing, online or here.
+    """
+    if view.sql is not None:
+        return _once(view, _queried(ctx, view))
     wanted = list(dict.fromkeys([*view.entities, *(name for name in (view.at, view.created) if name), *view.reads, *more]))
     known = tables.version(ctx, ref or view.dataset).columns
     for name in wanted:
         if name not in known:
-            raise _no_column(f"features.{view.name}", name, view.dataset, known)
-    if view.at is not None and known[view.at] != "timestamp":
-        raise InvalidSettings(
-            f"features.{view.name}.at: the column {view.at!r} of {view.dataset} holds {known[view.at]}, not times",
-            remedy=f"name a column with times as `at` under [features.{view.name}]",
-            values={"view": view.name, "column": view.at, "found": known[view.at]},
-        )
-    return tables.read_allowed(ctx, ref or view.dataset, wanted)
+            raise _no_column(ctx, f"features.{view.name}", name, view.dataset, known)
+    _check_kinds(view, known)
+    rows = tables.read_allowed(ctx, ref or view.dataset, wanted)
+    with ctx.catalog.read() as connection:
+        held = datasets.find(connection, view.dataset)
+    return rows if held is not None and held.contract.keys else _once(view, rows)
 
 
-def _no_column(setting: str, name: str, dataset: str, known: Iterable[str]) -> InvalidSettings:
+def _once(view: FeatureView, rows: pa.Table) -> pa.Table:
+    if not view.aggregates:
+        return rows
+    return windows.once(rows, on=view.entities, times=[name for name in (view.at, view.created) if name], values=view.reads)
+
+
+def _queried(ctx: Context, view: FeatureView) -> pa.Table:
+    """Run a view's query over the allowed rows of the datasets that it names."""
+    from kaizenml.data import sql
+
+    found = sql.query(view.sql or "", {name: tables.read_allowed(ctx, name) for name in datasets_behind(ctx, view)})
+    for name in [*view.entities, *(name for name in (view.at, view.created) if name), *view.reads]:
+        if name not in found.column_names:
+            raise _no_column(ctx, f"features.{view.name}", name, "its query", found.column_names)
+    _check_kinds(view, {name: _stored_kind(found.schema.field(name).type) for name in found.column_names})
+    return found
+
+
+def _stored_kind(found: pa.DataType) -> Kind:
+    if pa.types.is_boolean(found):
+        return "boolean"
+    if pa.types.is_integer(found):
+        return "integer"
+    if pa.types.is_floating(found) or pa.types.is_decimal(found):
+        return "number"
+    return "timestamp" if pa.types.is_timestamp(found) or pa.types.is_date(found) else "category"
+
+
+def _check_kinds(view: FeatureView, known: Mapping[str, Kind]) -> None:
+    for setting, name in (("at", view.at), ("created", view.created)):
+        if name is not None and known[name] != "timestamp":
+            raise InvalidSettings(
+                f"features.{view.name}.{setting}: the column {name!r} of {view.dataset} holds {known[name]}, not times",
+                remedy=f"name a column with times as `{setting}` where the view {view.name} is defined",
+                values={"view": view.name, "column": name, "found": known[name]},
+            )
+    for each in view.aggregates:
+        kind = known.get(each.column or "")
+        if each.function in NUMERIC and kind not in ("number", "integer", "boolean"):
+            raise InvalidSettings(
+                f"{each.name} of the view {view.name} is the {each.function} of {each.column!r}, which holds {kind}",
+                remedy="name a column of numbers, or take count, distinct, first or latest",
+                values={"view": view.name, "column": each.column, "found": kind},
+            )
+
+
+def _no_column(ctx: Context, setting: str, name: str, dataset: str, known: Iterable[str]) -> InvalidSettings:
     close = nearest(name, known)
+    place = definitions.of(ctx).places.get(setting.split(".")[1], "kaizen.toml") if setting.startswith("features.") else "kaizen.toml"
     return InvalidSettings(
         f"{setting}: {dataset} has no column {name!r}" + (f"; did you mean {close!r}?" if close else ""),
-        remedy=f"mend {setting} in kaizen.toml; `kaizen data show {dataset.partition('@')[0]}` lists the columns",
+        remedy=f"mend {setting} in {place}; `kaizen data show {dataset.partition('@')[0]}` lists the columns",
         values={"setting": setting, "found": name, "nearest": close, "known": list(known)[:100]},
     )
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from kaizenml.errors import InvalidInput
+from kaizenml.features.expressions import compute
 from kaizenml.features.moments import History, Reading
-from kaizenml.features.signature import ViewUse
+from kaizenml.features.signature import Derived, ViewUse
 from kaizenml.features.view import Aggregate, feature_names, key_of
 from kaizenml.ports import OnlineRow, OnlineStore
 
@@ -30,7 +31,9 @@ class Read(NamedTuple):
     status: Status
 
 
-def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping[str, Any]], now: float) -> Found:
+def look_up(
+    store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping[str, Any]], now: float, derived: Sequence[Derived] = ()
+) -> Found:
     """Return for each row the features that its views give, by the names that they have as inputs.
 
     Parameters
@@ -39,6 +42,7 @@ def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping
     views : the views in the model's signature.
     rows : request rows. A feature that a row holds itself is not looked up: the request wins.
     now : seconds since 1970: the moment that windows end at, and for the views' time to live.
+    derived : inputs that are computed from these and from the rows'.
 
     Returns
     -------
@@ -47,7 +51,8 @@ def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping
 
     Raises
     ------
-    InvalidInput : a row lacks the column with the entity, and a feature that would be looked up by it.
+    InvalidInput : a row lacks the column with the entity, and a feature that would be looked up by it; or what a derived input is
+        computed from is absent, or of another kind.
     """
     found = Found({} for _ in rows)
     found.ats = {}
@@ -75,6 +80,9 @@ def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping
                 features.update(ready[key])
             else:
                 features.update((name, value) for name, value in ready[key].items() if name not in row)
+    if derived:
+        for position, (row, features) in enumerate(zip(rows, found, strict=True)):
+            compute(derived, row, features, position)
     return found
 
 

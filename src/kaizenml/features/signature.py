@@ -82,3 +82,13 @@ class Signature(msgspec.Struct, frozen=True, kw_only=True):
     derived: list[Derived] = []  # in the order in which they can be computed
     hidden: dict[str, str] = {}  # names in a request that tell of persons: pseudonym as in the rows learned from, or drop
     key_print: str = ""  # fingerprint of the key of those pseudonyms
+
+    @property
+    def given(self) -> tuple[list[ViewUse], list[Derived]]:
+        """What a request need not hold comes from these."""
+        return self.views, self.derived
+
+    @property
+    def looks_up(self) -> bool:
+        """Whether a request's rows need more than what they hold."""
+        return bool(self.views or self.derived)

@@ -33,14 +33,14 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     """What is known of an entity: the newest values of ``columns``, and ``aggregates`` over its rows."""
 
     name: str
-    dataset: str  # "" where the rows come from ``sql``
+    dataset: str
     entity: str | list[str]  # the column with the key, or the columns that make one together
     columns: list[str]
     at: str | None = None  # event time; None: a timeless look-up
     ttl_s: float | None = None  # once the newest row is older, all features of the entity are missing
     aggregates: list[Aggregate] = []
     created: str | None = None  # column: when a row became known; rows that were not yet known do not count
-    sql: str | None = None  # a query over datasets that gives the rows
+    sql: str | None = None  # a query that gives the rows, over the dataset and others
     plain: bool = False  # features bear their own name; else {view}_{column}
     description: str = ""
     owner: str = ""

@@ -96,6 +96,33 @@ def aggregate(
     return pa.table([each.array(view) for each in outputs], names=[each.aggregate.name for each in outputs])
 
 
+def once(view: pa.Table, *, on: list[str], times: list[str], values: list[str]) -> pa.Table:
+    """Return the rows without those that agree with an earlier one in entity, times and values."""
+    found, _ = codes(view, view, on)
+    keys = [found, *(_times(view, name)[0] for name in times)]
+    order = np.lexsort(keys[::-1])
+    same = np.ones(max(len(order) - 1, 0), bool)
+    for key in keys:
+        same &= key[order][1:] == key[order][:-1]
+    doubtful = np.sort(order[np.concatenate([same, [False]]) | np.concatenate([[False], same])]) if len(order) else order
+    if not len(doubtful):
+        return view
+    rows = view.select(list(dict.fromkeys([*on, *times, *values]))).take(pa.array(doubtful))
+    for place, name in enumerate(rows.column_names):
+        if pa.types.is_floating(rows.schema.field(name).type):  # what is no finite number is null to the online store
+            column = rows.column(name)
+            rows = rows.set_column(place, name, pc.if_else(pc.fill_null(pc.is_finite(column), False), column, None))
+    seen: set[tuple[Any, ...]] = set()
+    again = []
+    for place, row in zip(doubtful.tolist(), zip(*(column.to_pylist() for column in rows.columns), strict=True), strict=True):
+        if row in seen:
+            again.append(place)
+        seen.add(row)
+    keep = np.ones(view.num_rows, bool)
+    keep[again] = False
+    return view.filter(pa.array(keep)) if again else view
+
+
 def _sorted(view: pa.Table, of_rows: Int64, of_view: Int64, *, at: str | None, created: str | None, known_at: Int64 | None) -> _Sorted:
     times, missing = _times(view, at)
     known = times

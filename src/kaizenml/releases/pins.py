@@ -54,7 +54,7 @@ def installed() -> dict[str, str]:
 def _behind_views(ctx: Context, run: Run) -> list[DatasetVersion]:
     """Return the dataset versions that the run's views read: the newest ones when it started."""
     wanted = set(run.views)
-    names = dict.fromkeys(view.dataset for view in frame.views(ctx) if view.ref in wanted)
+    names = dict.fromkeys(name for view in frame.views(ctx) if view.ref in wanted for name in frame.datasets_behind(ctx, view))
     found = []
     for name in names:
         known = data.versions(ctx, name)

@@ -29,6 +29,7 @@ def requests(table: pa.Table, signature: Signature) -> list[Row]:
     """
     names = [field.name for field in signature.fields]
     names += [key for view in signature.views for key in view.entities] + [name for name in (signature.key, signature.unit, signature.time) if name]
+    names += [name for each in signature.derived for name in (each.name, *each.inputs)]
     present = [name for name in dict.fromkeys(names) if name in table.column_names]
     text = msgspec.json.encode([{name: _plain(value) for name, value in row.items()} for row in table.select(present).to_pylist()])
     rows: list[Row] = msgspec.json.decode(text)

@@ -179,7 +179,7 @@ def _ask_other(asked: Asked, name: str, positions: list[int]) -> tuple[Sequence[
     other = asked.endpoint.others.get(name)
     if other is None or other.model is None:
         return None, "it does not load"
-    features, lost = (asked.features, None) if other.signature.views == asked.arm.signature.views else asked.lent.get(name, (None, None))
+    features, lost = (asked.features, None) if other.signature.given == asked.arm.signature.given else asked.lent.get(name, (None, None))
     rows = without_strangers([asked.rows[position] for position in positions], other, asked.arm)
     if lost is not None:
         return None, lost

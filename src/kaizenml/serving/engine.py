@@ -226,7 +226,7 @@ class Engine:
         features: list[Features] | None = None
         lost: str | None = None
         full: Sequence[Row] = rows
-        if arm.signature.views:
+        if arm.signature.looks_up:
             features, lost = self._features(arm, rows, at)
             full = merged(rows, features)
         hits: list[Hit | None] | None = None
@@ -236,7 +236,7 @@ class Engine:
             hits = rules.hits(full, unit, ids)
             for name in rules.named(hits) if hits is not None or rules.doubts else ():
                 other = endpoint.others.get(name)
-                if other is not None and other.signature.views and other.signature.views != arm.signature.views:
+                if other is not None and other.signature.looks_up and other.signature.given != arm.signature.given:
                     lent[name] = self._lend(other, rows, at)
         return Asked(at, endpoint, arm, ids, unit, rows, features, lost, free, full, hits, lent)
 
@@ -291,10 +291,10 @@ class Engine:
 
     def _features(self, arm: LoadedRoute, rows: Sequence[dict[str, Any]], at: float) -> tuple[list[dict[str, Any]] | None, str | None]:
         """Return what the arm's views know of the rows, or why that could not be read."""
-        if arm.model is None or not arm.signature.views:
+        if arm.model is None or not arm.signature.looks_up:
             return None, None
         try:
-            return look_up(self._online, arm.signature.views, rows, at), None
+            return look_up(self._online, arm.signature.views, rows, at, arm.signature.derived), None
         except InvalidInput:
             raise
         except Exception as error:

@@ -109,7 +109,7 @@ class Shadows:
         if loaded.model is not work.arm.model or decision.rows is not None or decision.decided_by != "model":  # else it has just said it
             rows = without_strangers(work.rows, loaded, work.arm)
             known, lost = work.features, None
-            if known is None or loaded.signature.views != work.arm.signature.views:
+            if known is None or loaded.signature.given != work.arm.signature.given:
                 known, lost = self._look_up(loaded, rows, work.at)
             decision = decide_alone(loaded, merged(rows, known), lost, None, said=self._known())
         answers = [

@@ -81,7 +81,7 @@ def _describe(ctx: Context, run_id: str, made: Made, *, seconds: float, budget: 
         task=material.task.kind,
         state="done",
         dataset=material.ref,
-        views=[use.ref for use in made.signature(task_settings(ctx)).views],
+        views=[each.ref for given in made.signature(task_settings(ctx)).given for each in given],
         target=material.task.target,
         parameters=parameters,
         board=made.board,

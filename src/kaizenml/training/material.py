@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -11,9 +12,9 @@ import pyarrow as pa
 from kaizenml.clock import parse_duration
 from kaizenml.context import Context
 from kaizenml.data import exclusions, tables
-from kaizenml.errors import InvalidData, UsageError
+from kaizenml.errors import InvalidData, InvalidSettings, UsageError
 from kaizenml.features import frame
-from kaizenml.features.signature import Field, Signature, ViewUse
+from kaizenml.features.signature import Derived, Field, Signature, ViewUse
 from kaizenml.features.view import FeatureView
 from kaizenml.settings import TaskKind, TaskSettings
 from kaizenml.training import columns, hiding, leaks
@@ -33,6 +34,7 @@ class Material(NamedTuple):
     times: Floats | None
     fields: list[Field]
     views: list[FeatureView]
+    derived: list[Derived]
     accepts: list[str]
     leaks: list[Leak]
     dropped: dict[str, str]
@@ -43,12 +45,7 @@ class Material(NamedTuple):
 
     def signature(self, settings: TaskSettings) -> Signature:
         """Return the signature of a model on these fields."""
-        used = {field.name for field in self.fields}
-        uses: list[ViewUse] = []
-        for use in frame.uses(self.views):
-            read = [column for column in use.columns if f"{use.name}_{column}" in used]
-            if read:
-                uses.append(ViewUse(name=use.name, version=use.version, entity=use.entity, columns=read, ttl_s=use.ttl_s))
+        uses, computed = _read(self.views, self.derived, [field.name for field in self.fields])
         return Signature(
             task=self.task.kind,
             target=self.task.target,
@@ -61,6 +58,7 @@ class Material(NamedTuple):
             asked_before_s=parse_duration(settings.asked_before),
             hidden=self.hidden,
             key_print=self.key_print,
+            derived=computed,
         )
 
 
@@ -86,18 +84,19 @@ def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], o
     """
     settings = task_settings(ctx)
     version = tables.version(ctx, dataset)
-    views = frame.views(ctx)
+    views, derived = frame.views(ctx), frame.derived(ctx)
+    _check_target(derived, settings.target)
     before = _held(ctx, version.dataset, views)
-    whole = frame.training_frame(ctx, version.ref, views=views)
+    whole = frame.training_frame(ctx, version.ref, views=views, derived=derived)
     held = [each for each in before if each in _held(ctx, version.dataset, views)]  # one that was lifted meanwhile may not have held
     task = infer(whole, settings.target, kind)
     y = labels(task, whole)
     rows = np.flatnonzero(~np.isnan(y))[-ctx.settings.train.max_rows :]
     table = whole.take(pa.array(rows)) if len(rows) < whole.num_rows else whole
     times = columns.numbers(table.column(settings.time), "timestamp") if settings.time else None
-    kinds = frame.kinds_of(ctx, version.ref, views=views)
+    kinds = frame.kinds_of(ctx, version.ref, views=views, derived=derived)
     ignore = settings.ignore if only is None else [name for name in whole.column_names if name not in only]
-    fields = frame.fields_of(table, target=settings.target, ignore=ignore, views=views, kinds=kinds)
+    fields = frame.fields_of(table, target=settings.target, ignore=ignore, views=views, derived=derived, kinds=kinds)
     found, dropped, warnings = refused, dict[str, str](), list[str]()
     if only is None:
         found, dropped, warnings = _choose(ctx, whole, table, fields, task=task, y=y, times=times, refused=refused)
@@ -109,14 +108,42 @@ def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], o
         fields = [by_name[name] for name in only]
     if not fields:
         raise _nothing_left(version.ref, found, dropped)
-    accepts = [name for name in version.columns if name not in {field.name for field in fields}]
+    uses, computed = _read(views, derived, [field.name for field in fields])
+    also = [*(name for use in uses for name in use.features), *(each.name for each in computed)]  # read on the way to an input
+    accepts = [name for name in dict.fromkeys([*version.columns, *also]) if name not in {field.name for field in fields}]
     hidden, key_print = hiding.hidden_inputs(ctx, version, views)
-    return Material(version.ref, table, task, y[rows], times, fields, views, accepts, found, dropped, warnings, held, hidden, key_print)
+    return Material(version.ref, table, task, y[rows], times, fields, views, derived, accepts, found, dropped, warnings, held, hidden, key_print)
 
 
 def _held(ctx: Context, dataset: str, views: list[FeatureView]) -> list[int]:
     with ctx.catalog.read() as connection:
         return [each.id for each in exclusions.active(connection, {dataset, *(view.dataset for view in views)})]
+
+
+def _read(views: list[FeatureView], derived: list[Derived], fields: list[str]) -> tuple[list[ViewUse], list[Derived]]:
+    """Return what a model on these fields reads of views, and what is computed for it; also on the way to another value."""
+    needed, computed = set(fields), list[Derived]()
+    for each in reversed(derived):
+        if each.name in needed:
+            computed.insert(0, each)
+            needed |= set(each.inputs)
+    uses: list[ViewUse] = []
+    for use in frame.uses(views):
+        read = {column for name, column in use.features.items() if name in needed}
+        read |= {part for each in use.aggregates if each.name in read for part in each.of}
+        if read:
+            aggregates = [each for each in use.aggregates if each.name in read]
+            uses.append(msgspec.structs.replace(use, columns=[name for name in use.columns if name in read], aggregates=aggregates))
+    return uses, computed
+
+
+def _check_target(derived: list[Derived], target: str) -> None:
+    if found := next((each.name for each in derived if target in each.inputs), None):
+        raise InvalidSettings(
+            f"the derived input {found!r} is computed from {target!r}, the answer itself",
+            remedy=f"compute {found} from what is known when the question is asked",
+            values={"derived": found, "target": target},
+        )
 
 
 def _choose(

@@ -1,0 +1,239 @@
+"""Features defined in Python: from the file to the training frame, the signature and a request."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kaizenml.context import Context
+from kaizenml.data import operations as data
+from kaizenml.errors import InvalidInput, InvalidSettings
+from kaizenml.features import definitions, expressions, frame, operations
+from kaizenml.features.online import look_up
+from kaizenml.features.signature import Derived
+
+FILE = '''
+from kaizenml import count, derived, features, latest, mean, ratio, since, sum_
+
+FLOOR = 0.5
+
+
+@features(entity="customer_id", source="orders", at="ts", ttl="30d", owner="ann", tags=["money"])
+class Spend:
+    """What a customer spent."""
+
+    spend_30d = sum_("amount", last="30d")
+    limit = latest("credit_limit")
+    orders = count(last="30d")
+    each = ratio(spend_30d, orders)
+
+
+@derived
+def spend_ratio(spend_30d: float, limit: float) -> float:
+    return spend_30d / limit if limit else 0.0
+
+
+@derived
+def strained(spend_ratio: float, asked: float | None) -> float:
+    """How near the limit this order brings the customer."""
+    if asked is None:
+        return spend_ratio
+    return spend_ratio + max(asked, FLOOR) / 100
+'''
+DAY = dt.timedelta(days=1)
+
+
+def on(day: float) -> dt.datetime:
+    return dt.datetime(2026, 1, 1, tzinfo=dt.UTC) + day * DAY
+
+
+@pytest.fixture
+def shop(ctx: Context, reopen: Callable[..., Context]) -> Context:
+    toml = '[project]\nname = "shop"\n[task]\ndataset = "asked"\ntarget = "late"\ntime = "at"\n'
+    opened = reopen(toml)
+    (opened.root / "features.py").write_text(FILE)
+    orders = [
+        {"customer_id": 7, "ts": on(0), "amount": 10.0, "credit_limit": 100.0},
+        {"customer_id": 7, "ts": on(20), "amount": 30.5, "credit_limit": None},
+        {"customer_id": 8, "ts": on(20), "amount": 5.0, "credit_limit": 0.0},
+        {"customer_id": 7, "ts": on(20), "amount": 30.5, "credit_limit": None},  # the same row once more
+    ]
+    data.add(opened, "orders", table=pa.Table.from_pylist(orders))
+    asked = [
+        {"customer_id": 7, "at": on(25), "asked": 20.0, "late": True},
+        {"customer_id": 7, "at": on(31), "asked": None, "late": False},
+        {"customer_id": 8, "at": on(25), "asked": 1.0, "late": True},
+        {"customer_id": 9, "at": on(25), "asked": 1.0, "late": False},
+        {"customer_id": 7, "at": on(60), "asked": 1.0, "late": False},
+    ]
+    data.add(opened, "asked", table=pa.Table.from_pylist(asked))
+    return opened
+
+
+def test_what_is_defined_in_python_is_in_the_training_frame(shop: Context) -> None:
+    table = frame.training_frame(shop, "asked")
+    rows = table.select(["customer_id", "spend_30d", "limit", "orders", "each", "spend_ratio", "strained"]).to_pylist()
+    nothing = dict.fromkeys(["spend_30d", "limit", "orders", "each", "spend_ratio", "strained"])
+    assert rows == [
+        {"customer_id": 7, "spend_30d": 40.5, "limit": 100.0, "orders": 2, "each": 20.25, "spend_ratio": 0.405, "strained": 0.605},
+        {"customer_id": 8, "spend_30d": 5.0, "limit": 0.0, "orders": 1, "each": 5.0, "spend_ratio": 0.0, "strained": 0.01},
+        {"customer_id": 9, **nothing},
+        {"customer_id": 7, "spend_30d": 30.5, "limit": 100.0, "orders": 1, "each": 30.5, "spend_ratio": 0.305, "strained": 0.305},
+        {"customer_id": 7, **nothing},  # the newest order is older than the ttl
+    ]
+    kinds = frame.kinds_of(shop, "asked")
+    assert (kinds["spend_30d"], kinds["orders"], kinds["spend_ratio"]) == ("number", "integer", "number")
+    fields = frame.fields_of(table, target="late", views=frame.views(shop), derived=frame.derived(shop), kinds=kinds)
+    assert {field.name: field.view for field in fields}["strained"] == "@derived"
+
+
+def test_a_request_finds_online_what_the_training_frame_holds(shop: Context) -> None:
+    found = definitions.of(shop)
+    operations.materialize(shop, "spend")
+    table = frame.training_frame(shop, "asked").to_pylist()
+    for row in table:
+        request = msgspec.json.decode(msgspec.json.encode({name: row[name] for name in ("customer_id", "asked")}))
+        features = look_up(shop.online, frame.uses(found.views), [request], row["at"].timestamp(), found.derived)[0]
+        assert features == {name: row[name] for name in features}
+        assert features.keys() >= {"spend_30d", "limit", "each", "spend_ratio", "strained"}
+    sent = look_up(shop.online, frame.uses(found.views), [{"customer_id": 7, "asked": 1, "spend_ratio": 2.0}], on(25).timestamp(), found.derived)
+    assert sent[0]["strained"] == 2.01  # the request wins
+    assert "spend_ratio" not in sent[0]
+
+
+def test_a_request_without_what_a_derived_input_needs_is_refused(shop: Context) -> None:
+    found = definitions.of(shop)
+    with pytest.raises(InvalidInput, match=r"inputs\[0\].asked is absent; 'strained' is computed from it"):
+        look_up(shop.online, frame.uses(found.views), [{"customer_id": 7}], 0.0, found.derived)
+    with pytest.raises(InvalidInput, match="asked: 'much' is not of the kind number"):
+        look_up(shop.online, frame.uses(found.views), [{"customer_id": 7, "asked": "much"}], 0.0, found.derived)
+
+
+def test_a_change_below_a_derived_input_is_another_version_of_it(shop: Context) -> None:
+    before = {each.name: each.version for each in frame.derived(shop)}
+    (shop.root / "features.py").write_text(FILE.replace('last="30d")\n    limit', 'last="20d")\n    limit'))
+    after = {each.name: each.version for each in frame.derived(shop)}
+    assert before["spend_ratio"] != after["spend_ratio"]
+    assert before["strained"] != after["strained"]
+    (shop.root / "features.py").write_text(FILE.replace('owner="ann"', 'owner="bob"').replace("What a customer spent", "Money"))
+    assert {each.name: each.version for each in frame.derived(shop)} == before
+    assert frame.views(shop)[0].description == "Money."
+
+
+def test_an_earlier_version_stays_within_reach_beside_the_current_one(shop: Context) -> None:
+    frame.training_frame(shop, "asked")
+    old = frame.views(shop)[0]
+    (shop.root / "features.py").write_text(FILE.replace('sum_("amount", last="30d")', 'sum_("amount", last="10d")'))
+    assert frame.view_named(shop, "spend") != old
+    assert frame.view_named(shop, f"spend@{old.version}") == old
+    assert frame.view_named(shop, f"spend@{old.version[:6]}") == old
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "said"),
+    [
+        ('last="30d")\n    limit', 'last="30 days")\n    limit', 11, "last is '30 days', not a duration"),
+        ('last="30d")\n    limit', 'lst="30d")\n    limit', 11, "did you mean 'last'"),
+        ("ratio(spend_30d, orders)", 'ratio("spend_3d", orders)', 14, "did you mean 'spend_30d'"),
+        ('latest("credit_limit")', "7", 7, "Spend.limit is 7, no feature"),
+        ("-> float:\n    return spend_30d", "-> number:\n    return spend_30d", 17, "annotated 'number'"),
+        ("spend_30d / limit if", "spend_30 / limit if", 19, "'spend_30' is none of its inputs; did you mean 'spend_30d'"),
+        ("max(asked, FLOOR)", "open(asked)", 27, "'open' cannot be called in it"),
+        ("    return spend_30d / limit", "    return (spend_30d / limit", 19, "was never closed"),
+        ("import count, derived", "import coumt, derived", 2, "did you mean 'count'"),
+        ("def spend_ratio(spend_30d: float", "def spend_ratio(strained: float, spend_30d: float", None, "in a circle"),
+        ("def spend_ratio(", "def limit(", None, "'limit' is defined twice"),
+    ],
+)
+def test_a_wrong_definition_names_its_place_and_what_is_meant(shop: Context, old: str, new: str, line: int | None, said: str) -> None:
+    assert old in FILE
+    (shop.root / "features.py").write_text(FILE.replace(old, new))
+    with pytest.raises(InvalidSettings) as caught:
+        frame.training_frame(shop, "asked")
+    assert said.lower() in caught.value.what.lower()
+    assert line is None or f"features.py:{line}:" in caught.value.what
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ('"amount"', '"amuont"', "orders has no column 'amuont'; did you mean 'amount'"),
+        ('sum_("amount", last="30d")\n', 'sum_("ts", last="30d")\n', "is the sum of 'ts', which holds timestamp"),
+        ("asked: float | None", "askd: float | None", "computed from 'askd', which asked lacks; did you mean 'asked'"),
+    ],
+)
+def test_what_only_the_data_can_tell_is_told_with_the_nearest_name(shop: Context, old: str, new: str, said: str) -> None:
+    text = FILE.replace(old, new)
+    if "askd" in new:
+        text = text.replace("asked is None", "True").replace("max(asked", "max(askd")
+    (shop.root / "features.py").write_text(text)
+    with pytest.raises(InvalidSettings, match="(?i)" + said.replace("'", ".")) as caught:
+        frame.training_frame(shop, "asked")
+    assert caught.value.remedy
+
+
+def test_rows_may_come_from_a_query_that_reaches_nothing_else(shop: Context) -> None:
+    pytest.importorskip("duckdb")
+    query = "select customer_id, ts, amount, amount > 8 as large from orders where amount > 0"
+    text = f'''
+from kaizenml import features, max_, sum_
+
+@features(entity="customer_id", source="orders", sql="{query}", at="ts")
+class Large:
+    large = sum_("large")
+    most = max_("amount")
+'''
+    (shop.root / "features.py").write_text(text)
+    rows = frame.training_frame(shop, "asked").to_pylist()
+    assert [(row["large"], row["most"]) for row in rows] == [(2, 30.5), (0, 5.0), (None, None), (2, 30.5), (2, 30.5)]
+    for bad in ("select * from read_csv(''/etc/passwd'')", "attach ''x.db''", "select 1; select 2"):
+        (shop.root / "features.py").write_text(text.replace(query, bad.replace("''", "'")))
+        with pytest.raises(Exception, match=r"query|SELECT|disabled"):
+            frame.training_frame(shop, "asked")
+
+
+VALUES = st.none() | st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from([0.0, -1.0, 1e308, 5e-324])
+TEXTS = [
+    "a / b if b else 0.0", "a ** b", "round(a, 2) % (b if b else 1)", "coalesce(a, 0) - (0 if b is None else b)", "a if 0 < a <= b else -b",
+    "log(a) + sqrt(b)",
+]  # fmt: skip
+
+
+@given(text=st.sampled_from(TEXTS), rows=st.lists(st.tuples(VALUES, VALUES), min_size=1, max_size=5))
+@settings(max_examples=60, deadline=None)
+def test_a_derived_input_is_the_same_bits_over_columns_and_for_a_request(text: str, rows: list[tuple[Any, Any]]) -> None:
+    each = Derived(name="d", inputs=["a", "b"], takes=["number", "number"], expression=text, kind="number", version="1")
+    table = pa.table({"a": pa.array([a for a, _ in rows], pa.float64()), "b": pa.array([b for _, b in rows], pa.float64())})
+    columns = frame._computed(table, each, "rows")["d"]
+    served = []
+    for a, b in rows:
+        found: dict[str, Any] = {}
+        kept = msgspec.json.decode(msgspec.json.encode(each), type=Derived)
+        expressions.compute([kept], msgspec.json.decode(msgspec.json.encode({"a": a, "b": b})), found, 0)
+        served.append(found["d"])
+    assert columns.to_pylist() == served
+    assert np.array([math.nan if v is None else v for v in served]).tobytes() == np.array(columns.to_numpy()).tobytes()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["__import__('os')", "a.__class__", "(lambda: 1)()", "[x for x in a]", "'%99999999d' % a", "'x' * 9999999999", "f'{a}'", "a[0]", "a if b",
+     "1 +" * 50_000 + "1", "a(1)", "(a := 1)", "9 ** 9 ** 9 ** 9"],
+)  # fmt: skip
+def test_an_expression_from_a_stranger_reaches_nothing_and_cannot_grow(text: str) -> None:
+    each = Derived(name="d", inputs=["a"], takes=["number"], expression=text, kind="number")
+    if text == "9 ** 9 ** 9 ** 9":
+        assert expressions.compile_derived(each)(1.0) is None  # of doubles: too large to be held
+        return
+    with pytest.raises(InvalidSettings):
+        expressions.compile_derived(each)
