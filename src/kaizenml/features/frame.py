@@ -54,7 +54,7 @@ def view_named(ctx: Context, name: str) -> FeatureView:
         if view.version.startswith(version):
             return view
     shown = [f"{view.name}@{view.version}" for view in before]
-    raise not_found("version of a feature view", name, shown, remedy=f"kaizen features versions {bare}")
+    raise not_found("version of a feature view", name, shown, remedy=f"kaizen features show {bare}")
 
 
 def uses(found: Iterable[FeatureView]) -> list[ViewUse]:
