@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from kaizenml import events
 from kaizenml.catalog import Catalog
 from kaizenml.clock import Clock
-from kaizenml.ports import OnlineStore
+from kaizenml.ports import OnlineStore, Stream
 from kaizenml.settings import Settings
 
 
@@ -33,6 +33,8 @@ class Context:
     """Who acts: a user name, ``loop``, or a token's name."""
     sources: dict[str, str] = field(default_factory=dict)
     """Where each setting that is not a default came from."""
+    open_stream: Callable[[str, str, str], Stream] | None = None
+    """Opens a stream by location, name and reader."""
 
     @property
     def state(self) -> Path:

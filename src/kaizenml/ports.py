@@ -57,6 +57,33 @@ class OnlineStore(Protocol):
         ...
 
 
+class Entry(NamedTuple):
+    """One entry of a stream. ``row`` is JSON, or None where the entry holds none."""
+
+    id: str
+    row: bytes | None
+
+
+class Stream(Protocol):
+    """A stream that is read by a group: each entry goes to one of its readers, and again after a crash, until it is confirmed."""
+
+    def read(self, most: int, wait_s: float) -> list[Entry]:
+        """Return what this reader was given and has not confirmed, else new entries; [] when none came in time."""
+        ...
+
+    def confirm(self, entries: Sequence[str]) -> None:
+        """Tell that entries are done with: nobody is given them again."""
+        ...
+
+    def refuse(self, entry: Entry, why: str) -> None:
+        """Put an entry that cannot be taken aside, with the reason, and confirm it."""
+        ...
+
+    def close(self) -> None:
+        """Give back connections."""
+        ...
+
+
 class Notifier(Protocol):
     """Where alerts go."""
 

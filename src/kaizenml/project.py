@@ -25,7 +25,7 @@ def open_project(root: str | os.PathLike[str] = ".", *, actor: str | None = None
     ------
     InvalidSettings : no kaizen.toml there, or something wrong in it.
     """
-    from kaizenml.adapters.online import open_online
+    from kaizenml.adapters.online import open_online, open_stream
 
     folder = Path(root).resolve()
     settings, sources = settings_module.load(folder)
@@ -41,6 +41,7 @@ def open_project(root: str | os.PathLike[str] = ".", *, actor: str | None = None
         online=open_online(settings.project.online, state, settings.project.name),
         actor=actor or who(),
         sources=sources,
+        open_stream=open_stream,
     )
 
 

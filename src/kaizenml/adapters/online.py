@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kaizenml.errors import InvalidSettings
-from kaizenml.ports import OnlineStore
+from kaizenml.ports import OnlineStore, Stream
 
 _SERVERS = ("redis://", "rediss://", "unix://")
 
@@ -33,9 +33,26 @@ def open_online(location: str | None, state: Path, project: str, *, readonly: bo
         from kaizenml.adapters.redis_online import RedisOnlineStore
 
         return RedisOnlineStore(location, project, readonly=readonly)
+    raise _unknown(location, "online store", 'write online = "redis://host:6379/0" under [project], or leave it out for SQLite')
+
+
+def open_stream(location: str, name: str, reader: str) -> Stream:
+    """Open a stream of rows.
+
+    Parameters
+    ----------
+    location : ``redis://...``, as for the online store.
+    name : the stream's.
+    reader : who reads; what was given to it before and not confirmed comes again.
+    """
+    if location.startswith(_SERVERS):
+        from kaizenml.adapters.redis_stream import RedisStream
+
+        return RedisStream(location, name, reader)
+    raise _unknown(location, "stream", "--url redis://host:6379/0")
+
+
+def _unknown(location: str, what: str, remedy: str) -> InvalidSettings:
     scheme = location.partition("://")[0][:20]
-    raise InvalidSettings(
-        f"project.online: there is no online store for {scheme!r}",
-        remedy='write online = "redis://host:6379/0" under [project], or leave it out for SQLite',
-        values={"setting": "project.online", "found": scheme, "known": [scheme.rstrip(":/") for scheme in _SERVERS]},
-    )
+    values = {"setting": "project.online", "found": scheme, "known": [known.rstrip(":/") for known in _SERVERS]}
+    return InvalidSettings(f"project.online: there is no {what} for {scheme!r}", remedy=remedy, values=values)

@@ -83,7 +83,7 @@ class RedisOnlineStore:
             from redis.retry import Retry
         except ImportError:
             raise MissingExtra("the client for Redis is not installed here", remedy='pip install "kaizenml[redis]"') from None
-        self.place = _shown(url)
+        self.place = shown(url)
         self.readonly = readonly
         patience_s = 0.5 if readonly else 15.0
         try:
@@ -230,7 +230,7 @@ class RedisOnlineStore:
         return Unavailable(what, remedy="start the server, or set project.online right; then repeat", values={"server": self.place})
 
 
-def _shown(url: str) -> str:
+def shown(url: str) -> str:
     """Return where a server is, without who may enter."""
     try:
         parts = urlsplit(url)

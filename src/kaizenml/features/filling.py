@@ -82,7 +82,7 @@ def keys_of(ctx: Context, dataset: str) -> list[str]:
 def online_rows(view: FeatureView, rows: pa.Table) -> Iterator[tuple[str, float, dict[str, Any]]]:
     """Write a table's rows as ``push`` would: NaN and infinite are null, times are text."""
     times = [us / 1e6 for us in microseconds(rows.column(view.at)).to_pylist()] if view.at is not None else [0.0] * rows.num_rows
-    columns = [_online_values(rows.column(name)) for name in view.columns]
+    columns = [online_values(rows.column(name)) for name in view.columns]
     for key, at, values in zip(key_texts(view.entities, rows), times, zip(*columns, strict=True), strict=True):
         if key is not None:
             yield key, at, dict(zip(view.columns, values, strict=True))
@@ -115,7 +115,7 @@ def history_rows(view: FeatureView, keys: Sequence[str], rows: pa.Table) -> dict
         created = microseconds(rows.column(view.created))
         known = np.maximum(np.where(np.asarray(created.is_null().to_numpy(), bool), us, np.asarray(created.fill_null(0).to_numpy(), np.int64)), us)
     identities: Iterable[str | None] = key_texts(keys, rows) if keys else [None] * rows.num_rows
-    columns = [_online_values(rows.column(name)) for name in view.reads]
+    columns = [online_values(rows.column(name)) for name in view.reads]
     values: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * rows.num_rows
     found: dict[str, list[Row]] = {}
     for key, row in zip(key_texts(view.entities, rows), map(Row, us.tolist(), known.tolist(), identities, values), strict=True):
@@ -245,7 +245,8 @@ def _keys(found: Mapping[str, Any], progress: Progress | None) -> Iterator[list[
             progress("online", min(start + _BATCH, len(keys)) / len(keys))
 
 
-def _online_values(column: pa.ChunkedArray) -> Sequence[Any]:
+def online_values(column: pa.ChunkedArray) -> Sequence[Any]:
+    """Return a column's values as the online store holds them: times are text, what is not finite is null."""
     if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
         return [None if us is None else time_text(us) for us in microseconds(column).to_pylist()]
     if pa.types.is_floating(column.type):

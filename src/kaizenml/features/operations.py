@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from kaizenml.clock import parse_duration
 from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
 from kaizenml.errors import InvalidInput, NotFound
-from kaizenml.features import corrections, filling, frame, store, taking
+from kaizenml.features import corrections, filling, frame, parity, store, streams, taking
 from kaizenml.features.buffer import buffer_of
 from kaizenml.features.moments import keeps_rows
 from kaizenml.features.online import Read, read_at
+from kaizenml.features.parity import Parity
 from kaizenml.features.push import Checker
+from kaizenml.features.streams import Consumed
 from kaizenml.features.view import FeatureView, Kept, Materialized, Pushed, ViewState
 
-__all__ = ["flush", "get", "list", "materialize", "push", "read", "show"]
+__all__ = ["check", "consume", "flush", "get", "list", "materialize", "push", "read", "show"]
 
 _checkers: dict[tuple[str, str], Checker] = {}  # (state folder, view): a push must not wait for the catalog
 
@@ -186,6 +189,72 @@ def read(ctx: Context, view: str, keys: Sequence[str]) -> Sequence[Kept]:
     told = read_at(found.columns, found.aggregates, None, stored, round(now * 1e6))
     nothing = "missing" if any(stored) or next(ctx.online.keys(found.ref), None) is not None else "empty"
     return [_kept(found, key, one, now, nothing) for key, one in zip(keys, told, strict=True)]
+
+
+def consume(
+    ctx: Context, view: str, stream: str, *, url: str | None = None, reader: str | None = None, idle: str | None = None,
+    progress: Callable[[str, float], None] | None = None,
+) -> Consumed:  # fmt: skip
+    """Take rows of a view out of a Redis stream, as pushes; each exactly once, whatever is killed when.
+
+    Each entry holds a field ``row`` with one row as JSON. Readers of one view share its consumer group ``kaizen``; after a crash the
+    next start goes on where it was. Rows that do not fit are put aside in the stream ``STREAM:refused``, with the reason.
+
+    Parameters
+    ----------
+    view : name of the view.
+    stream : name of the stream.
+    url : the server, ``redis://host:6379/0``; default the project's online store.
+    reader : name of this reader, unique among those that run; default the machine's name.
+    idle : end when nothing has come for so long, such as ``10s``; default only when interrupted.
+    progress : called with how many rows were taken.
+
+    Returns
+    -------
+    How many rows were taken, how many had been taken before a crash, and how many were refused.
+
+    Raises
+    ------
+    NotFound : there is no such view.
+    UsageError : no server is named.
+    Unavailable : the server does not answer.
+
+    Examples
+    --------
+    kaizen features consume weather --stream observations --idle 10s
+    """
+    found = frame.view_named(ctx, view)
+    store.record_use(ctx, [found])
+    idle_s = None if idle is None else parse_duration(idle)
+    return streams.consume(ctx, _checker(ctx, found, fresh=True), stream, url=url, reader=reader, idle_s=idle_s, progress=progress)
+
+
+def check(ctx: Context, view: str, *, entities: int = 100) -> Parity:
+    """Compare what requests read online with what training reads offline, at one moment and exactly.
+
+    Flushes and materializes first, so that what is compared is meant to be the same. The loop does this every hour, and raises an
+    alert when it is not.
+
+    Parameters
+    ----------
+    view : name of the view.
+    entities : how many are compared, drawn at random from both sides.
+
+    Returns
+    -------
+    How many entities and values were compared, how many values differ, and the first of those with both values.
+
+    Raises
+    ------
+    NotFound : there is no such view, or its dataset does not exist yet.
+
+    Examples
+    --------
+    kaizen features check weather --entities 1000
+    """
+    found = frame.view_named(ctx, view)
+    done = materialize(ctx, view)
+    return parity.compare(ctx, found, done.dataset, entities=entities)
 
 
 def list(ctx: Context) -> Sequence[ViewState]:

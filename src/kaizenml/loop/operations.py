@@ -13,6 +13,7 @@ from kaizenml.loop import store
 from kaizenml.loop.improvement import STEPS, Improvement
 from kaizenml.loop.reconciler import lease, reconcile
 from kaizenml.monitoring import operations as monitoring
+from kaizenml.monitoring import parity
 from kaizenml.rollouts import operations as rollouts
 from kaizenml.rollouts import publishing
 from kaizenml.serving import drain as journal
@@ -79,6 +80,7 @@ def tick(ctx: Context, *, progress: Callable[[str, float], None] | None = None) 
             monitoring.observe(ctx, rollout.endpoint, drained_at=drained_at)
             improvement, diagnosis = reconcile(ctx, rollout, progress)
             looked.append(EndpointTick(endpoint=rollout.endpoint, diagnosis=diagnosis.label, cause=diagnosis.cause, improvement=improvement))
+        parity.watch(ctx)
     return Tick(at=ctx.clock.timestamp(), drained=report.rows, endpoints=looked)
 
 

@@ -15,6 +15,7 @@ SEVERITY: dict[str, Severity] = {
     "labels": "warning",
     "upstream": "critical",
     "skew": "critical",
+    "parity": "critical",
 }
 """How loud each diagnosis is; ``healthy`` and ``waiting`` raise nothing."""
 
@@ -25,7 +26,7 @@ WORSE = {"shift", "concept"}
 class Alert(msgspec.Struct, frozen=True, kw_only=True):
     """An episode of an endpoint in which something is the matter."""
 
-    endpoint: str
+    endpoint: str  # or features/VIEW
     number: int
     label: str  # of the diagnosis
     severity: Severity

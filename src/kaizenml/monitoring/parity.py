@@ -1,0 +1,71 @@
+"""The watch over features: every hour, whether requests read online what training reads offline. Raises an alert when they do not."""
+
+from __future__ import annotations
+
+import logging
+
+from kaizenml.context import Context
+from kaizenml.errors import KaizenError
+from kaizenml.features import frame
+from kaizenml.features import operations as features
+from kaizenml.features.parity import Difference, Parity
+from kaizenml.monitoring import alert as alerts
+from kaizenml.monitoring import store
+from kaizenml.ports import OnlineRow
+
+EVERY_S = 3600.0
+_ENTITIES = 100
+_PLACE = "watched"
+log = logging.getLogger("kaizenml.monitoring")
+
+
+def watch(ctx: Context) -> list[Parity]:
+    """Check the views whose hour is over. A view that cannot be checked is told in the log; the next hour tries again."""
+    done = []
+    for view in frame.views(ctx):
+        try:
+            if _due(ctx, view.ref):
+                found = features.check(ctx, view.name, entities=_ENTITIES)
+                _record(ctx, view.name, found)
+                done.append(found)
+        except KaizenError as error:
+            log.warning("the feature view %s could not be checked: %s", view.name, error.what)
+    return done
+
+
+def _due(ctx: Context, ref: str) -> bool:
+    """Take the turn when it is due. A view that was never materialized has nothing online to compare."""
+    now = ctx.clock.timestamp()
+    if ctx.online.read(f"{ref}#", ["dataset"])[0] is None:
+        return False
+    taken = False
+
+    def change(_key: str, row: OnlineRow | None) -> OnlineRow | None:
+        nonlocal taken
+        taken = row is None or not 0 <= now - row.at < EVERY_S
+        return OnlineRow(now, {}) if taken else row
+
+    ctx.online.update(f"{ref}#", [_PLACE], change)
+    return taken
+
+
+def _record(ctx: Context, view: str, found: Parity) -> None:
+    place, label = f"features/{view}", "healthy" if found.same else "parity"
+    with ctx.catalog.write() as connection:
+        old, new = alerts.after(
+            store.open_alert(connection, place), endpoint=place, label=label, cause=_told(found) if found.first else "", since=None, at=found.at,
+            number=store.next_alert(connection, place), quiet_s=0.0,
+        )  # fmt: skip
+        for each in (old, new):
+            if each is not None:
+                store.put_alert(connection, each)
+        if new is not None:
+            ctx.record(connection, "monitoring.alert", place, label=new.label, severity=new.severity, cause=new.cause)
+
+
+def _told(found: Parity) -> str:
+    one: Difference = found.first[0]
+    return (
+        f"{found.differing} of {found.values} values are not the same online as in {found.dataset}; the first: "
+        f"{one.feature} is {one.online!r} online and {one.offline!r} offline (`kaizen features check {found.view.partition('.')[0]}` says of whom)"
+    )
