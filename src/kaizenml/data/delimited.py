@@ -6,12 +6,14 @@ import csv
 import io
 import re
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.csv
 
 from kaizenml.data import detect
+from kaizenml.data.incoming import Piece
 from kaizenml.data.kinds import check_names, with_notes
 from kaizenml.data.parse import MISSING, parse
 from kaizenml.errors import InvalidData
@@ -63,7 +65,55 @@ def read_delimited(raw: bytes, name: str, *, separator: str | None = None) -> pa
     return with_notes(pa.table(columns), notes)
 
 
-def check_text(raw: bytes, name: str) -> bytes:
+def delimited_pieces(chunks: Iterator[tuple[bytes, float]], name: str, *, separator: str | None = None) -> Iterator[Piece]:
+    """Read delimited text that is too much for memory.
+
+    Parameters
+    ----------
+    chunks : of whole records (see ``streams.records``), each with the share of the file that it ends at; the header comes first.
+
+    Returns
+    -------
+    Pieces of text columns, to be typed together.
+    """
+    header: list[str] = []
+    head = b""
+    line = 1
+    for raw, done in chunks:
+        text = check_text(raw, name, first_line=line)
+        if not header:
+            text = text.lstrip(b"\r\n")
+            separator = separator or _sniff(text)
+            header = _header(text, name, separator)
+            end = first_record(text)
+            head = text[:end]
+        else:
+            text = head + text
+        assert separator is not None  # sniffed with the header
+        table = _read(text, name, separator, header, line - (line > 1))
+        lines = raw.count(b"\n") or raw.count(b"\r")
+        if table.num_rows:
+            rows = table.rename_columns(header)
+            plain = table.num_rows == lines - (line == 1)  # every row is one line
+            yield Piece(rows, done, raw=True, first_line=line + (line == 1) if plain else None, decimal_comma=separator != ",")
+        line += lines
+
+
+def first_record(text: bytes) -> int:
+    """Return where the first record ends: after the first end of line that is not within quotes."""
+    ends = b"\n" if b"\n" in text else b"\r"
+    at, quotes = 0, 0
+    while True:
+        end = text.find(ends, at)
+        if end < 0:
+            return len(text)
+        quotes += text.count(b'"', at, end)
+        at = end + 1
+        if quotes % 2 == 0:
+            return at
+
+
+def check_text(raw: bytes, name: str, *, first_line: int = 1) -> bytes:
     """Return ``raw`` without a byte order mark if it is UTF-8 text, else raise InvalidData that says what it looks like and where."""
     if raw.startswith(_UTF8_BOM):
         raw = raw[3:]
@@ -77,14 +127,14 @@ def check_text(raw: bytes, name: str) -> bytes:
         raise InvalidData(f"{name} is {encoding} text, not UTF-8", remedy=_iconv(encoding, name), values={"encoding": encoding})
     at = raw.find(b"\0")
     if at >= 0:
-        line = raw.count(b"\n", 0, at) + 1
+        line = raw.count(b"\n", 0, at) + first_line
         raise InvalidData(
             f"{name} holds a NUL byte on line {line} (byte {at})",
             remedy=f"tr -d '\\000' < {name} > clean-{name}",
             values={"line": line, "offset": at},
         )
     if not raw.isascii():
-        _check_utf8(raw, name)
+        _check_utf8(raw, name, first_line)
     return raw
 
 
@@ -110,13 +160,13 @@ def what_it_is(raw: bytes) -> str | None:
     return next((kind for mark, kind in marks.items() if raw.startswith(mark)), None)
 
 
-def _check_utf8(raw: bytes, name: str) -> None:
+def _check_utf8(raw: bytes, name: str, first_line: int) -> None:
     try:
         raw.decode("utf-8")
         return
     except UnicodeDecodeError as error:
         at = error.start
-    line = raw.count(b"\n", 0, at) + 1
+    line = raw.count(b"\n", 0, at) + first_line
     around = raw[raw.rfind(b"\n", 0, at) + 1 : at + 20].split(b"\n")[0]
     # cp1252 has letters where ISO 8859-1 has control characters, and five holes
     guess = "CP1252"

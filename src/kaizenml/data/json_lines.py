@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -11,6 +12,7 @@ import pyarrow.json
 
 from kaizenml.data import detect
 from kaizenml.data.delimited import check_text
+from kaizenml.data.incoming import Piece
 from kaizenml.data.kinds import check_names, normalise, with_notes
 from kaizenml.data.parse import with_dates
 from kaizenml.errors import InvalidData
@@ -18,32 +20,47 @@ from kaizenml.errors import InvalidData
 _HUGE = re.compile(rb"[:\s]-?\d{19,}\s*[,}]")
 
 
-def read_json(raw: bytes, name: str) -> pa.Table:
+def read_json(raw: bytes, name: str, *, first_line: int = 1, dates: bool = True) -> pa.Table:
     """Read one JSON object per line, or an array of objects.
 
     Numbers and booleans are what they are; strings become instants when all of a column are dates, and stay text otherwise.
+
+    Parameters
+    ----------
+    first_line : number of the first line, for messages.
+    dates : False leaves strings as they are; the pieces of a file are typed together.
 
     Raises
     ------
     InvalidData : not UTF-8, a line that is no JSON or no object (with its number), no rows.
     """
-    raw = check_text(raw, name)
+    raw = check_text(raw, name, first_line=first_line)
     if raw.lstrip()[:1] == b"[":
         table = _from_rows(_array(raw, name), first_line=None)
     else:
         table = _fast(raw)
         if table is None:
-            rows = _lines(raw, name)
-            table = _from_rows(rows, _first_line(raw, len(rows)))
+            rows = _lines(raw, name, first_line)
+            table = _from_rows(rows, _first_line(raw, len(rows), first_line))
     if not table.num_rows or not table.num_columns:
         raise InvalidData(f"{name} holds no rows", remedy="give a file with one JSON object per line", values={"rows": 0})
     check_names(table.column_names)
-    return with_dates(normalise(table), first_line=_first_line(raw, table.num_rows))
+    return with_dates(normalise(table), first_line=_first_line(raw, table.num_rows, first_line)) if dates else normalise(table)
 
 
-def _first_line(raw: bytes, rows: int) -> int | None:
+def json_pieces(chunks: Iterator[tuple[bytes, float]], name: str) -> Iterator[Piece]:
+    """Read JSON lines that are too many for memory; ``chunks`` are whole lines, each with the share of the file that it ends at."""
+    line = 1
+    for raw, done in chunks:
+        if raw.strip():
+            rows = read_json(raw, name, first_line=line, dates=False)
+            yield Piece(rows, done, first_line=_first_line(raw, rows.num_rows, line), sparse=True)
+        line += raw.count(b"\n")
+
+
+def _first_line(raw: bytes, rows: int, first_line: int) -> int | None:
     """Return the line of the first row where every row is one line, so that a note can name the line."""
-    return 1 if rows == raw.count(b"\n") + (not raw.endswith(b"\n")) else None
+    return first_line if rows == raw.count(b"\n") + (not raw.endswith(b"\n")) else None
 
 
 def _fast(raw: bytes) -> pa.Table | None:
@@ -80,10 +97,10 @@ def _array(raw: bytes, name: str) -> list[dict[str, Any]]:
     return list(rows)
 
 
-def _lines(raw: bytes, name: str) -> list[dict[str, Any]]:
+def _lines(raw: bytes, name: str, first_line: int) -> list[dict[str, Any]]:
     decode = msgspec.json.Decoder().decode
     rows = []
-    for number, line in enumerate(raw.split(b"\n"), 1):
+    for number, line in enumerate(raw.split(b"\n"), first_line):
         if not line.strip():
             continue
         try:

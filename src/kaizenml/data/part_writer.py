@@ -16,7 +16,7 @@ from kaizenml.data.kinds import PART
 from kaizenml.data.storage import Place
 from kaizenml.errors import Conflict, StorageFull
 
-_HELD_BYTES = 128 << 20  # more rows than this are not held: they go to a file
+_HELD_BYTES = 64 << 20  # more rows than this are not held: they go to a file
 _FILE_BYTES = 1 << 30  # of rows in memory; packed they are a fraction of it
 
 

@@ -1,4 +1,4 @@
-"""Where rows come from: delimited text, Parquet, JSON lines; plain, gzipped or as the one file of a zip archive."""
+"""Files that are read at once: delimited text, Parquet, JSON lines, Arrow, Excel; plain, packed or as the one file of a zip archive."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from kaizenml.data.delimited import read_delimited, what_it_is
+from kaizenml.data.excel import read_excel
 from kaizenml.data.json_lines import read_json
 from kaizenml.data.kinds import normalise
 from kaizenml.data.parse import with_dates
 from kaizenml.errors import InvalidData, NotFound, TooLarge, nearest
 
-_SEPARATOR = {".csv": None, ".tsv": "\t", ".tab": "\t", ".psv": "|", ".txt": None}
-_PARQUET = (".parquet", ".pq", ".parq")
-_JSON = (".jsonl", ".ndjson", ".json")
-_PACKED = (".gz", ".zip")
-ENDINGS = (*_SEPARATOR, *_PARQUET, *_JSON)
-"""File name endings that can be loaded; ``.gz`` or ``.zip`` may follow."""
+SEPARATOR = {".csv": None, ".tsv": "\t", ".tab": "\t", ".psv": "|", ".txt": None}
+PARQUET = (".parquet", ".pq", ".parq")
+ARROW = (".arrow", ".feather", ".ipc")
+EXCEL = (".xlsx", ".xls", ".xlsb", ".ods")
+JSON = (".jsonl", ".ndjson", ".json")
+_PACKED = (".gz", ".zst", ".zip")
+ENDINGS = (*SEPARATOR, *PARQUET, *JSON, *ARROW, *EXCEL)
+"""File name endings that can be loaded; ``.gz``, ``.zst`` or ``.zip`` may follow."""
 
 _MOST_BYTES = 16 << 30  # unpacked; a bomb of a few kilobytes must not fill the memory
 
@@ -33,7 +36,7 @@ def load(path: Path) -> pa.Table:
 
     Parameters
     ----------
-    path : a file that ends like one of ``ENDINGS``, perhaps packed (``.gz``, ``.zip`` with one file in it).
+    path : a file that ends like one of ``ENDINGS``, perhaps packed (``.gz``, ``.zst``, ``.zip`` with one file in it).
 
     Returns
     -------
@@ -53,20 +56,31 @@ def load(path: Path) -> pa.Table:
     """
     path = Path(path)
     raw, name, ending = _bytes_of(path)
-    if ending in _PARQUET:
+    return table_of(raw, name, ending, str(path))
+
+
+def table_of(raw: bytes, name: str, ending: str, shown: str) -> pa.Table:
+    """Load the unpacked bytes of a file as ``load`` does; ``shown`` is how it is called in what machines read."""
+    if not raw.strip():
+        raise InvalidData(f"{name} is empty", remedy="give a file with a header and rows", values={"file": shown, "rows": 0})
+    if ending in PARQUET:
         table = with_dates(normalise(_read_parquet(raw, name)))
-    elif ending in _JSON:
+    elif ending in ARROW:
+        table = with_dates(normalise(_read_arrow(raw, name)))
+    elif ending in EXCEL:
+        table = with_dates(normalise(read_excel(raw, name)))
+    elif ending in JSON:
         table = read_json(raw, name)
     else:
-        table = read_delimited(raw, name, separator=_SEPARATOR[ending])
+        table = read_delimited(raw, name, separator=SEPARATOR[ending])
     if not table.num_rows:
-        raise InvalidData(f"{name} has no rows", remedy="give a file with at least one row", values={"file": str(path), "rows": 0})
+        raise InvalidData(f"{name} has no rows", remedy="give a file with at least one row", values={"file": shown, "rows": 0})
     return normalise(table)
 
 
 def _bytes_of(path: Path) -> tuple[bytes, str, str]:
     """Return the unpacked bytes, the file's name and its ending."""
-    _check_is_file(path)
+    check_is_file(path)
     suffixes = [suffix.lower() for suffix in path.suffixes]
     packed = suffixes.pop() if suffixes and suffixes[-1] in _PACKED else None
     ending = suffixes[-1] if suffixes else ""
@@ -86,16 +100,19 @@ def _bytes_of(path: Path) -> tuple[bytes, str, str]:
         ending = PurePath(name).suffix.lower()
     elif packed == ".gz":
         raw = _gunzip(raw, path)
+    elif packed == ".zst":
+        raw = _unzstd(raw, path)
     _check_ending(path, ending, raw)
     if not raw.strip():
         raise InvalidData(f"{name} is empty", remedy="give a file with a header and rows", values={"file": str(path), "rows": 0})
     return raw, name, ending
 
 
-def _check_is_file(path: Path) -> None:
+def check_is_file(path: Path) -> None:
+    """Raise what is wrong with a path that should be a file, naming the nearest one."""
     try:
         if path.is_dir():
-            inside = sorted(entry.name for entry in path.iterdir() if _loadable(entry))
+            inside = sorted(entry.name for entry in path.iterdir() if loadable(entry))
             what = f"; it holds {', '.join(inside[:5])}" if inside else ""
             raise InvalidData(
                 f"{path} is a folder, not a file{what}",
@@ -109,7 +126,7 @@ def _check_is_file(path: Path) -> None:
             raise NotFound("that file name is too long to exist", remedy="name a file", values={"file": str(path)[:200]}) from None
         raise
     folder = path.parent
-    entries = sorted(entry.name for entry in folder.iterdir() if _loadable(entry)) if folder.is_dir() else []
+    entries = sorted(entry.name for entry in folder.iterdir() if loadable(entry)) if folder.is_dir() else []
     close = nearest(path.name, entries)
     hint = f"; did you mean {close!r}?" if close else (f"; {folder}/ holds {', '.join(entries[:5])}" if entries else "")
     if not folder.is_dir():
@@ -118,7 +135,8 @@ def _check_is_file(path: Path) -> None:
     raise NotFound(f"there is no file {path}{hint}", remedy=remedy, values={"file": str(path), "nearest": close, "known": entries[:50]})
 
 
-def _loadable(entry: Path) -> bool:
+def loadable(entry: PurePath) -> bool:
+    """Whether a file's name ends in a way that tells how to read it."""
     suffixes = [suffix.lower() for suffix in entry.suffixes]
     return bool(suffixes) and (suffixes[-1] in ENDINGS or suffixes[-1] in _PACKED)
 
@@ -130,7 +148,7 @@ def _check_ending(path: Path, ending: str, raw: bytes) -> None:
     found = f"{path.name} ends in {ending!r}" if ending else f"{path.name} has no ending"
     raise InvalidData(
         f"{found}, which does not tell how to read it{f'; it looks like {kind}' if kind else ''}",
-        remedy=f"end it in {', '.join(ENDINGS)}, perhaps followed by .gz or .zip",
+        remedy=f"end it in {', '.join(ENDINGS)}, perhaps followed by .gz, .zst or .zip",
         values={"file": str(path), "found": ending, "known": list(ENDINGS)},
     )
 
@@ -145,6 +163,14 @@ def _gunzip(raw: bytes, path: Path) -> bytes:
         ) from None
     except (OSError, zlib.error) as error:
         raise InvalidData(f"{path} is not a sound gzip file: {error}", remedy="copy or download it again", values={"size_bytes": len(raw)}) from None
+
+
+def _unzstd(raw: bytes, path: Path) -> bytes:
+    try:
+        with pa.CompressedInputStream(pa.BufferReader(raw), "zstd") as file:
+            return _bounded(file.read(_MOST_BYTES + 1), path)
+    except (OSError, pa.ArrowException) as error:
+        raise InvalidData(f"{path} is not a sound zstd file: {error}", remedy="copy or download it again", values={"size_bytes": len(raw)}) from None
 
 
 def _unzip(raw: bytes, path: Path) -> tuple[bytes, str]:
@@ -172,6 +198,17 @@ def _bounded(raw: bytes, path: Path) -> bytes:
             f"{path} unpacks to more than {_MOST_BYTES >> 30} GiB", remedy="split it, or convert it to Parquet", values={"limit_bytes": _MOST_BYTES}
         )
     return raw
+
+
+def _read_arrow(raw: bytes, name: str) -> pa.Table:
+    for read in (pa.ipc.open_file, pa.ipc.open_stream):
+        try:
+            return read(pa.BufferReader(raw)).read_all()
+        except (pa.ArrowException, OSError) as error:
+            reason = str(error)[:300]
+    kind = what_it_is(raw)
+    looks = f": it looks like {kind}" if kind and kind != "an Arrow file" else ", or is cut off"
+    raise InvalidData(f"{name} is not a sound Arrow file{looks}", remedy="write it again", values={"size_bytes": len(raw), "reason": reason})
 
 
 def _read_parquet(raw: bytes, name: str) -> pa.Table:

@@ -68,7 +68,8 @@ def write(at: Place, table: DeltaTable | None, rows: Any, *, by: str, number: in
     ours = None if number is None else CommitProperties(app_transactions=[Transaction(WRITER, number)])
     target: Any = table if table is not None else (at if isinstance(at, Path) else at.uri)
     storage = at.options if isinstance(at, Remote) and table is None else None
-    write_deltalake(target, rows, partition_by=[by], storage_options=storage, commit_properties=ours, **options)
+    # chunks are written side by side, and would come back in another order
+    write_deltalake(target, rows.combine_chunks(), partition_by=[by], storage_options=storage, commit_properties=ours, **options)
 
 
 def take(at: Place, table: DeltaTable | None, files: list[AddAction], schema: Any, *, by: str, number: int) -> None:
