@@ -146,7 +146,7 @@ def test_a_binary_file_with_the_wrong_ending_is_recognised(tmp_path):
 
 
 def test_an_unknown_ending_is_refused_with_the_known_ones(tmp_path):
-    error = refused(put(tmp_path, "a.xlsx", b"PK\x03\x04"))
+    error = refused(put(tmp_path, "a.docx", b"PK\x03\x04"))
     assert "Excel" in error.what
     assert ".parquet" in error.remedy
     assert "no ending" in refused(put(tmp_path, "orders", "a\n1\n")).what

@@ -381,10 +381,10 @@ def _check_apart(rows: pa.Table, contract: Contract, before: addition.Before | N
         name = ", ".join(promise.columns)
         seen = uniqueness.shown(rows, [column for column in promise.columns if column not in faults.personal] or promise.columns)
         # of two rows the first good one stands
-        faults.add(uniqueness.repeated(uniqueness.joined(rows, promise.columns), faults.reasons), seen, name, "was there before", promise.severity)
+        again = uniqueness.repeated(uniqueness.joined(rows, promise.columns), faults.reasons)
         if before is not None and before.earlier is not None and set(promise.columns) <= set(before.earlier.column_names):
-            alike = uniqueness.known(uniqueness.joined(rows, promise.columns), uniqueness.joined(before.earlier, promise.columns))
-            faults.add(alike, seen, name, "was there before", promise.severity)
+            again = pc.or_(again, uniqueness.known(uniqueness.joined(rows, promise.columns), uniqueness.joined(before.earlier, promise.columns)))
+        faults.add(again, seen, name, "was there before", promise.severity)
         if before is not None and there is not None and set(promise.columns) <= set(there.column_names):
             given = before.stored(rows.select(promise.columns))
             alike = uniqueness.known(

@@ -38,7 +38,8 @@ def read_excel(raw: bytes, name: str) -> pa.Table:
         ) from None  # fmt: skip
     rows = next((sheet for sheet in sheets if len(sheet) > 1), None)
     if rows is None:
-        raise InvalidData(f"no sheet of {name} has a row below a header", remedy="give a sheet with a header and rows", values={"sheets": len(sheets)})
+        what = f"no sheet of {name} has a row below a header"
+        raise InvalidData(what, remedy="give a sheet with a header and rows", values={"sheets": len(sheets)})
     header = [str(cell) for cell in rows[0]]
     check_names(header)
     filled = [row for row in rows[1:] if any(cell not in ("", None) for cell in row)]
@@ -50,10 +51,11 @@ def _column(cells: list[Any]) -> pa.Array:
     kinds = {type(value) for value in values if value is not None}
     if kinds <= {int, float}:
         # a workbook knows only one kind of number
-        whole = all(value is None or float(value).is_integer() and abs(value) < 2**53 for value in values)
+        whole = all(value is None or (float(value).is_integer() and abs(value) < 2**53) for value in values)
         return pa.array([None if value is None else int(value) if whole else float(value) for value in values])
     if kinds <= {dt.date, dt.datetime}:
-        return pa.array([dt.datetime(value.year, value.month, value.day) if type(value) is dt.date else value for value in values], pa.timestamp("us"))
+        moments = [dt.datetime.combine(value, dt.time()) if type(value) is dt.date else value for value in values]
+        return pa.array(moments, pa.timestamp("us"))
     if len(kinds) == 1 and kinds <= {bool, str}:
         return pa.array(values)
     if kinds == {dt.timedelta}:

@@ -18,7 +18,7 @@ from kaizenml.data.kinds import normalise
 from kaizenml.data.streams import CODECS, WHOLE_BYTES, Bytes, Located, reachable, records
 from kaizenml.errors import InvalidData, KaizenError, TooLarge
 
-_PIECE_BYTES = 64 << 20
+_PIECE_BYTES = 32 << 20
 _MOST_WHOLE = 4 << 30  # of formats that can only be read at once
 
 
@@ -44,7 +44,8 @@ def pieces_of(at: Located) -> Iterator[Piece]:
 
 def _bytes(at: Located, packed: str | None, ending: str) -> Iterator[Piece]:
     if packed == ".zip":
-        raise InvalidData(f"{at.shown} is a zip archive, which is read on this machine only", remedy="pack it with gzip or zstd", values={"file": at.shown})
+        what = f"{at.shown} is a zip archive, which is read on this machine only"
+        raise InvalidData(what, remedy="pack it with gzip or zstd", values={"file": at.shown})
     with closing(Bytes(at, CODECS[packed] if packed else None)) as stream:
         streamed = ending in sources.SEPARATOR or ending in sources.JSON
         head = stream.read((WHOLE_BYTES if streamed else _MOST_WHOLE) + 1)

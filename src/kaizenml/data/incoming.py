@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import pyarrow as pa
+from pyarrow import feather
 
 
 class Piece(NamedTuple):
@@ -22,10 +27,51 @@ class Piece(NamedTuple):
     """Whether a column may be absent from a piece though the source has it."""
 
 
-class Incoming(NamedTuple):
+@dataclass(kw_only=True)
+class Incoming:
     """Rows on their way in."""
 
     location: str
     """Where they come from, as it is recorded; without secrets."""
     pieces: Callable[[], Iterator[Piece]]
     """Reads the source from its first row, as often as it is asked."""
+    taken: dict[str, str] = field(default_factory=dict)
+    """What is taken with it: each file, or the one snapshot, and its mark, which is another one when its content is."""
+    position: Callable[[], str | None] = lambda: None
+    """How far a source with a cursor has been read, once it was."""
+    close: Callable[[], None] = lambda: None
+
+
+class Spool:
+    """Keeps the pieces of what can be read only once, in files where there are several."""
+
+    def __init__(self, pieces: Iterator[Piece], folder: Path) -> None:
+        self._pieces = pieces
+        self._parent = folder
+        self._folder: Path | None = None
+        self._kept: list[Piece] = []  # without their rows, but for the first one
+        self._read = False
+
+    def pieces(self) -> Iterator[Piece]:
+        """Return the pieces from the first on."""
+        if self._read:
+            for place, piece in enumerate(self._kept):
+                yield piece if not place else piece._replace(rows=feather.read_table(self._file(place)))
+            return
+        for place, piece in enumerate(self._pieces):
+            if place:
+                feather.write_feather(piece.rows, self._file(place), compression="lz4")
+            self._kept.append(piece._replace(rows=piece.rows.slice(0, 0)) if place else piece)
+            yield piece
+        self._read = True
+
+    def close(self) -> None:
+        """Remove the files."""
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _file(self, place: int) -> str:
+        if self._folder is None:
+            self._parent.mkdir(parents=True, exist_ok=True)
+            self._folder = Path(tempfile.mkdtemp(prefix="rows-", dir=self._parent))
+        return str(self._folder / f"{place:06d}.arrow")

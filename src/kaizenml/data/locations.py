@@ -130,10 +130,15 @@ def _resolve(ctx: Context, location: str, shown: str) -> tuple[Any, str]:
         )
     path = Path(location.removeprefix("file://")).expanduser()
     if not path.is_absolute():
-        here = _split(str(path))[0]
+        here = folder_of(str(path))
         if not Path(here).exists() and (ctx.root / here).exists():
             path = ctx.root / path
     return None, str(path if path.is_absolute() or not _GLOB.search(str(path)) else path.absolute())
+
+
+def folder_of(path: str) -> str:
+    """Return a path, up to its first wildcard where it has one."""
+    return _split(path)[0]
 
 
 def _split(path: str) -> tuple[str, str | None]:

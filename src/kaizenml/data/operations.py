@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import builtins
-from pathlib import Path
+from contextlib import closing
+from dataclasses import replace
 from typing import Any, get_args
 
 import msgspec
 import pyarrow as pa
 
 from kaizenml.context import Context
-from kaizenml.data import contract_file, hashing, ingest, kept_out, making, personal, provenance, screening, sources, store, tables
+from kaizenml.data import contract_file, hashing, ingest, kept_out, making, opening, personal, provenance, screening, store, tables
 from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Decided, Trust
 from kaizenml.data.found import Found
 from kaizenml.data.incoming import Incoming, Piece
 from kaizenml.data.ingest import Asked, Progress
-from kaizenml.data.kinds import SOURCE, VERSION, normalise
-from kaizenml.errors import InvalidData, UsageError
+from kaizenml.data.kinds import SOURCE, VERSION
+from kaizenml.errors import UsageError
 from kaizenml.refs import check_name
 
 __all__ = ["add", "check", "drop", "list", "quarantine", "release", "show", "verify", "versions"]
@@ -85,6 +86,8 @@ def add(
     source: str | None = None,
     *,
     table: pa.Table | None = None,
+    query: str | None = None,
+    cursor: str | None = None,
     mode: str = "append",
     trust: str | None = None,
     key: str | None = None,
@@ -105,8 +108,12 @@ def add(
     Parameters
     ----------
     name : the dataset.
-    source : a file; relative to the working directory, or to the project.
-    table : rows instead of a file: an Arrow table, or a pandas or Polars frame.
+    source : a file, a folder, a glob, or a Delta table; relative to the working directory, or to the project; or in an object store
+        (``s3://``, ``gs://``, ``az://``). With ``query``, the address of a database as SQLAlchemy writes it. Secrets stay in the
+        environment: write ``${NAME}`` in their place.
+    table : rows instead: an Arrow table or stream of record batches, a pandas or Polars frame.
+    query : a SELECT, or the name of a table.
+    cursor : column of the query by which rows are new, such as a number that counts up or a time of change.
     mode : ``append`` keeps the rows of the newest version, ``replace`` starts over with these. Older versions stay readable in both.
     trust : of the source: ``internal``, ``partner`` or ``public``; default ``internal`` for a new source, else unchanged.
     key : for a new dataset, the column that identifies a row, or several, ``origin,day``; default the task's key when the dataset is the task's.
@@ -145,8 +152,8 @@ def add(
     if source_name is not None:
         provenance.check_source_name(source_name)
     asked = Asked(name=name, mode=mode, key=key, time=time, partial=partial, source_name=source_name, source_column=source_column)
-    incoming = _incoming(ctx, source, table, origin)
-    with tables.locked(ctx, name):
+    incoming = _incoming(ctx, source, table, origin, query=query, cursor=cursor)
+    with closing(incoming), tables.locked(ctx, name):
         with ctx.catalog.read() as connection:
             if once is not None and (made := store.added_once(connection, name, once)):
                 return made
@@ -278,12 +285,13 @@ def check(ctx: Context, name: str, source: str | None = None, *, table: pa.Table
     if stored:
         newest = tables.version(ctx, name)  # names the nearest when there is none
         ref = newest.ref
-        incoming = Incoming(ref, lambda: (Piece(rows) for rows in tables.batches(ctx, ref)))
+        incoming = Incoming(location=ref, pieces=lambda: (Piece(rows) for rows in tables.batches(ctx, ref)))
         newest = None
     else:
         incoming = _incoming(ctx, source, table, None)
     asked = Asked(name=name, partial=partial, stored=stored)
-    found = ingest.read_in(ctx, asked, ingest.Onto(dataset=dataset, newest=newest, number=0), incoming, write=False)
+    with closing(incoming):
+        found = ingest.read_in(ctx, asked, ingest.Onto(dataset=dataset, newest=newest, number=0), incoming, write=False)
     return Check(
         dataset=name,
         source=incoming.location,
@@ -449,21 +457,12 @@ def _check_why(why: str) -> None:
         raise UsageError("a decision on rows in quarantine needs a reason", remedy='--why "..."', values={"argument": "why"})
 
 
-def _incoming(ctx: Context, source: str | None, table: Any, origin: str | None) -> Incoming:
+def _incoming(ctx: Context, source: str | None, table: Any, origin: str | None, *, query: str | None = None, cursor: str | None = None) -> Incoming:
     if (source is None) == (table is None):
-        raise UsageError("give a file or a table, one of them", remedy="kaizen data add NAME FILE", values={"source": source})
-    if source is None:
-        rows = normalise(table)
-        if not rows.num_rows:
-            raise InvalidData("the table has no rows", remedy="give at least one row", values={"columns": rows.column_names[:50]})
-        return Incoming(origin or "python", lambda: iter([Piece(rows)]))
-    path = Path(source).expanduser()
-    if not path.is_absolute() and not path.exists() and (ctx.root / path).exists():
-        path = ctx.root / path
-    rows = sources.load(path)
-    absolute = path.resolve()
-    where = origin or str(absolute.relative_to(ctx.root) if absolute.is_relative_to(ctx.root) else absolute)
-    return Incoming(where, lambda: iter([Piece(rows)]))
+        raise UsageError("give a source or a table, one of them", remedy="kaizen data add NAME FILE", values={"source": source})
+    opened = opening.open_frame(ctx, table, "python") if source is None else opening.open_source(ctx, source, query=query, cursor=cursor)
+    assert opened is not None  # nothing was taken before
+    return opened if origin is None else replace(opened, location=origin)
 
 
 def _check_choice(what: str, found: str, choices: tuple[str, ...]) -> None:

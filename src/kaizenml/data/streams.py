@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,10 +13,10 @@ import pyarrow as pa
 from kaizenml.errors import InvalidData, NotFound, TooLarge, Unavailable
 
 CODECS = {".gz": "gzip", ".zst": "zstd"}
-WHOLE_BYTES = 48 << 20
+WHOLE_BYTES = 32 << 20
 """Files of no more bytes than this, unpacked, are read at once."""
 
-_CHUNK = 32 << 20
+_CHUNK = 8 << 20
 _LONGEST = 256 << 20  # of one record; what a quote that is never closed may take
 
 
@@ -118,9 +119,10 @@ def records(head: bytes, rest: Bytes, shown: str, *, quotes: bool) -> Iterator[t
     TooLarge : a record of more than 256 MiB.
     """
     ends = b"\n" if b"\n" in head else b"\r"
-    held = head
+    first = io.BytesIO(head)
+    held = b""
     while True:
-        more = rest.read(_CHUNK)
+        more = first.read(_CHUNK) or rest.read(_CHUNK)
         if not more:
             break
         cut = _last_end(held, ends, quotes)
