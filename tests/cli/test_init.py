@@ -181,6 +181,7 @@ def test_an_installation_that_only_this_machine_has_goes_along_as_a_wheel_that_r
     assert (shop / "requirements.txt").read_text(encoding="utf-8") == f"./{wheel}\npytest\n"
     workflow = (shop / ".github" / "workflows" / "kaizen.yml").read_text(encoding="utf-8")
     assert "run: pip install -r requirements.txt\n" in workflow
+    assert "kaizen data check" in workflow.rpartition("hashFiles('data/")[2]
     assert f'python-version: "{sys.version_info.major}.{sys.version_info.minor}"' in workflow
     assert str(tmp_path) not in workflow
     with zipfile.ZipFile(shop / wheel) as packed:

@@ -83,6 +83,19 @@ def test_every_example_request_is_answered_with_what_is_described(described, ask
     assert asked == len(_operations(described)) > 15
 
 
+def test_tables_are_described_as_they_are_taken_and_answered(described, ask):
+    forms = {"application/x-npy", "application/vnd.apache.arrow.stream"}
+    body = msgspec.json.encode({"inputs": [bundles.GOOD | {"place": "JFK"}]})
+    for path in ("/predict/shop", "/invocations", "/endpoints/shop/invocations"):
+        told = described["paths"][path]["post"]
+        assert forms < set(told["requestBody"]["content"])
+        assert forms < set(told["responses"]["200"]["content"])
+    for form in sorted(forms):
+        answer = ask("POST", "/predict/shop", body, content_type="application/json", accept=form)
+        assert (answer.status, answer.headers["content-type"]) == (200, form)
+        assert ask("POST", "/predict/shop", answer.body, content_type=form).status == 422  # the form is taken, the columns are not the model's
+
+
 def test_every_example_answer_fits_its_schema(described):
     answers = [each for _, _, found in _operations(described) for each in found["responses"].values() if "content" in each]
     for each in [*answers, *described["components"]["responses"].values()]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 
 import msgspec
 
@@ -95,12 +96,20 @@ def readme(facts: Facts) -> str:
 def workflow(facts: Facts) -> str:
     """Return the CI file; in a repository around the project its steps run in the project's folder."""
     within = f"    defaults:\n      run:\n        working-directory: {quoted(facts.within)}\n" if facts.within else ""
-    return CI.replace("{within}", within).replace("{python}", facts.python)
+    # the data is not under git; where a step before brings it, it is held against the contract: exit code 3 when that refuses it
+    path = f"data/{facts.file}"
+    check = f"      - if: ${{{{ hashFiles({_single(f'{facts.within}/{path}' if facts.within else path)}) != '' }}}}\n"
+    check += f"        run: |\n          kaizen data check {facts.dataset} {shlex.quote(path)} --json\n"
+    return CI.replace("{within}", within).replace("{python}", facts.python).replace("{check}", check)
 
 
 def quoted(text: str) -> str:
     """Return text as a TOML string."""
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _single(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
 
 
 def _one_line(text: str) -> str:
@@ -178,4 +187,4 @@ jobs:
           python-version: "{python}"
       - run: pip install -r requirements.txt
       - run: pytest
-"""
+{check}"""

@@ -24,6 +24,7 @@ from kaizenml.serving.openapi_parts import (
     TRACEPARENT,
     TYPES,
     UNIT,
+    UNIT_HEADER,
     Schema,
     answers,
     arms_of,
@@ -34,10 +35,14 @@ from kaizenml.serving.openapi_parts import (
     operation,
     ref,
     responses,
+    tables,
 )
 from kaizenml.serving.outcomes import Taken
 from kaizenml.serving.protocol import Limits
 from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute, Routing
+
+_ASKED = "a column for each input: a structured NPY array, or one [rows, columns] in the metadata's order; or an Arrow IPC stream"
+_ANSWERED = "columns id, value, probabilities, decided_by; release, arm and classes in headers; refused (409) where a rule refuses a row"
 
 
 def document(
@@ -115,10 +120,11 @@ def _predict(name: str, endpoint: LoadedEndpoint, limits: Limits) -> Schema:
     shown["lineage"] = msgspec.to_builtins(champion.route.lineage)
     pinned = header("x-kaizen-arm", "the arm or release that is to answer; default by weight", arms_of(endpoint))
     summary = f"Predict {signature.target} ({champion.route.release})"
-    errors = answers(*ALWAYS, *POSTED)
+    errors = answers(409, *ALWAYS, *POSTED)
     return operation(
-        summary, "predict", json_content(said, shown), errors, parameters=[TRACEPARENT, pinned], body=json_content(asked, {"inputs": [row]}),
-        operationId=f"predict.{name}",
+        summary, "predict", json_content(said, shown) | tables(_ANSWERED), errors, parameters=[TRACEPARENT, pinned, UNIT_HEADER],
+        body=json_content(asked, {"inputs": [row]}) | tables(_ASKED), operationId=f"predict.{name}",
+        description="Many rows come as whole columns: an NPY array or an Arrow stream. The answer has the form that `accept` names, else JSON.",
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from kaizenml.serving.openapi_parts import (
     PLAIN,
     POSTED,
     TRACEPARENT,
+    UNIT_HEADER,
     Schema,
     answers,
     arms_of,
@@ -26,6 +27,7 @@ from kaizenml.serving.openapi_parts import (
     operation,
     ref,
     responses,
+    tables,
 )  # fmt: skip
 from kaizenml.serving.protocol import Limits
 from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute, Routing
@@ -180,10 +182,12 @@ def _invoke(name: str, endpoint: LoadedEndpoint, limits: Limits, suffix: str) ->
     row = example_row(champion)
     csv = ",".join(row) + "\n" + ",".join("" if value is None else str(value) for value in row.values()) + "\n"
     body = json_content(_frames(champion, name, limits), {"dataframe_records": [row]}) | {"text/csv": {"schema": _TEXT, "example": csv}}
+    body |= tables("a column for each input, as for /predict")
     variant = header("X-Amzn-SageMaker-Target-Variant", "the arm or release that is to answer", arms_of(endpoint))
     made = operation(
-        f"Predict {signature.target}", "invocations", json_content(said, shown), answers(*ALWAYS, *POSTED, form=_INVOCATIONS), body=body,
-        parameters=[TRACEPARENT, variant], operationId=f"invocations.{suffix}.{name}",
+        f"Predict {signature.target}", "invocations", json_content(said, shown) | tables("columns, as from /predict"),
+        answers(409, *ALWAYS, *POSTED, form=_INVOCATIONS), body=body,
+        parameters=[TRACEPARENT, variant, UNIT_HEADER], operationId=f"invocations.{suffix}.{name}",
         description=f"Rows as objects, or as lists in this order: {', '.join(asked(signature))}. CSV with a header, or without in that order.",
     )  # fmt: skip
     variants = {"x-Amzn-Invoked-Production-Variant": {"schema": _TEXT, "required": True}}

@@ -7,6 +7,7 @@ from typing import Any
 
 from kaizenml.errors import KaizenError, from_document
 from kaizenml.features.signature import Field
+from kaizenml.serving.dialects.tables import FORMS
 from kaizenml.serving.protocol import UNIT_LONGEST
 from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute
 
@@ -84,6 +85,12 @@ def json_content(schema: Schema, example: Any = None) -> Schema:
     return {"application/json": {"schema": schema} | ({} if example is None else {"example": example})}
 
 
+def tables(description: str) -> Schema:
+    """Return content that is a table: an NPY body, or an Arrow IPC stream."""
+    schema = {"type": "string", "format": "binary", "description": description}
+    return {form.decode(): {"schema": schema} for form in FORMS}
+
+
 def ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
 
@@ -95,6 +102,9 @@ def header(name: str, description: str, schema: Schema) -> Schema:
 TRACEPARENT = header(
     "traceparent", "W3C trace context: kept in the journal, and the parent of the span", {"type": "string"}
 ) | {"example": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}  # fmt: skip
+
+
+UNIT_HEADER = header("x-kaizen-unit", "the key for sticky arms, for all rows of a table (JSON bodies carry their own)", {"type": "string"})
 
 
 def arms_of(endpoint: LoadedEndpoint) -> Schema:
