@@ -11,13 +11,14 @@ import base64
 import contextlib
 import hashlib
 import hmac
+import math
 import os
 import re
 import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from kaizenml.errors import Corrupt, InvalidSettings, MissingExtra
 
@@ -51,6 +52,16 @@ class Keys:
         if text.startswith("kzp_") and PSEUDONYM.fullmatch(text):
             return text
         return "kzp_" + hmac.digest(self._pseudonym, text.encode("utf-8", "surrogatepass"), "sha256")[:16].hex()
+
+    def pseudonym_of(self, value: Any) -> str | None:
+        """Return the pseudonym of a plain value as requests hold it: 42 and 42.0 are "42"; None and "" stay missing."""
+        if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+            return None
+        if isinstance(value, bool):
+            return self.pseudonym("true" if value else "false")
+        if isinstance(value, float) and math.isfinite(value) and value == int(value) and abs(value) < 2.0**53:
+            value = int(value)
+        return self.pseudonym(str(value))
 
     def identity(self, column: str, value: str) -> bytes:
         """Return what a subject is filed under: nobody reads the value from it without the project's key."""

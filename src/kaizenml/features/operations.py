@@ -343,10 +343,12 @@ def publish(ctx: Context) -> None:
 
 def _known(ctx: Context, view: FeatureView) -> taking.Known:
     try:
-        kinds = tables.version(ctx, view.dataset).columns
+        version = tables.version(ctx, view.dataset)
     except NotFound:  # the first flush makes the dataset
         return taking.Known(view=view, kinds={})
-    return taking.Known(view=view, kinds=kinds, keys=filling.keys_of(ctx, view.dataset) if keeps_rows(view) else [])
+    keys = filling.keys_of(ctx, view.dataset) if keeps_rows(view) else []
+    hidden = [name for name, form in version.personal.items() if form == "pseudonym"]
+    return taking.Known(view=view, kinds=version.columns, keys=keys, hidden=hidden)
 
 
 def _checker(ctx: Context, view: FeatureView, fresh: bool = False) -> Checker:
@@ -355,7 +357,7 @@ def _checker(ctx: Context, view: FeatureView, fresh: bool = False) -> Checker:
     if kept is not None and not fresh:
         return kept
     known = _known(ctx, view)
-    checker = known.checker()
+    checker = known.checker(ctx.state)
     if known.kinds:
         _checkers[place] = checker
     return checker

@@ -45,15 +45,19 @@ class Checker:
     view : the definition.
     kinds : kinds of the dataset's columns; where one is unknown (no dataset yet) any scalar passes.
     keys : the columns that tell the dataset's rows apart, for a view that keeps rows.
+    hide : by column that tells of persons, what makes its pseudonyms.
     """
 
-    def __init__(self, view: FeatureView, kinds: Mapping[str, Kind], keys: Sequence[str] = ()) -> None:
+    def __init__(
+        self, view: FeatureView, kinds: Mapping[str, Kind], keys: Sequence[str] = (), *, hide: Mapping[str, Callable[[Any], str | None]] | None = None
+    ) -> None:
         self.view = view
         self.keys = list(keys)
         self.kinds: dict[str, str] = {name: kinds.get(name, "any") for name in (*view.entities, *view.reads, *keys)}
         self.kinds |= dict.fromkeys((name for name in (view.at, view.created) if name is not None), "timestamp")
         self._needed = {*view.entities, *keys, view.at}
-        self._converters = [(name, _CONVERTERS[kind]) for name, kind in self.kinds.items()]
+        self._hide = hide or {}
+        self._converters = [(name, self._hide.get(name) or _CONVERTERS[kind]) for name, kind in self.kinds.items()]
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> Checked:
         """Return the rows for both stores, or raise InvalidInput naming row, field, found and expected."""
@@ -124,6 +128,8 @@ class Checker:
         expected = _EXPECTED[self.kinds[name]]
         needed = name in self._needed
         shown = repr(value) if len(repr(value)) <= 100 else repr(value)[:97] + "..."
+        if name in self._hide and value is not None:
+            shown = "a value that is not shown"
         return InvalidInput(
             f"rows[{position}].{name}: {'null' if value is None else shown} is not {expected.split(' (')[0]}",
             remedy=f"push {expected}" + ("" if needed else ", or null when it is not known"),

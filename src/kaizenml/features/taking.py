@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from kaizenml.data.dataset import Kind
+from kaizenml.data.keys import open_keys
 from kaizenml.errors import InvalidInput, Unavailable, not_found
 from kaizenml.features.buffer import Origin, buffer_of
 from kaizenml.features.moments import History, keep_s, keeps_rows, reach_us
@@ -31,10 +32,11 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     view: FeatureView
     kinds: dict[str, Kind]  # of its dataset's columns; {} while there is no dataset
     keys: list[str] = []  # the columns that tell its rows apart, where it keeps rows
+    hidden: list[str] = []  # columns whose values become pseudonyms before they are kept anywhere
 
-    def checker(self) -> Checker:
-        """Return what checks its rows."""
-        return Checker(self.view, self.kinds, self.keys)
+    def checker(self, state: Path) -> Checker:
+        """Return what checks its rows; the key of pseudonyms is that of the state folder."""
+        return Checker(self.view, self.kinds, self.keys, hide=dict.fromkeys(self.hidden, open_keys(state).pseudonym_of) if self.hidden else {})
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -147,7 +149,7 @@ class Receiver:
             raise Unavailable(f"what is known of feature views cannot be read: {error}", remedy="kaizen features materialize VIEW") from None
         if kept.format > FORMAT:
             raise Unavailable(f"{FILE} has format {kept.format}; this server reads up to {FORMAT}", remedy="upgrade the server")
-        self._checkers = {each.view.name: each.checker() for each in kept.views}
+        self._checkers = {each.view.name: each.checker(self._state) for each in kept.views}
         self._seen = mark
 
 

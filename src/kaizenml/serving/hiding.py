@@ -11,8 +11,6 @@ from kaizenml.errors import Unavailable
 from kaizenml.features.signature import Signature
 from kaizenml.serving.protocol import PredictRequest
 
-_WHOLE = 2.0**53
-
 
 class Hiding:
     """What is done to requests of one endpoint.
@@ -41,10 +39,8 @@ class Hiding:
     def _hidden(self, row: dict[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in row.items() if name not in self._gone}
         for name in self._changed & kept.keys():
-            value = kept[name]
-            if value is not None and value != "":
-                assert self._keys is not None  # hiding_for opened them
-                kept[name] = self._keys.pseudonym(_text(value))
+            assert self._keys is not None  # hiding_for opened them
+            kept[name] = self._keys.pseudonym_of(kept[name])
         return kept
 
 
@@ -81,12 +77,3 @@ def hiding_for(signatures: Iterable[Signature], places: Iterable[Path]) -> Hidin
             values={"needed": sorted(prints), "found": keys.fingerprint if keys else None},
         )
     return Hiding(columns, unit=unit, keys=keys)
-
-
-def _text(value: Any) -> str:
-    """Return a value as ingestion reads it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, float) and value == int(value) and abs(value) < _WHOLE:
-        return str(int(value))
-    return str(value)
