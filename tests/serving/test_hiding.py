@@ -17,6 +17,7 @@ from kaizenml.data import contract_file, keys, tables
 from kaizenml.data import operations as data
 from kaizenml.features import operations as features
 from kaizenml.features.signature import Signature
+from kaizenml.governance import lineage
 from kaizenml.project import open_project
 from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
@@ -128,6 +129,14 @@ def test_answers_are_the_same_as_for_the_stored_rows_and_no_planted_value_is_in_
     for name, text in PLANTED.items():
         assert traces(ctx.root, text) == [], name
     assert traces(ctx.root, stored["email"])  # the search finds what is there, in the journal too
+
+
+@pytest.mark.slow
+def test_columns_that_nothing_reads_are_named_when_a_dataset_is_shown(project: Context) -> None:
+    rows = tables.read(project, "people").append_column("shoe_size", pa.array(np.arange(31) % 9))
+    data.add(project, "people", table=rows.append_column("hat", pa.array(["a"] * 31)), mode="replace")
+    assert lineage.show(project, "people").unused == ["shoe_size", "hat"]
+    assert lineage.show(project, "orders").unused == []
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data.dataset import Dataset, DatasetVersion
 from kaizenml.features import store as views
+from kaizenml.governance import collecting
 from kaizenml.registry import store as models
 from kaizenml.releases import store as releases
 from kaizenml.rollouts import store as rollouts
@@ -50,6 +51,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     made_by: str | None = None  # who added it; None: the record does not say
     why: str = ""
     used_by: Uses = Uses()
+    unused: list[str] = []  # columns that nothing reads: collect less, leave them out or decide drop in the contract
 
 
 def show(ctx: Context, dataset: str) -> Shown:
@@ -78,6 +80,7 @@ def show(ctx: Context, dataset: str) -> Shown:
     return Shown(
         dataset=found.dataset, version=found.version, quarantined=found.quarantined, made_by=made.actor if made else None,
         why=made.why if made else "", used_by=of_version(ctx, found.version),
+        unused=collecting.unused(ctx, found.dataset, found.version),
     )  # fmt: skip
 
 

@@ -44,6 +44,8 @@ def dataset_values(ctx: Context, name: str) -> dict[str, Any]:
         "made_by": shown.made_by,
         "used": shown.used_by,
         "warnings": shown.version.warnings,
+        "unused": shown.unused,
+        "persons": [_person(column) for column in shown.dataset.contract.columns if column.personal is not None],
         "promises": _promises(shown.dataset.contract),
         "versions": versions[:MANY],
         "more": max(len(versions) - MANY, 0),
@@ -54,6 +56,13 @@ def dataset_values(ctx: Context, name: str) -> dict[str, Any]:
         "reasons": sorted(refused.reasons.items(), key=lambda item: -item[1]) if refused else [],
         "samples": [_sample(row) for row in refused.samples] if refused else [],
     }
+
+
+def _person(column: Column) -> dict[str, str]:
+    found = column.personal
+    assert found is not None  # only such columns are asked for
+    stored = {"drop": "not stored", "pseudonym": "as a pseudonym", "encrypt": "encrypted", "keep": "as it is"}[found.decision]
+    return {"name": column.name, "kind": found.kind.replace("_", " "), "stored": stored, "reason": found.reason, "by": found.by or "proposed"}
 
 
 def _promises(contract: Contract) -> list[str]:
