@@ -30,7 +30,7 @@ from kaizenml.serving import operations as serving
 from kaizenml.serving import outcomes, predictions
 from made_once import made_once
 
-THEIRS = (shop.TOWN, shop.STREET, *shop.ORDERS, "z-asked-1", "z-bad")
+THEIRS = (shop.TOWN, shop.BASKET, *shop.ORDERS, "z-asked-1", "z-bad")
 
 
 @pytest.fixture(scope="module")
@@ -107,10 +107,10 @@ def test_everybody_else_is_where_they_were_and_pins_resolve(ctx: Context):
         features.get(ctx, "people", str(shop.WHO))
     assert features.get(ctx, "people", "10000001").values["visits"] == 3
     now = {name: features.get(ctx, "channels", name) for name in channel}
-    theirs = {name for name, kept in channel.items() if kept.values["street"] == shop.STREET}
+    theirs = {name for name, kept in channel.items() if kept.values["basket"] == shop.BASKET}
     assert theirs
     assert {name for name in channel if now[name] != channel[name]} == theirs
-    assert {kept.values["street"] for kept in now.values()} == {"Elsewhere 1"}
+    assert {kept.values["basket"] for kept in now.values()} == {"plain"}
     rows = predictions.read(ctx, "shop", role="live")
     assert rows.num_rows == 10
     assert outcomes.states(ctx.state, "shop")["kept"] == 10

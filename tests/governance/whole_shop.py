@@ -27,7 +27,7 @@ from kaizenml.serving.client import Client
 from kaizenml.training import operations as training
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
-WHO, TOWN, STREET = 48151623, "Quastenberg", "Zenobiagasse 7"
+WHO, TOWN, BASKET = 48151623, "Quastenberg", "zenobia-set"
 ORDERS = ("z-order-9000001", "z-order-9000002", "z-order-9000003")
 SUBJECT = f"customer_id={WHO}"
 SETTINGS = """
@@ -47,7 +47,7 @@ at = "seen_at"
 [features.channels]
 dataset = "orders"
 entity = "channel"
-columns = ["street"]
+columns = ["basket"]
 at = "ordered_at"
 [train]
 budget = "1s"
@@ -78,7 +78,7 @@ def orders(rows: int, *, first: int = 0, theirs: tuple[str, ...] = ()) -> pa.Tab
             "price": price,
             "channel": channel,
             "place": place,
-            "street": np.where(who == WHO, STREET, "Elsewhere 1"),
+            "basket": np.where(who == WHO, BASKET, "plain"),
             "returned": returned,
         }
     )
