@@ -10,19 +10,18 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import whole_shop as shop
-from forked import forked
-from made_once import made_once
 
+from forked import forked
 from kaizenml import audit
 from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.governance import certificate
 from kaizenml.governance import operations as governance
 from kaizenml.governance import wish as wishes
-from kaizenml.project import open_project
 from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
 from kaizenml.serving import operations as serving
+from made_once import made_once
 
 IMPORTS = """
 import sys
@@ -76,9 +75,8 @@ def test_whoever_is_killed_is_followed_by_one_that_ends_the_work(made: Path, tmp
     done = governance.forget(ctx, subject=[shop.SUBJECT], why="asked") if wishes.unfinished(ctx.state) else governance.forgotten(ctx)[0]
     assert killed
     assert done.number == 1
-    assert {name: done.removed[name] for name in ("rows of orders", "rows of customers", "quarantine of orders", "predictions of shop", "outcomes")} == {
-        "rows of orders": 3, "rows of customers": 1, "quarantine of orders": 1, "predictions of shop": 10, "outcomes": 10,
-    }  # fmt: skip
+    gone = {"rows of orders": 3, "rows of customers": 1, "quarantine of orders": 1, "predictions of shop": 10, "outcomes": 10}
+    assert {name: done.removed[name] for name in gone} == gone
     assert [each.release for each in done.learnt] == ["shop@1"]
     assert every_byte.found(root, shop.TOWN, shop.BASKET, *shop.ORDERS, numbers=(shop.WHO,)) == []
     assert wishes.unfinished(ctx.state) == []

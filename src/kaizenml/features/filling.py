@@ -72,6 +72,21 @@ def fill(ctx: Context, view: FeatureView, *, everything: bool, progress: Progres
     return Filled(version, work.entities, kept)
 
 
+def renew(ctx: Context, view: FeatureView, keys: Iterable[str]) -> int:
+    """Make these entities anew from the rows that the dataset has now; an entity without any goes. Return how many rows differ."""
+    version, mark = _now(ctx, view)
+    wanted, rows = set(keys), frame.view_rows(ctx, view, version, more=mark.keys)
+    rows = rows.filter(pa.array([key in wanted for key in key_texts(view.entities, rows)], pa.bool_()))
+    if keeps_rows(view):
+        made = _Histories(ctx, view, mark.keys, lambda: rows, None).made(rows)
+    else:
+        newest = join.newest(rows, on=view.entities, at=view.at)
+        made = {key: OnlineRow(at, values) for key, at, values in online_rows(view, newest)}
+    ordered = sorted(wanted)
+    batches = [ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH)]
+    return sum(ctx.online.update(view.ref, batch, lambda key, _row: made.get(key), keep_s=keep_s(view)) for batch in batches)
+
+
 def keys_of(ctx: Context, dataset: str) -> list[str]:
     """Return the columns that tell a dataset's rows apart; none where its contract names no key, or it does not exist yet."""
     with ctx.catalog.read() as connection:
@@ -195,6 +210,10 @@ class _Histories:
         wanted = pa.array([key in keys for key in key_texts(self.view.entities, rows)], pa.bool_())
         found = history_rows(self.view, self.keys, rows.filter(wanted))
         return sum(_replaced(self.ctx, self.view, {key: self._made(found[key]) for key in batch}) for batch in _keys(found, None))
+
+    def made(self, rows: pa.Table) -> dict[str, OnlineRow]:
+        """Return what is kept of each entity among these rows."""
+        return {key: self._made(found) for key, found in history_rows(self.view, self.keys, rows).items()}
 
     def _made(self, rows: Sequence[Row]) -> OnlineRow:
         history = History(self.view.reads, timed=self.view.created is not None, keyed=bool(self.keys))

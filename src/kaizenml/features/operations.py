@@ -326,6 +326,18 @@ def _fill(ctx: Context, view: FeatureView, *, everything: bool = False, progress
     return done
 
 
+def renew(ctx: Context, view: FeatureView, keys: Sequence[str]) -> int:
+    """Make the online values of some entities anew, for example after rows of theirs are no more; return how many differ.
+
+    Pushed rows that wait for their dataset are put once more. What was pushed online only, of these entities, goes.
+    """
+    changed = filling.renew(ctx, view, keys)
+    checker = _checker(ctx, view, fresh=True)
+    for rows in buffer_of(ctx.state).waiting_rows(view.ref):
+        taking.put(ctx.online, checker, checker.check(rows))
+    return changed
+
+
 def _kept(view: FeatureView, key: str, found: Read, now: float, nothing: str) -> Kept:
     if found.at is None:
         return Kept(view=view.ref, key=key, values=found.values, at=None, age_s=None, fresh=False, status=nothing)

@@ -9,6 +9,7 @@ import msgspec
 import pyarrow as pa
 
 from kaizenml.context import Context
+from kaizenml.errors import KaizenError
 from kaizenml.features import buffer, store
 from kaizenml.features import operations as features
 from kaizenml.features.view import FeatureView, key_of
@@ -92,15 +93,15 @@ def there(ctx: Context, view: FeatureView, keys: list[str]) -> list[str]:
 
 
 def purge_online(ctx: Context, wish: Wish) -> None:
-    """Remove every row online that the subjects' rows had a part in, and compute those of others anew from the rows that are left."""
-    current = {state.ref: state.view for state in features.list(ctx)}
-    for ref, keys in wish.entities.items():
+    """Make every row online that the subjects' rows had a part in anew from the rows that are left; the subjects' own go."""
+    for view in views(ctx):
+        keys = wish.entities.get(view.ref, [])
         if not keys:
             continue
-        for start in range(0, len(keys), _BATCH):
-            ctx.online.update(ref, keys[start : start + _BATCH], lambda _key, _row: None)
-        if ref in current:
-            features.materialize(ctx, current[ref].name, everything=True)
+        try:
+            features.renew(ctx, view, keys)
+        except KaizenError:  # a definition whose dataset has no such columns any more: nobody can tell what is right
+            ctx.online.update(view.ref, keys, lambda _key, _row: None)
 
 
 def _parts(key: str) -> list[str]:
