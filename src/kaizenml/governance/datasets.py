@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -93,23 +93,28 @@ def only_theirs(
     return found, {name: pair for name, pair in ends.items() if pair}
 
 
-def purge(ctx: Context, dataset: Dataset, wish: Wish, keys: Keys) -> None:
-    """Take the subjects' rows out of a dataset and its quarantine, and renew the versions that held them.
+def purge(ctx: Context, dataset: Dataset, wish: Wish, keys: Keys, save: Callable[[], None]) -> None:
+    """Take the subjects' rows out of a dataset and its quarantine, and renew the versions that held them. Writers of the dataset wait.
 
-    The parts to renew stand in the wish, so that a killed purge is finished by the next one.
+    The parts to renew stand in the wish before a row goes, so that a killed purge is finished by the next one; ``save`` keeps it.
     """
-    forms = wish.forms(keys)
-    place, aside = tables.folder(ctx, dataset.name), tables.quarantine_folder(ctx, dataset.name)
-    for at, by, keep in ((place, PART, True), (aside, VERSION, False)):
-        files = look(ctx, dataset, forms) if by == PART else look_aside(ctx, dataset, forms)
-        there = storage.open_table(at)
-        if there is not None and files:
-            theirs = expression(ctx, dataset, forms, rewriting.types_of(there))
-            rewriting.take_out(at, by, files, theirs, keep_empty=keep)
-    if wish.parts.get(dataset.name):
-        _renew(ctx, dataset.name, set(wish.parts[dataset.name]), wish, keys)
-    rewriting.scrub(place)
-    rewriting.scrub(aside)
+    with tables.locked(ctx, dataset.name):
+        forms = wish.forms(keys)
+        place, aside = tables.folder(ctx, dataset.name), tables.quarantine_folder(ctx, dataset.name)
+        theirs_now = look(ctx, dataset, forms)
+        known = set(wish.parts.get(dataset.name, []))
+        if late := {int(file.partition) for file in theirs_now} - known:  # added after the look
+            wish.parts[dataset.name] = sorted(known | late)
+            save()
+        for at, by, files in ((place, PART, theirs_now), (aside, VERSION, look_aside(ctx, dataset, forms))):
+            there = storage.open_table(at)
+            if there is not None and files:
+                theirs = expression(ctx, dataset, forms, rewriting.types_of(there))
+                rewriting.take_out(at, by, files, theirs, keep_empty=by == PART)
+        if wish.parts.get(dataset.name):
+            _renew(ctx, dataset.name, set(wish.parts[dataset.name]), wish, keys)
+        rewriting.scrub(place)
+        rewriting.scrub(aside)
 
 
 def _renew(ctx: Context, name: str, touched: set[int], wish: Wish, keys: Keys) -> None:

@@ -83,7 +83,7 @@ def purge(ctx: Context, wish: Wish, keys: Keys, save: Callable[[], None], progre
     online.purge_pushed(ctx, wanted)
     for place, dataset in enumerate(holding := datasets.holding(ctx, forms)):
         progress(dataset.name, 0.25 + 0.35 * place / len(holding))
-        datasets.purge(ctx, dataset, wish, keys)
+        datasets.purge(ctx, dataset, wish, keys, save)
     progress("predictions and outcomes", 0.6)
     answers.purge(ctx, wish, _given(ctx, wish)[0])
     progress("online features", 0.7)
@@ -257,6 +257,10 @@ def _not_reached(ctx: Context) -> list[str]:
     said = [f"The source of {name} ({', '.join(known)}): what is still in it comes back when it is added again." for name, known in sources.items()]
     if not ctx.catalog.url.startswith("sqlite"):
         said.append("The catalog's database server: its free pages, its log and its backups are kept as its operator has set.")
+    if ctx.settings.project.online:
+        said.append("The online store's server: its log, its snapshots and its streams are kept as its operator has set.")
+    if ctx.settings.project.objects:
+        said.append("The object store: older versions and replicas of objects, where the bucket keeps such.")
     return [
         *said,
         "What trained models have learnt: decided release by release, see above.",

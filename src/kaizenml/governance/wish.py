@@ -25,7 +25,7 @@ class Learnt(msgspec.Struct, frozen=True, kw_only=True):
     """A release that a subject's rows had a part in, and how."""
 
     release: str  # name@number
-    how: str  # trained: its training read such a row; features: a view that it learnt from did; held: a row is among its check rows
+    how: str  # trained: its training read such a row; features: a view that it learnt from did
     rows: int
     datasets: list[str]
 
