@@ -186,6 +186,10 @@ def _postgres(url: str) -> sa.URL:
 def _translated(url: str) -> Iterator[None]:
     try:
         yield
+    except sa.exc.IntegrityError as error:
+        if "has moved" in str(error.orig):
+            raise Unavailable(str(error.orig), remedy="start it anew; if kaizen.toml still names the old place: kaizen migrate, as before") from error
+        raise
     except sa.exc.OperationalError as error:
         text = str(error.orig).strip()
         if "disk is full" in text or "disk I/O error" in text or "No space left on device" in text:

@@ -35,6 +35,7 @@ DAILY = {
     "kill": ("kaizenml.cli.daily", "Answer without a model at once"),
     "revive": ("kaizenml.cli.daily", "Let the models answer again"),
     "improve": ("kaizenml.cli.daily", "Retrain, gate, try and promote, as far as evidence allows"),
+    "migrate": ("kaizenml.cli.migrating", "Move the state to servers while it goes on serving"),
     "demo": ("kaizenml.cli.running", "Run the main job on a year of real flights"),
 }
 PARTS = {

@@ -16,7 +16,7 @@ def example_row(ctx: Context, release: str) -> str:
     """Return a short JSON row for the release, fit to stand between single quotes in a shell."""
     from kaizenml.releases import operations as releases
 
-    folder = ctx.state / releases.show(ctx, release).bundle
+    folder = releases.folder_of(ctx, releases.show(ctx, release))
     row = _from_examples(folder / "example.json")
     text = msgspec.json.encode(row).decode()
     return text.replace("'", "'\\''") if shlex.quote(text) != text else text

@@ -99,7 +99,7 @@ def answers_of(ctx: Context, release: str) -> Answers:
 
 
 def _model(ctx: Context, release: str) -> Path:
-    return ctx.state / releases.show(ctx, release).bundle / "model"
+    return releases.folder_of(ctx, releases.show(ctx, release)) / "model"
 
 
 def path_of(ctx: Context, release: str) -> Path:

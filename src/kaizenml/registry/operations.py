@@ -10,7 +10,7 @@ from kaizenml.context import Context
 from kaizenml.errors import Conflict, Corrupt, NotFound, UsageError, not_found
 from kaizenml.refs import check_name, parse_ref
 from kaizenml.registry import files as folders
-from kaizenml.registry import store
+from kaizenml.registry import objects, store
 from kaizenml.registry.model import ModelVersion
 from kaizenml.training import model_file
 from kaizenml.training import store as runs  # not its operations, which load the learners' libraries
@@ -199,9 +199,9 @@ def verify(ctx: Context, model: str) -> ModelVersion:
 
 
 def folder_of(ctx: Context, model: ModelVersion) -> Path:
-    """Return where the model's files are; NotFound when the folder is gone."""
+    """Return where the model's files are, fetched from the object store if need be; NotFound when they are gone."""
     folder = ctx.state / model.folder
-    if not folder.is_dir():
+    if not objects.fetch(ctx, folder, digest=model.hash):
         raise NotFound(f"the files of model {model.ref} are gone", remedy="restore them from a backup", values={"folder": str(folder)})
     return folder
 
@@ -209,6 +209,7 @@ def folder_of(ctx: Context, model: ModelVersion) -> Path:
 def _keep(ctx: Context, name: str, made_by: str, folder: Path, *, event: str, **told: Any) -> ModelVersion:
     """Number a filled folder and move it to its place; the version it is already, when another process was quicker."""
     digest = folders.hash_of(folders.hash_files(folder))
+    objects.keep(ctx, folder)
     with ctx.catalog.write() as connection:
         known = store.of_run(connection, name, made_by)
         if known:

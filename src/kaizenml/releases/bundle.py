@@ -44,8 +44,13 @@ def seal(folder: Path, manifest: Manifest, card: str) -> Manifest:
     files.write_file(folder / CARD, card.encode())
     whole = {name: digest for name, digest in files.hash_files(folder).items() if name != MANIFEST}
     sealed = msgspec.structs.replace(manifest, files=whole)
-    files.write_file(folder / MANIFEST, msgspec.json.format(msgspec.json.encode(sealed), indent=1) + b"\n")
+    files.write_file(folder / MANIFEST, written(sealed))
     return sealed
+
+
+def written(manifest: Manifest) -> bytes:
+    """Return a manifest as it stands in its file."""
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"
 
 
 def read(folder: Path) -> Manifest:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from kaizenml.context import Context
 from kaizenml.errors import Corrupt, Refused, UsageError, nearest, not_found
 from kaizenml.refs import parse_ref
-from kaizenml.registry import files
+from kaizenml.registry import files, objects
 from kaizenml.registry import operations as registry
 from kaizenml.releases import bundle, store
 from kaizenml.releases.release import GateResult, Manifest, Pins, Release
@@ -143,7 +143,7 @@ def verify(ctx: Context, release: str) -> Release:
     found = show(ctx, release)
     with ctx.catalog.read() as connection:
         kept = store.manifest(connection, found)
-    folder = ctx.state / found.bundle
+    folder = folder_of(ctx, found)
     if bundle.verify(folder) != kept:
         raise Corrupt(
             f"release {found.ref}: {bundle.MANIFEST} differs from what the catalog holds",
@@ -171,6 +171,16 @@ def _check_links(ctx: Context, manifest: Manifest) -> None:
                 remedy=f"restore the state folder from a backup; kaizen data verify {ref}",
                 values={"data": ref, "expected": pinned, "found": version.hash},
             )
+
+
+def folder_of(ctx: Context, release: Release) -> Path:
+    """Return where a release's bundle is, fetched from the object store where this machine lacks it. It may be gone all the same."""
+    folder = ctx.state / release.bundle
+    if not folder.is_dir() and ctx.settings.project.objects:
+        with ctx.catalog.read() as connection:
+            kept = store.manifest(connection, release)
+        objects.fetch(ctx, folder, known=kept.files, last={bundle.MANIFEST: bundle.written(kept)})
+    return folder
 
 
 def _make(
@@ -203,6 +213,7 @@ def _make(
         bundle.seal(folder, draft, "")  # what the load gate's server reads; written again with number, verdict and card
         gates = _gates(ctx, run, champion, folder, table, pins=pinned, skipped=skipped, progress=progress)
         state = "passed" if all(gate.passed for gate in gates) else "refused"
+        objects.keep(ctx, folder)  # what is large, before the catalog waits for it
         with ctx.catalog.write() as connection:
             made = once and store.made_for(connection, once)
             if made:  # another process was quicker
@@ -212,6 +223,7 @@ def _make(
             manifest = _replaced(draft, number=number, bundle=place, gates=gates, state=state, created_at=ctx.clock.timestamp())
             manifest = bundle.seal(folder, manifest, card.card(manifest, run or importing.read(source), signature, example))
             bundle.verify(folder)  # nothing has touched it while the gates were at it
+            objects.keep(ctx, folder)
             store.insert(connection, manifest, once)
             told = {"model": model.ref, "hash": manifest.hash, "skipped": sorted(skipped), "gates": {gate.name: gate.summary for gate in gates}}
             ctx.record(connection, f"releases.{state}", manifest.ref, why, **told)

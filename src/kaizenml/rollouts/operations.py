@@ -443,7 +443,7 @@ def _deployable(ctx: Context, release: str) -> Release:
 def _same_question(ctx: Context, now: Rollout, candidate: Release) -> None:
     """Clients of an endpoint rely on what its answers mean: the target and the kind of task stay."""
     champion = releases.show(ctx, now.champion)
-    old, new = (model_file.read(ctx.state / each.bundle / "model").signature for each in (champion, candidate))
+    old, new = (model_file.read(releases.folder_of(ctx, each) / "model").signature for each in (champion, candidate))
     if (old.target, old.task) != (new.target, new.task):
         raise Conflict(
             f"{candidate.ref} answers {new.target!r} ({new.task}), but {now.endpoint} answers {old.target!r} ({old.task})",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
@@ -66,6 +66,9 @@ def publish(ctx: Context) -> Snapshot:
             rollouts = store.every(connection)
             refs = {ref for rollout in rollouts for ref in _releases(rollout)}
             known = {ref: releases.get(connection, ref) for ref in sorted(refs)}
+        for each in known.values():
+            with suppress(KaizenError):  # a kill must get through; a worker says what it cannot load
+                releases_operations.folder_of(ctx, each)
         standing = _standing(path)
         before = standing.endpoints if standing else {}
         names = [rollout.endpoint for rollout in rollouts]
@@ -150,7 +153,7 @@ def _other(ctx: Context, name: str, spec: ModelSpec, trusted: set[str]) -> Route
 
 
 def _spec(ctx: Context, release: Release) -> ModelSpec:
-    return model_file.read(ctx.state / release.bundle / "model")
+    return model_file.read(releases_operations.folder_of(ctx, release) / "model")
 
 
 def _record(ctx: Context, name: str, now: EndpointRoute, before: EndpointRoute | None) -> None:

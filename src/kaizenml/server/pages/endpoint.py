@@ -148,7 +148,7 @@ def _range(column: profile.Column, group: list[int]) -> str:
 def _example(ctx: Context, rollout: Rollout) -> str:
     """Return a call that can be pasted, with a real row."""
     try:
-        bundle = ctx.state / releases.show(ctx, rollout.champion).bundle
+        bundle = releases.folder_of(ctx, releases.show(ctx, rollout.champion))
         rows = msgspec.json.decode((bundle / "example.json").read_bytes())
     except (KaizenError, OSError, msgspec.DecodeError):
         return ""

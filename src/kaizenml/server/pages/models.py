@@ -58,7 +58,7 @@ def release_values(ctx: Context, ref: str) -> dict[str, Any]:
     """Return what the page of one release shows."""
     release = releases.show(ctx, ref)
     run = _run_of(ctx, release)
-    card = ctx.state / release.bundle / "card.md"
+    card = releases.folder_of(ctx, release) / "card.md"
     return {
         "release": release,
         "places": _places(ctx).get(release.ref, []),
