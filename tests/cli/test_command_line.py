@@ -125,7 +125,7 @@ def test_a_folder_without_a_project_is_told(tmp_path, capsys, monkeypatch):
 
 
 def test_an_unexpected_error_is_one_line_and_its_trace_is_kept(project, capsys, monkeypatch):
-    monkeypatch.setenv("KAIZEN_PROJECT_CATALOG", "mysql+nothing://x")  # SQLAlchemy does not know it
+    monkeypatch.setenv("KAIZEN_PROJECT_CATALOG", "sqlite+nothing://x")  # SQLAlchemy does not know it
     assert run(["audit", "verify"]) == 1
     err = capsys.readouterr().err
     assert "Traceback" not in err
@@ -136,7 +136,7 @@ def test_an_unexpected_error_is_one_line_and_its_trace_is_kept(project, capsys, 
 
 
 def test_the_trace_of_an_unexpected_error_holds_no_token(project, capsys, monkeypatch):
-    monkeypatch.setenv("KAIZEN_PROJECT_CATALOG", "mysql+nothing://x")
+    monkeypatch.setenv("KAIZEN_PROJECT_CATALOG", "sqlite+nothing://x")
     monkeypatch.setattr(sys, "argv", ["kaizen", "predict", "--token", "hunter2", "--token=hunter3", "shop", "{}"])
     assert run(["audit", "verify"]) == 1
     with open(capsys.readouterr().err.rpartition(" ")[2].strip(), encoding="utf-8") as trace:

@@ -132,7 +132,7 @@ def test_a_rollback_reaches_any_release_that_ever_was_and_refuses_one_with_a_byt
     for name in ("model/model.json", "model/linear.json", "release.json", "card.md"):
         path = ctx.state / "releases" / "shop" / "2" / name
         whole = path.read_bytes()
-        middle = len(whole) // 2
+        middle = whole.find(b'"hash": "') + 20 if name == "release.json" else len(whole) // 2  # there, in what its fields say
         path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :])
         with pytest.raises(Exception) as caught:  # noqa: PT011  (the kind is looked at next)
             rollouts.rollback(ctx, "shop", to="shop@2")
