@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ import msgspec
 from kaizenml.context import Context
 from kaizenml.data import forgotten
 from kaizenml.data.keys import Keys
+from kaizenml.errors import NotFound
 from kaizenml.governance import subject
 from kaizenml.governance.wish import Wish
-from kaizenml.registry import check_rows, files, importing
+from kaizenml.registry import check_rows, files, importing, objects
 from kaizenml.registry import store as registry
 from kaizenml.releases import bundle, card
 from kaizenml.releases import store as releases
@@ -61,6 +63,8 @@ def purge(ctx: Context, wish: Wish, keys: Keys, words: Words, planned: Callable[
     planned : told of each folder before it is changed, to keep its name: a killed change is linked by the next purge.
     """
     changed = 0
+    if ctx.settings.project.objects:
+        _fetch(ctx)
     for parent in (*(ctx.state / "models").glob("*"), *(ctx.state / "releases").glob("*"), *(ctx.state / "runs").glob("*")):
         for old in parent.glob(".*.old"):
             files.restored(parent / old.name[1:].removesuffix(".old"))
@@ -75,10 +79,23 @@ def purge(ctx: Context, wish: Wish, keys: Keys, words: Words, planned: Callable[
                 changed += 1
                 if released:
                     _seal(ctx, fresh, wish, keys)
+                objects.replace(ctx, folder, fresh)
                 files.exchange(fresh, folder)
         if place in wish.folders:
             _link(ctx, folder, wish, keys)
     return changed
+
+
+def _fetch(ctx: Context) -> None:
+    """Bring here what lies in the object store alone, so that it is looked through too."""
+    from kaizenml.registry import operations as kept
+    from kaizenml.releases import operations as released
+
+    for model in kept.list(ctx):
+        with suppress(NotFound):
+            kept.folder_of(ctx, model)
+    for release in released.list(ctx):
+        released.folder_of(ctx, release)
 
 
 def edited(folder: Path, telling: Telling) -> bool:

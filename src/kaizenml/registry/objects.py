@@ -33,6 +33,22 @@ def keep(ctx: Context, folder: Path) -> None:
         _client().put(store, f"lists/{files.hash_of(found)}", text)  # last: a list that is there names files that are there
 
 
+def replace(ctx: Context, before: Path, after: Path) -> None:
+    """Bring the files of ``after`` to the object store and delete those of ``before`` that are not among them, as a forgetting asks.
+
+    Repeatable: call it while ``before`` still stands, so that one who was killed in between calls it again.
+    """
+    store = _store(ctx)
+    if store is None:
+        return
+    old, new = files.hash_files(before), files.hash_files(after)
+    keep(ctx, after)
+    with _Answers():
+        for name in [*(f"files/{digest}" for digest in set(old.values()) - set(new.values())), f"lists/{files.hash_of(old)}"]:
+            if old != new and _has(store, name):
+                _client().delete(store, name)
+
+
 def fetch(
     ctx: Context, folder: Path, *, known: dict[str, str] | None = None, digest: str | None = None, last: dict[str, bytes] | None = None
 ) -> bool:
