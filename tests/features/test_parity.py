@@ -12,6 +12,7 @@ from view_settings import TOML
 from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
 from kaizenml.data import operations as data
+from kaizenml.errors import InvalidInput
 from kaizenml.features import operations
 from kaizenml.features.buffer import buffer_of
 from kaizenml.monitoring import operations as monitoring
@@ -72,3 +73,37 @@ def test_the_watch_looks_every_hour_and_opens_one_alert_until_it_is_over(weather
     clock.advance(dt.timedelta(hours=1))
     assert [found.same for found in parity.watch(weather)] == [True]
     assert not monitoring.alerts(weather)[0].open
+
+
+WINDOWS = '''
+from kaizenml import count, features, latest, mean, sum_
+
+@features(entity="origin", source="weather", at="at", ttl="2d")
+class Recent:
+    seen_2h = sum_("seen", last="2h")
+    mean_6h = mean("temp", last="6h")
+    rows_1h = count(last="1h", every="1h")
+    sky = latest("sky")
+
+@features(entity="origin", source="weather", sql='select origin, "at", temp * 2 as doubled from weather', at="at")
+class Doubled:
+    doubled = latest("doubled")
+'''
+
+
+def test_windows_and_queries_defined_in_python_are_the_same_online_and_offline(weather: Context, clock: SimulatedClock) -> None:
+    pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install 'kaizenml[duckdb]'")
+    (weather.root / "features.py").write_text(WINDOWS, encoding="utf-8")
+    for name, features in (("recent", 4), ("doubled", 1)):
+        found = operations.check(weather, name, entities=1000)
+        assert (found.entities, found.values, found.first) == (30, 30 * features, [])
+    row = {"origin": "P29", "at": "2013-01-01T11:30:00Z", "seen": 7, "temp": 0.1, "sky": "clear"}
+    assert operations.push(weather, "recent", [row, row]).late == 0
+    kept = operations.get(weather, "recent", "P29")
+    assert (kept.values["seen_2h"], kept.values["rows_1h"], kept.values["sky"]) == (96, 1, "clear")
+    clock.advance(dt.timedelta(minutes=47))
+    found = operations.check(weather, "recent", entities=1000)
+    assert (found.entities, found.first, found.dataset) == (30, [], "weather@2")
+    assert operations.check(weather, "doubled", entities=1000).first == []
+    with pytest.raises(InvalidInput, match="are what a query gives"):
+        operations.push(weather, "doubled", [row])

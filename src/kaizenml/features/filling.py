@@ -48,7 +48,7 @@ class Mark(NamedTuple):
     keys: list[str]
 
     def follows(self, other: Mark) -> bool:
-        """Tell whether only parts were added since ``other``."""
+        """Tell whether only parts were added since ``other``. What a query gives is never only added to."""
         return self.exclusions == other.exclusions and self.keys == other.keys and self.parts[: len(other.parts)] == other.parts
 
 
@@ -63,7 +63,7 @@ def fill(ctx: Context, view: FeatureView, *, everything: bool, progress: Progres
         return frame.view_rows(ctx, view, version, more=mark.keys)
 
     work: _Histories | _Newest = _Histories(ctx, view, mark.keys, rows, progress) if keeps_rows(view) else _Newest(ctx, view, progress)
-    if before is not None and mark.follows(before):
+    if before is not None and view.sql is None and mark.follows(before):
         added = msgspec.structs.replace(version, parts=mark.parts[len(before.parts) :])
         kept = work.add(frame.view_rows(ctx, view, added, more=mark.keys))
     else:
@@ -233,6 +233,11 @@ def _remove_others(ctx: Context, view: FeatureView, seen: Container[str]) -> Non
 
 def _now(ctx: Context, view: FeatureView) -> tuple[DatasetVersion, Mark]:
     version = tables.version(ctx, view.dataset)
+    if view.sql is not None:
+        behind = [tables.version(ctx, name) for name in frame.datasets_behind(ctx, view)]
+        with ctx.catalog.read() as connection:
+            held = [one.id for one in exclusions.active(connection, [each.dataset for each in behind])]
+        return version, Mark(sum(each.number for each in behind), [each.number for each in behind], held, [])
     if not keeps_rows(view):  # corrections.py sees to exclusions
         return version, Mark(version.number, version.parts, [], [])
     with ctx.catalog.read() as connection:

@@ -14,7 +14,7 @@ from kaizenml.ports import OnlineRow, OnlineStore
 
 Status = Literal["present", "stale", "missing"]
 """Whether an entity's values count: they do; its newest row is older than the view allows; there is no row of it."""
-_plans: dict[Any, _Plan] = {}  # a view's definition never changes, so how it is read need not be found out again
+_plans: dict[int, tuple[ViewUse, _Plan]] = {}  # by the view's identity, which the view beside it keeps from being another's
 
 
 class Found(list[dict[str, Any]]):
@@ -66,8 +66,7 @@ def look_up(
         ready: dict[str | None, dict[str, Any]] = {None: plan.unknown}
         ats: dict[str | None, float | None] = {}
         for entity, kept in zip(wanted, store.read(view.ref, wanted) if wanted else (), strict=True):
-            values, ats[entity], status = plan.read(kept, t)
-            ready[entity] = {name: values[column] for name, column in plan.names} if status == "present" else plan.unknown
+            ready[entity], ats[entity] = plan.features(kept, t)
         found.ats[view.name] = [ats.get(key) for key in keys]
         for position, (row, key, features) in enumerate(zip(rows, keys, found, strict=True)):
             if key is None and not own.issubset(row) and (absent := next((name for name in entities if name not in row), None)):
@@ -123,12 +122,26 @@ class _Plan:
         self.unknown: dict[str, Any] = dict.fromkeys(name for name, _ in names)
         self._columns = list(columns)
         self._reading = Reading(columns, aggregates, None if ttl_s is None else round(ttl_s * 1e6))
+        self._ttl = self._reading.ttl_us
         self._nothing: dict[str, Any] = dict.fromkeys(self._reading.names)
+
+    def features(self, row: OnlineRow | None, t: int) -> tuple[dict[str, Any], float | None]:
+        """Return the inputs that a row gives, and its time."""
+        if row is None:
+            return self.unknown, None
+        values, at = row.values, row.at
+        if "" in values:
+            values, found_at, status = self.read(row, t)
+            return ({name: values[column] for name, column in self.names} if status == "present" else self.unknown), found_at
+        if self._ttl is not None and round(at * 1e6) < t - self._ttl:
+            return self.unknown, at
+        get = values.get
+        return {name: get(column) for name, column in self.names}, at
 
     def read(self, row: OnlineRow | None, t: int) -> Read:
         if row is None:
             return Read(self._nothing, None, "missing")
-        ttl = self._reading.ttl_us
+        ttl = self._ttl
         if "" in row.values:
             values, newest = self._reading.values(History.read(row.values), t)
             if newest is None:
@@ -140,12 +153,12 @@ class _Plan:
 
 
 def _plan(view: ViewUse) -> _Plan:
-    place = (view.ref, view.plain, tuple(view.columns), tuple(each.name for each in view.aggregates))
-    plan = _plans.get(place)
-    if plan is None:
-        if len(_plans) > 1000:
-            _plans.clear()
-        columns = [*view.columns, *(each.name for each in view.aggregates)]
-        names = list(feature_names(view.name, columns, plain=view.plain).items())
-        plan = _plans[place] = _Plan(names, view.columns, view.aggregates, view.ttl_s)
+    held = _plans.get(id(view))
+    if held is not None and held[0] is view:
+        return held[1]
+    if len(_plans) > 1000:
+        _plans.clear()
+    columns = [*view.columns, *(each.name for each in view.aggregates)]
+    plan = _Plan(list(feature_names(view.name, columns, plain=view.plain).items()), view.columns, view.aggregates, view.ttl_s)
+    _plans[id(view)] = view, plan
     return plan

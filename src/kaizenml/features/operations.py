@@ -51,7 +51,7 @@ def push(ctx: Context, view: str, rows: Sequence[Mapping[str, Any]], *, offline:
     --------
     kaizen features push weather '[{"origin": "JFK", "time_hour": "2013-04-01T05:00:00Z", "temp": 39.0}]'
     """
-    found = frame.view_named(ctx, view)
+    found = _pushed_to(ctx, view)
     try:
         checked = _checker(ctx, found).check(rows)
     except InvalidInput:  # unless a column's kind has changed meanwhile
@@ -223,7 +223,7 @@ def consume(
     --------
     kaizen features consume weather --stream observations --idle 10s
     """
-    found = frame.view_named(ctx, view)
+    found = _pushed_to(ctx, view)
     store.record_use(ctx, [found])
     idle_s = None if idle is None else parse_duration(idle)
     return streams.consume(ctx, _checker(ctx, found, fresh=True), stream, url=url, reader=reader, idle_s=idle_s, progress=progress)
@@ -304,7 +304,7 @@ def _state(ctx: Context, view: FeatureView) -> ViewState:
 
 def heed(ctx: Context, view: FeatureView) -> int:
     """Bring the online values of a definition in line with the exclusions on its dataset; return how many entities changed."""
-    if not keeps_rows(view):
+    if not keeps_rows(view) and view.sql is None:
         return corrections.correct(ctx, view, filling.online_rows)
     try:
         return _fill(ctx, view).kept
@@ -313,7 +313,7 @@ def heed(ctx: Context, view: FeatureView) -> int:
 
 
 def _fill(ctx: Context, view: FeatureView, *, everything: bool = False, progress: Callable[[str, float], None] | None = None) -> filling.Filled:
-    if not keeps_rows(view):
+    if not keeps_rows(view) and view.sql is None:
         heed(ctx, view)
     done = filling.fill(ctx, view, everything=everything, progress=progress)
     if done.entities:
@@ -348,9 +348,20 @@ def _kept(view: FeatureView, key: str, found: Read, now: float, nothing: str) ->
     return Kept(view=view.ref, key=key, values=found.values, at=found.at, age_s=age_s, fresh=fresh, status="present" if fresh else "stale")
 
 
+def _pushed_to(ctx: Context, name: str) -> FeatureView:
+    view = frame.view_named(ctx, name)
+    if view.sql is not None:
+        raise InvalidInput(
+            f"the rows of {view.name!r} are what a query gives; none can be pushed into it",
+            remedy=f"add rows to {' or '.join(frame.datasets_behind(ctx, view))}, then kaizen features materialize {view.name}",
+            values={"view": view.ref},
+        )
+    return view
+
+
 def publish(ctx: Context) -> None:
     """Tell serving processes which views rows can be pushed into, and what such a row holds."""
-    taking.publish(ctx.state, [_known(ctx, view) for view in frame.views(ctx)])
+    taking.publish(ctx.state, [_known(ctx, view) for view in frame.views(ctx) if view.sql is None])
 
 
 def _known(ctx: Context, view: FeatureView) -> taking.Known:

@@ -62,7 +62,7 @@ def compare(ctx: Context, view: FeatureView, dataset: str, *, entities: int) -> 
     keys = [key for key, _ in settled]
     found = read_at(view.columns, view.aggregates, view.ttl_s, [row for _, row in settled], t)
     asked, known = _asked(view, rows, texts, keys)
-    joined = frame._joined(ctx, asked, view, dataset, np.full(len(known), t))
+    joined = frame.with_features(ctx, asked, [view], [], known_at=np.full(len(known), t), told=dataset)
     columns = {column: filling.online_values(joined.column(name)) for name, column in view.features.items()}
     offline_values = {key: {name: column[position] for name, column in columns.items()} for position, key in enumerate(known)}
     expected = [offline_values.get(key, dict.fromkeys(view.features.values())) for key in keys]

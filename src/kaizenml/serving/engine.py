@@ -148,7 +148,7 @@ class Engine:
                     for i, p, who in rows
                 ]
             )
-        if isinstance(answered.features, Found):
+        if isinstance(answered.features, Found) and answered.features.ats:
             said += b',"features":' + self._encode_json(freshness(answered.features, arm.signature.views, answered.at))
         return b'{"predictions":' + said + (arm.tail if answered.journaled else UNJOURNALED + arm.tail)
 
