@@ -15,6 +15,7 @@ from in_process import running
 from kaizenml.context import Context
 from kaizenml.data import contract_file, keys, tables
 from kaizenml.data import operations as data
+from kaizenml.data.dataset import Personal
 from kaizenml.features import operations as features
 from kaizenml.features.signature import Signature
 from kaizenml.governance import lineage
@@ -25,6 +26,7 @@ from kaizenml.rollouts import operations as rollouts
 from kaizenml.serving import drain
 from kaizenml.serving.hiding import Hiding, hiding_for
 from kaizenml.serving.protocol import PredictRequest
+from kaizenml.training import model_file
 from kaizenml.training import operations as training
 from traces import traces
 
@@ -154,6 +156,34 @@ def test_an_endpoint_without_the_key_does_not_answer_rather_than_journal_raw_val
     monkeypatch.setenv(keys.VARIABLE, (project.state / "keys" / "project.key").read_text())
     with running(state) as ask:
         assert ask("POST", "/predict/shop", body).status == 200
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_an_input_and_shown_nowhere_and_what_is_encrypted_is_none(tmp_path: Path) -> None:
+    (tmp_path / "kaizen.toml").write_text(SETTINGS.partition("[features")[0] + '[train]\nbudget = "1s"\nthreads = 1\n')
+    ctx = open_project(tmp_path, actor="tester")
+    path = contract_file.path_of(ctx.root, "orders")
+    contract = data.check(ctx, "orders", table=orders()).contract
+    kept = Personal(kind="postcode", decision="keep", reason="the price of delivery", by="ada")
+    sealed = Personal(kind="name", decision="encrypt")
+    columns = [
+        msgspec.structs.replace(one, personal={"zip": kept, "first_name": sealed}.get(one.name, one.personal), kind="category")
+        if one.name in ("zip", "first_name")
+        else one
+        for one in contract.columns
+    ]
+    contract_file.write(path, msgspec.structs.replace(contract, columns=columns, subject="email"), "orders")
+    data.add(ctx, "orders", table=orders())
+    assert keys.SEALED.fullmatch(tables.read(ctx, "orders")["first_name"][0].as_py())
+    model = registry.register(ctx, training.train(ctx).id, name="shop")
+    found = model_file.read(ctx.state / model.folder).signature
+    by_name = {field.name: field for field in found.fields}
+    assert by_name["zip"].examples == []
+    assert by_name["price"].examples
+    assert "first_name" not in by_name
+    assert found.hidden == {"email": "pseudonym", "first_name": "drop", "phone": "drop", "note": "drop"}
+    ctx.online.close()
+    ctx.catalog.close()
 
 
 def signature(**hidden: str) -> Signature:

@@ -86,7 +86,9 @@ def as_stored(contract: Contract) -> Contract:
     """Return the contract with the kinds in which hidden columns are stored: pseudonyms and encrypted values are text."""
     columns = [
         msgspec.structs.replace(column, kind="text", minimum=None, maximum=None, categories=None)
-        if column.personal is not None and column.personal.decision in _HIDING and column.kind not in ("text", "category")
+        if column.personal is not None
+        and column.personal.decision in _HIDING
+        and (column.kind not in ("text", "category") or (column.personal.decision == "encrypt" and column.kind != "text"))
         else column
         for column in contract.columns
     ]

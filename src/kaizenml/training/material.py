@@ -95,7 +95,9 @@ def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], o
     table = whole.take(pa.array(rows)) if len(rows) < whole.num_rows else whole
     times = columns.numbers(table.column(settings.time), "timestamp") if settings.time else None
     kinds = frame.kinds_of(ctx, version.ref, views=views, derived=derived)
+    decided, key_print = hiding.decided_inputs(ctx, version, views)
     ignore = settings.ignore if only is None else [name for name in whole.column_names if name not in only]
+    ignore = [*ignore, *(name for name, decision in decided.items() if decision == "encrypt")]
     fields = frame.fields_of(table, target=settings.target, ignore=ignore, views=views, derived=derived, kinds=kinds)
     found, dropped, warnings = refused, dict[str, str](), list[str]()
     if only is None:
@@ -111,7 +113,7 @@ def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], o
     uses, computed = _read(views, derived, [field.name for field in fields])
     also = [*(name for use in uses for name in use.features), *(each.name for each in computed)]  # read on the way to an input
     accepts = [name for name in dict.fromkeys([*version.columns, *also]) if name not in {field.name for field in fields}]
-    hidden, key_print = hiding.hidden_inputs(ctx, version, views)
+    fields, hidden = hiding.without_examples(fields, decided), hiding.hidden(decided)
     return Material(version.ref, table, task, y[rows], times, fields, views, derived, accepts, found, dropped, warnings, held, hidden, key_print)
 
 
