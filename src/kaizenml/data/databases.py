@@ -61,6 +61,9 @@ def read_query(url: str, query: str, cursor: str | None, after: Any) -> Iterator
 def _engine(url: str) -> sa.Engine:
     try:
         return sa.create_engine(filled_in(url), poolclass=sa.pool.NullPool)
+    except sa.exc.NoSuchModuleError:
+        kind = url.partition(":")[0]
+        raise UsageError(f"SQLAlchemy knows no database {kind!r}", remedy="install its dialect, or mend the address") from None
     except sa.exc.ArgumentError:
         raise UsageError(
             f"{masked(url)} is no address of a database", remedy="give SQLAlchemy's, such as 'postgresql+psycopg://user:${PASSWORD}@host/name'"
@@ -69,9 +72,6 @@ def _engine(url: str) -> sa.Engine:
         raise MissingExtra(
             f"the driver {error.name} of {masked(url)} is not installed", remedy=f"pip install '{_DRIVERS.get(error.name or '', error.name)}'"
         ) from None
-    except sa.exc.NoSuchModuleError:
-        kind = url.partition(":")[0]
-        raise UsageError(f"SQLAlchemy knows no database {kind!r}", remedy="install its dialect, or mend the address") from None
 
 
 def _statement(engine: sa.Engine, query: str, cursor: str | None, after: Any) -> sa.TextClause:

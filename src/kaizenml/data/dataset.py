@@ -118,6 +118,19 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     created_at: float
 
 
+class Intake(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where ``kaizen data refresh`` looks for new rows, and what was taken from there."""
+
+    location: str
+    query: str | None = None
+    cursor: str | None = None
+    position: str | None = None  # the greatest value of the cursor that was taken
+    source_name: str | None = None
+    source_column: str | None = None
+    partial: bool = False
+    taken: dict[str, str] = {}  # files, or the one snapshot, each with a mark that is another one when its content is
+
+
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     """A named table with a contract and a history."""
 

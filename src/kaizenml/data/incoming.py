@@ -40,6 +40,10 @@ class Incoming:
     position: Callable[[], str | None] = lambda: None
     """How far a source with a cursor has been read, once it was."""
     close: Callable[[], None] = lambda: None
+    grows: bool = False
+    """Whether new rows come beside those that were taken: files in a folder, rows behind a cursor. Else it is another one each time."""
+    reopened: str = ""
+    """The location by which it is opened again; empty for what cannot be."""
 
 
 class Spool:

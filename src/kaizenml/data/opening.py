@@ -38,6 +38,7 @@ def open_source(
     cursor: str | None = None,
     after: str | None = None,
     taken: Mapping[str, str] | None = None,
+    only_new: bool = False,
 ) -> Incoming | None:
     """Open what a location names.
 
@@ -46,7 +47,8 @@ def open_source(
     source : a file, folder, glob or Delta table, here or in an object store; with ``query`` a database.
     query, cursor : see ``databases.read_query``.
     after : position up to which the rows of a cursor were taken.
-    taken : what was taken of it before, with marks; only the rest is opened.
+    taken : what was taken of it before, with marks.
+    only_new : open only what was not taken; of many files, not those that were changed since.
 
     Returns
     -------
@@ -59,15 +61,26 @@ def open_source(
         raise UsageError("--cursor says which rows of a query are new, and there is no --query", remedy="give --query, or leave --cursor out")
     if is_delta(ctx, source):
         return _delta(ctx, source, taken or {})
-    found = [one for one in locations.files_at(ctx, source) if (taken or {}).get(one.shown) != one.mark]
+    many = locations.is_many(ctx, source)
+    known = taken or {}
+    found = [one for one in locations.files_at(ctx, source) if not only_new or (one.shown not in known if many else known.get(one.shown) != one.mark)]
     if not found:
         return None
-    many = locations.is_many(ctx, source)
+    location = _recorded(ctx, source) if many else found[0].shown
     return Incoming(
-        location=_recorded(ctx, source) if many else found[0].shown,
+        location=location,
         pieces=lambda: files.with_rows(_of_files(found), source) if many else files.pieces_of(found[0]),
         taken={one.shown: one.mark for one in found},
+        grows=many,
+        reopened=location,
     )
+
+
+def changed_files(ctx: Context, source: str, taken: Mapping[str, str]) -> list[str]:
+    """Return the files of a folder or glob that were taken and are other ones now."""
+    if locations.scheme_of(source) not in (None, "file", *locations.SCHEMES) or is_delta(ctx, source) or not locations.is_many(ctx, source):
+        return []
+    return [one.shown for one in locations.files_at(ctx, source) if taken.get(one.shown, one.mark) != one.mark]
 
 
 def is_delta(ctx: Context, source: str) -> bool:
@@ -114,7 +127,7 @@ def _database(ctx: Context, url: str, query: str, cursor: str | None, after: str
     spool = Spool(itertools.chain([first], rows), _spools(ctx))
     return Incoming(
         location=locations.masked(url), pieces=spool.pieces, close=spool.close,
-        position=lambda: databases.cursor_text(last[0]) if last else after,
+        position=lambda: databases.cursor_text(last[0]) if last else after, grows=cursor is not None, reopened=url,
     )  # fmt: skip
 
 
@@ -139,7 +152,7 @@ def _delta(ctx: Context, source: str, taken: Mapping[str, str]) -> Incoming | No
         batches = iter(table.to_pyarrow_dataset().to_batches(batch_readahead=1, fragment_readahead=1))
         return files.with_rows((Piece(normalise(pa.Table.from_batches(group)), 0.5) for group in files.grouped(batches)), source)
 
-    return Incoming(location=location, pieces=pieces, taken={location: str(version)})
+    return Incoming(location=location, pieces=pieces, taken={location: str(version)}, reopened=location)
 
 
 def _local(ctx: Context, source: str) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import replace
 from typing import Any, get_args
@@ -11,16 +12,16 @@ import msgspec
 import pyarrow as pa
 
 from kaizenml.context import Context
-from kaizenml.data import contract_file, hashing, ingest, kept_out, making, opening, personal, provenance, screening, store, tables
-from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Decided, Trust
+from kaizenml.data import adding, contract_file, hashing, ingest, kept_out, making, opening, personal, provenance, store, tables
+from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Decided, Intake, Trust
 from kaizenml.data.found import Found
 from kaizenml.data.incoming import Incoming, Piece
 from kaizenml.data.ingest import Asked, Progress
 from kaizenml.data.kinds import SOURCE, VERSION
-from kaizenml.errors import UsageError
+from kaizenml.errors import NotFound, UsageError
 from kaizenml.refs import check_name
 
-__all__ = ["add", "check", "drop", "list", "quarantine", "release", "show", "verify", "versions"]
+__all__ = ["add", "check", "drop", "list", "quarantine", "refresh", "release", "show", "verify", "versions"]
 
 _MODES = ("append", "replace")
 
@@ -56,6 +57,18 @@ class Verified(msgspec.Struct, frozen=True, kw_only=True):
     rows: int
     hash: str
     forgotten: int  # rows that left it since it was made, each forgetting with a signed record
+    said: str
+
+
+class Refreshed(msgspec.Struct, frozen=True, kw_only=True):
+    """What was new where a dataset's rows come from."""
+
+    dataset: str
+    version: str | None  # that was made; None: nothing was new
+    rows: int  # of the newest version
+    new: int
+    quarantined: int = 0
+    changed: builtins.list[str] = []  # files that were taken, are other ones now, and were left
     said: str
 
 
@@ -153,33 +166,67 @@ def add(
         provenance.check_source_name(source_name)
     asked = Asked(name=name, mode=mode, key=key, time=time, partial=partial, source_name=source_name, source_column=source_column)
     incoming = _incoming(ctx, source, table, origin, query=query, cursor=cursor)
-    with closing(incoming), tables.locked(ctx, name):
-        with ctx.catalog.read() as connection:
-            if once is not None and (made := store.added_once(connection, name, once)):
-                return made
-            dataset, newest = store.find(connection, name), store.version(connection, name, None)
-            parts = store.parts(connection, name)
-        tables.clean(tables.folder(ctx, name), set(parts))
-        tables.clean(tables.quarantine_folder(ctx, name), set(parts), by=VERSION)
-        base = newest if mode == "append" else None
-        onto = ingest.Onto(dataset=dataset, newest=base, number=newest.number + 1 if newest else 1)
-        found = ingest.read_in(ctx, asked, onto, incoming, write=True, progress=progress)
-        part = store.Part(onto.number, found.hash, found.columns)
-        version = making.next_version(ctx, base, found, part, name=name, parts=parts, source=incoming.location)
-        version = msgspec.structs.replace(version, sources=provenance.rows_by_source(dataset, base, found.sources))
-        dataset = making.grown(dataset, version, found.contract, given=[*found.sources], trust=msgspec.convert(trust, Trust) if trust else None)
-        version = msgspec.structs.replace(version, suspicions=screening.suspicions(ctx, version, dataset, found.sources))
-        # the file goes last: if it lags behind after a crash, the next addition extends it again
-        with contract_file.written(contract_file.path_of(ctx.root, name), found.contract, name), ctx.catalog.write() as connection:
-            store.save(connection, dataset)
-            store.add_version(connection, version, part, once)
-            ctx.record(
-                connection, "data.added", version.ref, why,
-                mode=mode, source=incoming.location, sources=found.sources, rows=found.good, total=version.rows, quarantined=version.quarantined,
-                hash=version.hash, changes=found.changes, warnings=version.warnings, undecided=found.undecided,
-            )  # fmt: skip
-            screening.record(ctx, connection, version)
-    return version
+    intake = None
+    if incoming.reopened:
+        intake = Intake(
+            location=incoming.reopened, query=query, cursor=cursor, source_name=source_name, source_column=source_column, partial=partial
+        )
+    try:
+        made = adding.add(ctx, asked, _beside(incoming, mode, intake), trust=_trust(trust), once=once, why=why, progress=progress)
+    finally:
+        incoming.close()
+    assert made is not None  # what a person asks for is added
+    return made
+
+
+def refresh(ctx: Context, name: str, *, once: str | None = None, why: str = "", progress: Progress | None = None) -> Refreshed:
+    """Take what is new where a dataset's rows came from.
+
+    Files that came into a folder or glob, and rows of a query behind its cursor, are appended. A single file, a query without a
+    cursor and a Delta table are taken anew when they are other ones. For the task's dataset, ``[task] source`` counts too.
+
+    Parameters
+    ----------
+    name : the dataset.
+    once : a token; a second call with the same token takes nothing and returns the version that the first one made.
+    why : the reason, for the record.
+    progress : told (what is done, share done 0..1) while much is read.
+
+    Returns
+    -------
+    What was taken. Where nothing is new, no version is made.
+
+    Raises
+    ------
+    NotFound : no such dataset, or nothing says where its rows come from.
+    Conflict : a file is another one, and the dataset has rows of other sources too.
+
+    Examples
+    --------
+    kaizen data refresh orders
+    """
+    with ctx.catalog.read() as connection:
+        if once is not None and (made := store.added_once(connection, check_name(name), once)):
+            return Refreshed(dataset=name, version=made.ref, rows=made.rows, new=0, said=f"taken before as {made.ref}")
+        intakes = store.intakes(connection, name)
+    task = ctx.settings.task
+    if task is not None and task.dataset == name and task.source is not None and task.source not in {one.location for one in intakes}:
+        intakes.append(Intake(location=task.source))
+    if not intakes:
+        tables.version(ctx, name)  # names the nearest when there is none
+        raise NotFound(f"nothing says where new rows of {name!r} come from", remedy=f"kaizen data add {name} FILE, FOLDER or DATABASE --query ...")
+    before, made = _newest(ctx, name), None
+    for place, intake in enumerate(intakes):
+        asked = Asked(name=name, partial=intake.partial, source_name=intake.source_name, source_column=intake.source_column)
+        token = once if once is None or not place else f"{once}:{place}"
+        taken = adding.add(ctx, asked, _new_of(ctx, intake), trust=None, once=token, why=why, progress=progress)
+        made = taken or made
+    changed = [file for one in intakes for file in opening.changed_files(ctx, one.location, one.taken)]
+    if made is None:
+        said = "nothing is new" + (f"; {len(changed)} files that were taken have changed, and were left" if changed else "")
+        return Refreshed(dataset=name, version=None, rows=before.rows if before else 0, new=0, changed=changed, said=said)
+    new = made.rows - (before.rows if before else 0)
+    return Refreshed(dataset=name, version=made.ref, rows=made.rows, new=new, quarantined=made.quarantined, changed=changed, said=f"made {made.ref}")
 
 
 def list(ctx: Context) -> builtins.list[Dataset]:
@@ -455,6 +502,28 @@ def _counts(decided: Decided) -> dict[str, int]:
 def _check_why(why: str) -> None:
     if not why.strip():
         raise UsageError("a decision on rows in quarantine needs a reason", remedy='--why "..."', values={"argument": "why"})
+
+
+def _beside(incoming: Incoming, mode: str, intake: Intake | None) -> Callable[[adding.There], adding.Opened]:
+    def opened(there: adding.There) -> adding.Opened:
+        known = next((one for one in there.intakes if intake and (one.location, one.query) == (intake.location, intake.query)), None)
+        merged = msgspec.structs.replace(intake, taken=known.taken) if intake and known and mode == "append" else intake
+        return adding.Opened(incoming, mode, merged)
+
+    return opened
+
+
+def _new_of(ctx: Context, intake: Intake) -> Callable[[adding.There], adding.Opened | None]:
+    return lambda there: adding.from_intake(ctx, intake, there)
+
+
+def _newest(ctx: Context, name: str) -> DatasetVersion | None:
+    with ctx.catalog.read() as connection:
+        return store.version(connection, name, None)
+
+
+def _trust(trust: str | None) -> Trust | None:
+    return msgspec.convert(trust, Trust) if trust else None
 
 
 def _incoming(ctx: Context, source: str | None, table: Any, origin: str | None, *, query: str | None = None, cursor: str | None = None) -> Incoming:

@@ -8,7 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from kaizenml.catalog import metadata
-from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Decided, Source, Trust
+from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Decided, Intake, Source, Trust
 
 datasets = sa.Table(
     "datasets",
@@ -26,6 +26,15 @@ dataset_sources = sa.Table(
     sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.name"), primary_key=True),
     sa.Column("name", sa.Text, primary_key=True),
     sa.Column("place", sa.Integer, nullable=False),  # in the order in which they came
+    sa.Column("body", sa.LargeBinary, nullable=False),
+)
+
+dataset_intakes = sa.Table(
+    "dataset_intakes",
+    metadata,
+    sa.Column("dataset", sa.Text, sa.ForeignKey("datasets.name"), primary_key=True),
+    sa.Column("location", sa.Text, primary_key=True),
+    sa.Column("query", sa.Text, primary_key=True),  # empty where there is none
     sa.Column("body", sa.LargeBinary, nullable=False),
 )
 
@@ -88,6 +97,25 @@ def sources(connection: sa.Connection, name: str) -> builtins.list[Source]:
     """Return a dataset's sources, oldest first."""
     query = sa.select(dataset_sources.c.body).where(dataset_sources.c.dataset == name).order_by(dataset_sources.c.place)
     return [msgspec.json.decode(body, type=Source) for body in connection.execute(query).scalars()]
+
+
+def intakes(connection: sa.Connection, name: str) -> builtins.list[Intake]:
+    """Return where a dataset's rows are taken from."""
+    t = dataset_intakes.c
+    query = sa.select(t.body).where(t.dataset == name).order_by(t.location, t.query)
+    return [msgspec.json.decode(body, type=Intake) for body in connection.execute(query).scalars()]
+
+
+def save_intake(connection: sa.Connection, name: str, intake: Intake | None, *, alone: bool) -> None:
+    """Write where rows were taken from, new or changed; ``alone``: the rows of all others are no longer there."""
+    mine = dataset_intakes.c.dataset == name
+    if intake is not None and not alone:
+        mine &= (dataset_intakes.c.location == intake.location) & (dataset_intakes.c.query == (intake.query or ""))
+    if alone or intake is not None:
+        connection.execute(dataset_intakes.delete().where(mine))
+    if intake is not None:
+        body = msgspec.json.encode(intake)
+        connection.execute(dataset_intakes.insert().values(dataset=name, location=intake.location, query=intake.query or "", body=body))
 
 
 def save(connection: sa.Connection, dataset: Dataset) -> None:
