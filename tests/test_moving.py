@@ -169,7 +169,7 @@ def test_a_database_of_another_project_and_half_a_move_are_refused(shop: Context
 
 @pytest.mark.slow
 def test_serving_goes_on_while_the_project_moves_and_a_second_machine_serves_the_same_release(
-    shop: Context, postgres: str, s3: S3, redis: str, tmp_path: Path
+    shop: Context, postgres: str, s3: S3, redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     pytest.importorskip("redis", reason="the client of Redis is not installed: pip install 'kaizenml[redis]'")
     data.add(shop, "orders", table=orders(400, 2))
@@ -193,13 +193,22 @@ def test_serving_goes_on_while_the_project_moves_and_a_second_machine_serves_the
         asking = threading.Thread(target=ask)
         asking.start()
         try:
-            found = moved(shop, postgres, s3, redis)
+            monkeypatch.setenv("SHOP_PASSWORD", "not to be shown")
+            url = postgres.replace("kaizen@", "kaizen:${SHOP_PASSWORD}@")
+            command = [sys.executable, "-m", "kaizenml.cli", "migrate", "--catalog", url, "--objects", f"{s3.url}/shop", "--online", redis, "--json"]
+            said = subprocess.run(command, cwd=shop.root, capture_output=True, text=True, timeout=120)
+            assert said.returncode == 0, said.stderr
         finally:
             done.set()
             asking.join()
     assert problems == []
     assert asked > 5
-    assert found.folders == 2
+    found = json.loads(said.stdout)
+    assert (found["catalog"], found["folders"], found["parts"]) == (True, 2, 4)
+    shown = subprocess.run([sys.executable, "-m", "kaizenml.cli", "audit", "settings"], cwd=shop.root, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0
+    assert "${SHOP_PASSWORD}" in (shop.root / "kaizen.toml").read_text()
+    assert "not to be" not in f"{said.stdout}{said.stderr}{shown.stdout}{shown.stderr}"
     second = tmp_path / "another machine"
     second.mkdir()
     shutil.copy(shop.root / "kaizen.toml", second)
