@@ -46,7 +46,7 @@ READING = frozenset({
 })  # fmt: skip
 """Verbs that change nothing: HTTP offers them as GET too."""
 
-MEANT = {"data.quarantine": "data.exclude"}
+MEANT = {"data.quarantine": "data.exclude", "data.release": "data.include"}
 """Typed with an option that only the second takes, the first means the second: one word for looking and doing, two operations for machines."""
 
 ParameterKind = Literal["string", "integer", "number", "boolean", "path", "list", "object", "any"]

@@ -179,8 +179,8 @@ def test_answers_of_the_model_and_with_its_features_are_counted(ctx: Context, mo
 
 
 def test_the_picture_shows_every_step_and_reads_aloud(ctx: Context):
-    found = governance.exclude(ctx, source="feed7")
-    svg = Path(str(found.picture)).read_text()
+    found = governance.exclude(ctx, source="feed7", picture=True)
+    svg = found.picture
     for word in ("orders@2", "stock", "shop@2", "champion: shop@2", "feed7 in orders, stocks"):
         assert word in svg
     assert found.headline in picture.draw(found)
@@ -214,4 +214,6 @@ def test_the_command_line_cuts_with_the_word_that_shows(ctx: Context):
     cut = kaizen("data", "quarantine", "--source", "feed7", "--since", "2026-10-20")
     assert [each["dataset"] for each in cut["exclusions"]] == ["orders", "stocks"]
     assert kaizen("data", "exclusions")[0]["since"] == datetime(2026, 10, 20, tzinfo=UTC).timestamp()
-    assert len(kaizen("data", "include", "--source", "feed7")) == 2
+    assert len(kaizen("data", "release", "--source", "feed7", "--why", "mended")) == 2
+    assert kaizen("data", "radius", "--source", "feed7", "--picture", str(ctx.root / "radius.svg"))["picture"].endswith("radius.svg")
+    assert "shop@2" in (ctx.root / "radius.svg").read_text()

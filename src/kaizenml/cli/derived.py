@@ -66,9 +66,9 @@ def _either(operation: Operation, other: Operation) -> click.Command:
     ours, theirs = command(operation), command(other)
     own = {parameter.name for parameter in operation.parameters}
     more = [parameter for parameter in other.parameters if parameter.name not in own]
-    arguments = [parameter for parameter in parameters(operation) if isinstance(parameter, click.Argument)]
-    for argument in arguments:
-        argument.required = False  # which operation is meant decides; it says what it lacks
+    taken = parameters(operation)
+    for parameter in taken:
+        parameter.required = False  # which operation is meant decides; it says what it lacks
 
     def run(**values: Any) -> Any:
         ctx = click.get_current_context()
@@ -77,11 +77,10 @@ def _either(operation: Operation, other: Operation) -> click.Command:
         assert chosen.callback is not None
         return chosen.callback(**values)
 
-    options = [*(p for p in parameters(operation) if not isinstance(p, click.Argument)), *map(_option, more)]
     names = ", ".join(f"--{parameter.name.replace('_', '-')}" for parameter in more)
     about = f"{ours.help}\n\nWith {names}: {other.summary[0].lower()}{other.summary[1:]}"
     return Command(
-        operation.verb.replace("_", "-"), params=[*arguments, *options], callback=run, help=about, short_help=operation.summary,
+        operation.verb.replace("_", "-"), params=[*taken, *map(_option, more)], callback=run, help=about, short_help=operation.summary,
         epilog=epilog(other),
     )  # fmt: skip
 

@@ -95,7 +95,7 @@ def scan(
     coded = {name: _coded(table[name]) for name in usable} | {"the time of the row": _coded(pa.chunked_array([when]))}
     coded = {name: found for name, found in coded.items() if len(found[1]) > 1}
     labels, classes = _labels(table[target]) if target is not None else (np.zeros(table.num_rows, np.int64), ["all"])
-    seen = _Seen(of, len(units), labels, len(classes), rng)
+    seen = _Seen(of, np.array([unit.trusted for unit in units]), labels, len(classes), rng)
     found: list[Suspicion] = []
     for kind, values, told in _statistics(seen, coded, table, target, classes):
         limits = _limits(kind, values, units, judged)
@@ -111,9 +111,16 @@ def scan(
 class _Seen:
     """The rows by unit, once as they are and once shuffled: what is found in a shuffled column is chance."""
 
-    def __init__(self, of: Ints, units: int, labels: Ints, classes: int, rng: np.random.Generator) -> None:
-        self.units, self.labels, self.classes = units, labels, classes
+    def __init__(self, of: Ints, trusted: Bools, labels: Ints, classes: int, rng: np.random.Generator) -> None:
+        self.units, self.trusted, self.labels, self.classes = len(trusted), trusted, labels, classes
         self.by = [of, rng.permutation(of)]
+
+    def rest(self, sums: Floats) -> Floats:
+        """Return for sums by (as they are or shuffled, unit, ...) those of the rest; a trusted unit's rest is the other trusted ones."""
+        found = sums.sum(1, keepdims=True) - sums
+        if self.trusted.sum() > 1:
+            found[0, self.trusted] = sums[0, self.trusted].sum(0, keepdims=True) - sums[0, self.trusted]
+        return found
 
     def counted(self, cells: Ints, size: int, weights: Floats | None = None) -> Floats:
         """Return sums by (as they are or shuffled, unit, cell)."""
@@ -139,17 +146,12 @@ def _surprise(expected: Floats, seen: _Seen) -> tuple[Floats, Floats]:
     """Return the score for flipped labels of each unit against the rest, in standard errors, and the share of flips it amounts to."""
     own = np.clip(expected[np.arange(len(expected)), seen.labels], 0.02, 1.0)
     score = (1.0 - own) / (max(seen.classes - 1, 1) * own) - 1.0
-    values, shares = [], np.zeros(seen.units)
-    for place, by in enumerate(seen.by):
-        rows = np.bincount(by, minlength=seen.units).astype(np.float64)
-        total, square = np.bincount(by, score, seen.units), np.bincount(by, score**2, seen.units)
-        others = len(score) - rows
-        mean, rest = total / rows, (total.sum() - total) / others
-        spread = np.maximum((square.sum() - square) / others - rest**2, 1e-9)
-        values.append((mean - rest) / np.sqrt(spread * (1 / rows + 1 / others)))
-        if place == 0:
-            shares = (mean - rest) / spread
-    return np.array(values), shares
+    zero = np.zeros(len(score), np.int64)
+    rows, total, square = (seen.counted(zero, 1, weights)[..., 0] for weights in (np.ones(len(score)), score, score**2))
+    others = seen.rest(rows)
+    mean, rest = total / rows, seen.rest(total) / others
+    spread = np.maximum(seen.rest(square) / others - rest**2, 1e-9)
+    return (mean - rest) / np.sqrt(spread * (1 / rows + 1 / others)), (mean - rest)[0] / spread[0]
 
 
 def _shift(
@@ -164,7 +166,7 @@ def _shift(
         offset = np.zeros((2, seen.units, 1))
         for names, cells, size in _slices(coded, len(p)):
             r, v = seen.counted(cells, size, residual), seen.counted(cells, size, variance)
-            rest_r, rest_v = r.sum(1, keepdims=True) - r, v.sum(1, keepdims=True) - v
+            rest_r, rest_v = seen.rest(r), seen.rest(v)
             shift = r / np.maximum(v, 1e-9) - rest_r / np.maximum(rest_v, 1e-9)
             z = np.abs(shift - offset) / np.sqrt(1 / np.maximum(v, 1e-9) + 1 / np.maximum(rest_v, 1e-9))
             z[(v < 3.0) | (rest_v < 3.0)] = 0.0
@@ -195,7 +197,7 @@ def _pairs(seen: _Seen, coded: dict[str, tuple[Ints, list[str]]], target: str | 
         a, b = len(coded[first][1]), len(coded[second][1])
         cells = (coded[first][0] * b + coded[second][0]) * seen.classes + seen.labels
         n = seen.counted(cells, a * b * seen.classes).reshape(2, seen.units, a, b, seen.classes)
-        rest = n.sum(1, keepdims=True) - n
+        rest = seen.rest(n)
         rows, others = n.sum((2, 3), keepdims=True), rest.sum((2, 3), keepdims=True)
         in_a, in_b = n.sum(3, keepdims=True), n.sum(2, keepdims=True)
         rest_a, rest_b = rest.sum(3, keepdims=True), rest.sum(2, keepdims=True)
@@ -238,9 +240,10 @@ def _limits(kind: str, values: Floats, units: Sequence[_Unit], judged: Sequence[
             more = max(mine / units[other].rows, 1.0)
             return float(values[0, other]) * (more if kind == "pairs" else more**0.5)
 
-        trusted = [scaled(other) for other, unit in enumerate(units) if unit.trusted and unit.source]
+        known = [other for other, unit in enumerate(units) if unit.trusted and unit.source]
+        trusted = [scaled(other) for other in known] if len(known) > 1 else []  # one alone could only be compared with those it shall judge
         others = sorted(scaled(other) for other in judged if other != place)
-        bar = max([*trusted, *(others[:-1] if trusted or len(others) > 2 else others), *values[1].tolist()])
+        bar = max([*trusted, *(others[:-1] if known or len(others) > 2 else others), *values[1].tolist()])
         limits.append(max(floor, bar * _MARGIN[kind] if kind == "pairs" else bar + _MARGIN[kind]))
     return limits
 
@@ -255,17 +258,22 @@ def _expected(table: pa.Table, coded: dict[str, tuple[Ints, list[str]]], seen: _
     fold_of_unit[order] = np.arange(seen.units) % min(_FOLDS, seen.units)
     folds = fold_of_unit[seen.by[0]]
     found = np.zeros((table.num_rows, seen.classes))
+    teach = seen.trusted[seen.by[0]]
+    if teach.mean() < 0.3:  # too few to learn from them alone
+        teach = np.ones(len(folds), bool)
+    fewest = int(np.clip(teach.sum() // 20, 3, 30))
     parameters = {
-        "objective": "multiclass" if seen.classes > 2 else "binary", "num_leaves": 15, "learning_rate": 0.15, "min_data_in_leaf": 30, "verbosity": -1,
+        "objective": "multiclass" if seen.classes > 2 else "binary", "num_leaves": 15, "learning_rate": 0.15, "min_data_in_leaf": fewest, "verbosity": -1,
         "num_threads": 1, "max_bin": 15, "deterministic": True, "force_row_wise": True, "seed": 0,
     } | ({"num_class": seen.classes} if seen.classes > 2 else {})  # fmt: skip
     for fold in np.unique(folds):
         test = folds == fold
-        y = seen.labels[~test]
+        known = teach & ~test
+        y = seen.labels[known]
         if len(np.unique(y)) < 2:
-            found[test] = np.bincount(y, minlength=seen.classes) / max(len(y), 1)
+            found[test] = np.bincount(seen.labels, minlength=seen.classes) / len(seen.labels)
             continue
-        fitted = lightgbm.train(parameters, lightgbm.Dataset(x[~test], y, free_raw_data=True), num_boost_round=50)
+        fitted = lightgbm.train(parameters, lightgbm.Dataset(x[known], y, free_raw_data=True), num_boost_round=50)
         answer = np.asarray(fitted.predict(x[test]))
         found[test] = answer if seen.classes > 2 else np.column_stack([1.0 - answer, answer])
     return np.clip(found, 1e-4, 1.0)
@@ -332,7 +340,7 @@ def _units(sources: pa.ChunkedArray, untrusted: set[str], when: pa.Array, rng: n
         within = rows[(times[rows] >= low) & (times[rows] <= high)]
         if len(within) >= max(len(rows) // 4, 2 * FEWEST):
             rows = rng.permutation(within)
-        blocks = int(np.clip(max(len(rows) // size, min(apart, len(rows) // (2 * FEWEST))), 1, _BLOCKS))
+        blocks = int(np.clip(max(len(rows) // size, min(apart, len(rows) // (FEWEST // 2))), 1, _BLOCKS))
         for block in np.array_split(rows, blocks):
             of[block] = len(units)
             units.append(_Unit(name, True, len(block)))

@@ -13,7 +13,8 @@ from kaizenml.data import exclusions as kept
 from kaizenml.data import keys as project_keys
 from kaizenml.data.exclusions import Exclusion
 from kaizenml.errors import NotFound
-from kaizenml.governance import asking, certificate, cutting, picture
+from kaizenml.governance import asking, certificate, cutting
+from kaizenml.governance import picture as drawing
 from kaizenml.governance import radius as following
 from kaizenml.governance import subject as subjects
 from kaizenml.governance.asking import Decision, Forgetting
@@ -31,6 +32,7 @@ def exclude(
     until: str | None = None,
     why: str = "",
     then: Literal["rollback", "retrain"] | None = None,
+    picture: bool = False,
     progress: Callable[[str, float], None] | None = None,
 ) -> Radius:
     """Keep rows of a source or a range of time out of every later training and feature, and show all that they went into.
@@ -48,6 +50,7 @@ def exclude(
     why : the reason, for the record.
     then : ``rollback`` takes releases that learnt from the rows off their endpoints, for the newest former champion that is free of
         them; ``retrain`` trains without them and puts the result on trial. Default: only show what could be done.
+    picture : also draw it, as SVG.
     progress : told (step, share done 0..1) while it retrains.
 
     Returns
@@ -72,7 +75,7 @@ def exclude(
     elif then == "retrain":
         done = cutting.retrain(ctx, found, reason, progress)
     found = msgspec.structs.replace(following.radius(ctx, made) if done else found, done=done)
-    return picture.kept(ctx, found)
+    return drawing.drawn(found) if picture else found
 
 
 def include(
@@ -133,6 +136,7 @@ def radius(
     since: str | None = None,
     until: str | None = None,
     exclusion: int | None = None,
+    picture: bool = False,
 ) -> Radius:
     """Show everything that rows of a source or a range of time went into, without keeping them out: what ``exclude`` would show.
 
@@ -143,6 +147,7 @@ def radius(
     since : rows from this day or time on.
     until : rows before this day or time only.
     exclusion : the rows of this exclusion instead, by its number.
+    picture : also draw it, as SVG.
 
     Returns
     -------
@@ -157,13 +162,17 @@ def radius(
     --------
     ``kaizen data radius --source feed7 --since 2026-11-01``
     """
-    if exclusion is None:
-        return following.radius(ctx, cutting.planned(ctx, dataset, source=source, since=since, until=until))
+    cut = cutting.planned(ctx, dataset, source=source, since=since, until=until) if exclusion is None else [_one(ctx, exclusion)]
+    found = following.radius(ctx, cut)
+    return drawing.drawn(found) if picture else found
+
+
+def _one(ctx: Context, exclusion: int) -> Exclusion:
     with ctx.catalog.read() as connection:
         found = [each for each in kept.every(connection) if each.id == exclusion]
     if not found:
         raise NotFound(f"there is no exclusion {exclusion}", remedy="kaizen data exclusions --lifted", values={"exclusion": exclusion})
-    return following.radius(ctx, found)
+    return found[0]
 
 
 def forget(

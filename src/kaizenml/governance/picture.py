@@ -7,10 +7,8 @@ from xml.sax.saxutils import escape, quoteattr
 import msgspec
 
 from kaizenml import charts
-from kaizenml.context import Context
 from kaizenml.governance.radius import Radius, name_of
 
-FOLDER = "exclusions"  # below the project's state
 MOST = 6  # boxes in a column; the rest is counted
 
 
@@ -29,12 +27,9 @@ def draw(found: Radius, *, standalone: bool = False) -> str:
     return charts.stack([inner], title=name_of(found.exclusions), about=found.headline) if standalone else inner
 
 
-def kept(ctx: Context, found: Radius) -> Radius:
-    """Write the picture beside the project's other files, named for its exclusion; return the radius with its place."""
-    path = ctx.state / FOLDER / f"{'-'.join(str(each.id) for each in found.exclusions[:8])}.svg"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(draw(found, standalone=True), encoding="utf-8")
-    return msgspec.structs.replace(found, picture=str(path))
+def drawn(found: Radius) -> Radius:
+    """Return the radius with its picture."""
+    return msgspec.structs.replace(found, picture=draw(found, standalone=True))
 
 
 def _columns(columns: list[tuple[str, list[tuple[str, str, str]]]], about: str) -> str:

@@ -86,7 +86,7 @@ class Radius(msgspec.Struct, frozen=True, kw_only=True):
     unknown: list[str]  # models made elsewhere: what they learnt from is not known here
     next: list[str]  # commands that would help
     done: list[str] = []  # what was done about it just now
-    picture: str | None = None  # SVG file
+    picture: str = ""  # SVG
 
 
 class Coverage:
