@@ -117,7 +117,7 @@ class _Seen:
 
     def rest(self, sums: Floats) -> Floats:
         """Return for sums by (as they are or shuffled, unit, ...) those of the rest; a trusted unit's rest is the other trusted ones."""
-        found = sums.sum(1, keepdims=True) - sums
+        found: Floats = sums.sum(1, keepdims=True) - sums
         if self.trusted.sum() > 1:
             found[0, self.trusted] = sums[0, self.trusted].sum(0, keepdims=True) - sums[0, self.trusted]
         return found
@@ -263,8 +263,8 @@ def _expected(table: pa.Table, coded: dict[str, tuple[Ints, list[str]]], seen: _
         teach = np.ones(len(folds), bool)
     fewest = int(np.clip(teach.sum() // 20, 3, 30))
     parameters = {
-        "objective": "multiclass" if seen.classes > 2 else "binary", "num_leaves": 15, "learning_rate": 0.15, "min_data_in_leaf": fewest, "verbosity": -1,
-        "num_threads": 1, "max_bin": 15, "deterministic": True, "force_row_wise": True, "seed": 0,
+        "objective": "multiclass" if seen.classes > 2 else "binary", "num_leaves": 15, "learning_rate": 0.15, "min_data_in_leaf": fewest,
+        "verbosity": -1, "num_threads": 1, "max_bin": 15, "deterministic": True, "force_row_wise": True, "seed": 0,
     } | ({"num_class": seen.classes} if seen.classes > 2 else {})  # fmt: skip
     for fold in np.unique(folds):
         test = folds == fold
