@@ -58,7 +58,7 @@ def test_a_feature_is_described_as_it_was_known_for_the_tasks_rows(ctx: Context)
     assert sum(step.rows for step in left.over_time) == 48
     assert left.over_time[-1].middle == 23.0
     assert dict(map(tuple, kind.profile["top"])) == {"x": 12, "y": 12}
-    assert found.source == "stocks@1"
+    assert found.sources == {"stocks@1": ["main"]}
     assert found.age_s == timedelta(hours=49).total_seconds()
     assert found.unused == ["stock_left", "stock_kind"]
     texts = [element.text for element in ET.fromstring(found.picture).iter("{http://www.w3.org/2000/svg}text")]
@@ -102,3 +102,25 @@ def test_a_version_says_who_made_it_and_why(ctx: Context):
     shown = operations.find("data", "show").call(ctx, {"dataset": "stocks@1"})
     assert (shown["made_by"], shown["why"]) == ("ann", "counted")
     assert shown["used_by"] == {"views": [], "runs": [], "models": [], "releases": [], "endpoints": []}
+
+
+def test_windows_defined_in_python_are_described_and_found_by_owner_and_tag(ctx: Context):
+    (ctx.root / "features.py").write_text(
+        '''
+from kaizenml import count, features, mean
+
+
+@features(entity="sku", source="orders", at="at", owner="Bob", tags=["stock"])
+class Asked:
+    """How often a thing was asked for."""
+
+    asked_6h = count(last="6h")
+    late_share = mean("late", last="6h")
+'''
+    )
+    found = features.describe(ctx, "asked")
+    asked = found.features[0]
+    assert (asked.name, asked.of, asked.profile["max"]) == ("asked_6h", "count of rows, last 6 h", 3.0)  # every other hour
+    assert found.looked_at.startswith("as known for 48 rows")
+    assert [one.feature for one in features.search(ctx, owner="bob", tag="STOCK")] == ["asked_6h", "late_share"]
+    assert [one.feature for one in features.search(ctx, "often")] == ["asked_6h", "late_share"]

@@ -77,7 +77,7 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     """A feature view: where it comes from, how its features look, and what uses it."""
 
     state: ViewState
-    source: str  # dataset version that its values come from
+    sources: dict[str, builtins.list[str]]  # dataset versions that its values come from -> the feeds that gave their rows
     newest_at: float | None  # newest event time; None: timeless, or no rows
     age_s: float | None  # of that
     looked_at: str  # which rows the statistics are of
@@ -150,16 +150,13 @@ def describe(ctx: Context, view: str, *, picture: bool = False) -> Description:
     readers = _readers(ctx)
     seen, looked_at = _described(ctx, defined)
     described = [msgspec.structs.replace(one, used=readers.get((defined.name, one.name), [])) for one in seen]
-    newest, source = None, defined.dataset
-    try:
-        version = tables.version(ctx, defined.dataset)
-        source = version.ref
-        newest = _instant(version.profile.get(defined.at or "", {}).get("max"))
-    except NotFound:
-        pass
+    with ctx.catalog.read() as connection:
+        behind = [found for name in frame.datasets_behind(ctx, defined) if (found := datasets.version(connection, name, None))]
+        feeds = {one.ref: [*one.sources] or [source.name for source in datasets.sources(connection, one.dataset)] for one in behind}
+    newest = _instant(behind[0].profile.get(defined.at or "", {}).get("max")) if behind else None
     made = Description(
         state=state,
-        source=source,
+        sources=feeds,
         newest_at=newest,
         age_s=None if newest is None else ctx.clock.timestamp() - newest,
         looked_at=looked_at,
@@ -176,7 +173,7 @@ def draw(made: Description) -> str:
     for one in made.features:
         said = f"{one.of}, missing in {charts.percent(one.missing)}" + ("" if one.used else ", used by no release")
         rows.append((one.name, said, "neutral", distribution(one) or charts.histogram([1.0], title=one.name)))
-    return charts.labelled(rows, title=made.state.ref, about=f"{made.source}; {made.looked_at}", standalone=True)
+    return charts.labelled(rows, title=made.state.ref, about=f"{', '.join(made.sources)}; {made.looked_at}", standalone=True)
 
 
 def distribution(one: Feature, *, width: int = 160, height: int = 36) -> str:
@@ -209,7 +206,7 @@ def _readers(ctx: Context) -> dict[tuple[str, str], builtins.list[str]]:
             if field.view is not None:
                 found.setdefault((field.view, field.name), []).append(release.ref)
         for use in signature.views:  # those that derived inputs read
-            for column in use.columns:
+            for column in [*use.columns, *(each.name for each in use.aggregates)]:
                 refs = found.setdefault((use.name, column if use.plain else f"{use.name}_{column}"), [])
                 if release.ref not in refs:
                     refs.append(release.ref)
@@ -219,7 +216,7 @@ def _readers(ctx: Context) -> dict[tuple[str, str], builtins.list[str]]:
 def _rows(ctx: Context, view: FeatureView) -> tuple[pa.Table, pa.ChunkedArray | None, str]:
     """Return rows with the view's features, their times, and what rows they are."""
     task = ctx.settings.task
-    if task is not None and task.dataset != view.dataset:
+    if task is not None:
         try:
             version = tables.version(ctx, task.dataset)
             rows = frame.training_frame(ctx, version.ref, views=[view], recorded=False)
@@ -247,7 +244,7 @@ def _described(ctx: Context, view: FeatureView) -> tuple[builtins.list[Feature],
 
 def _state(ctx: Context, view: FeatureView) -> tuple[int, ...]:
     """Return numbers that change when the rows behind a view's statistics do."""
-    names = {view.dataset, *([ctx.settings.task.dataset] if ctx.settings.task else [])}
+    names = {*frame.datasets_behind(ctx, view), *([ctx.settings.task.dataset] if ctx.settings.task else [])}
     with ctx.catalog.read() as connection:
         held = [one.id for one in exclusions.active(connection, sorted(names))]
         numbers = [found.number for name in sorted(names) if (found := datasets.version(connection, name, None))]

@@ -10,6 +10,7 @@ from kaizenml import events
 from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data.dataset import Dataset, DatasetVersion
+from kaizenml.features import frame
 from kaizenml.features import store as views
 from kaizenml.governance import collecting
 from kaizenml.registry import store as models
@@ -87,7 +88,8 @@ def show(ctx: Context, dataset: str) -> Shown:
 def of_version(ctx: Context, version: DatasetVersion) -> Uses:
     """Return what was made of a dataset's version."""
     with ctx.catalog.read() as connection:
-        readers = [ref for ref, view in views.definitions(connection).items() if view.dataset == version.dataset]
+        defined = views.definitions(connection)
+    readers = [ref for ref, view in defined.items() if version.dataset in frame.datasets_behind(ctx, view)]
     return _uses(ctx, lambda run_data, _run_views, pinned: run_data == version.ref or version.ref in pinned, readers)
 
 
