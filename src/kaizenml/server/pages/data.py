@@ -11,10 +11,12 @@ from kaizenml.data import operations as data
 from kaizenml.data.dataset import Column, Contract, DatasetVersion
 from kaizenml.data.profile import spread
 from kaizenml.features import operations as features
-from kaizenml.governance import lineage
+from kaizenml.governance import lineage, picture, radius
+from kaizenml.governance import operations as governance
 from kaizenml.server.rendering import commas, number
 
 MANY = 60
+CUTS = 4
 BARS = 16
 CELL = 80  # characters of a refused value that are shown
 
@@ -34,6 +36,7 @@ def dataset_values(ctx: Context, name: str) -> dict[str, Any]:
     """Return what the page of one dataset shows."""
     shown = lineage.show(ctx, name)
     versions = sorted(data.versions(ctx, shown.dataset.name), key=lambda version: version.number, reverse=True)
+    cuts = governance.exclusions(ctx, shown.dataset.name)[-CUTS:]
     promised = {column.name: column for column in shown.dataset.contract.columns}
     by_source = shown.version.sources or {source.name: shown.version.rows for source in shown.dataset.sources[:1]}
     refused = data.quarantine(ctx, shown.dataset.name, limit=8) if shown.quarantined else None
@@ -53,6 +56,8 @@ def dataset_values(ctx: Context, name: str) -> dict[str, Any]:
         "more_sources": max(len(shown.dataset.sources) - MANY, 0),
         "columns": [_column(name, kind, promised.get(name), shown.version) for name, kind in shown.version.columns.items()],
         "quarantined": shown.quarantined,
+        "suspicions": shown.version.suspicions,
+        "cuts": [(cut, found.headline, picture.draw(found)) for cut in cuts for found in [radius.radius(ctx, [cut])]],
         "reasons": sorted(refused.reasons.items(), key=lambda item: -item[1]) if refused else [],
         "samples": [_sample(row) for row in refused.samples] if refused else [],
     }
