@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from kaizenml.context import Context
 from kaizenml.data import operations as data
-from kaizenml.errors import InvalidInput, InvalidSettings
+from kaizenml.errors import InvalidInput, InvalidSettings, NotFound
 from kaizenml.features import definitions, expressions, frame, operations
+from kaizenml.features.asking import features_for
 from kaizenml.features.online import look_up
 from kaizenml.features.signature import Derived
 
@@ -237,3 +238,23 @@ def test_an_expression_from_a_stranger_reaches_nothing_and_cannot_grow(text: str
         return
     with pytest.raises(InvalidSettings):
         expressions.compile_derived(each)
+
+
+def test_versions_stand_side_by_side_in_a_frame_of_whatever_rows(shop: Context) -> None:
+    frame.training_frame(shop, "asked")
+    old = frame.views(shop)[0]
+    (shop.root / "features.py").write_text(FILE.replace('sum_("amount", last="30d")', 'sum_("amount", last="10d")'))
+    rows = pa.table({"customer_id": [8, 7, None, 7], "when": pa.array([on(22), on(31), on(22), None], pa.timestamp("us", "UTC")), "asked": [1.0] * 4})
+    found = features_for(shop, rows, at="when", views=["spend", f"spend@{old.version[:6]}"])
+    assert found.column_names[3:7] == ["spend_30d", "limit", "orders", "each"]
+    assert found["spend_30d"].to_pylist() == [5.0, 0.0, None, None]
+    assert found[f"spend_30d@{old.version}"].to_pylist() == [5.0, 30.5, None, None]
+    assert found["spend_ratio"].to_pylist() == [0.0, 0.0, None, None]
+    assert found["customer_id"].to_pylist() == [8, 7, None, 7]
+    done = operations.frame(shop, "asked", at="at", out=shop.root / "known.csv")
+    assert (done.rows, done.known["orders"]) == (5, 3)
+    assert (shop.root / "known.csv").read_text().splitlines()[0].endswith('"spend_ratio","strained"')
+    with pytest.raises(InvalidInput, match="no column 'whn'; did you mean 'when'"):
+        features_for(shop, rows, at="whn")
+    with pytest.raises(NotFound, match="spend@ffff"):
+        features_for(shop, rows, views=["spend@ffff"])

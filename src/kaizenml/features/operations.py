@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from kaizenml.clock import parse_duration
@@ -11,16 +12,17 @@ from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
 from kaizenml.errors import InvalidInput, NotFound
-from kaizenml.features import corrections, filling, frame, parity, store, streams, taking
+from kaizenml.features import asking, corrections, filling, parity, store, streams, taking
+from kaizenml.features import frame as frames
 from kaizenml.features.buffer import buffer_of
 from kaizenml.features.moments import keeps_rows
 from kaizenml.features.online import Read, read_at
 from kaizenml.features.parity import Parity
 from kaizenml.features.push import Checker
 from kaizenml.features.streams import Consumed
-from kaizenml.features.view import FeatureView, Kept, Materialized, Pushed, ViewState
+from kaizenml.features.view import FeatureView, Framed, Kept, Materialized, Pushed, ViewState
 
-__all__ = ["check", "consume", "flush", "get", "list", "materialize", "push", "read", "show"]
+__all__ = ["check", "consume", "flush", "frame", "get", "list", "materialize", "push", "read", "show"]
 
 _checkers: dict[tuple[str, str], Checker] = {}  # (state folder, view): a push must not wait for the catalog
 
@@ -83,7 +85,7 @@ def flush(ctx: Context, view: str) -> DatasetVersion | None:
     --------
     kaizen features flush weather
     """
-    found = frame.view_named(ctx, view)
+    found = frames.view_named(ctx, view)
     buffer = buffer_of(ctx.state)
     version = None
     for _ in range(2):  # a batch that an earlier flush left sealed, and what came since
@@ -124,12 +126,45 @@ def materialize(ctx: Context, view: str, *, everything: bool = False, progress: 
     --------
     kaizen features materialize weather --everything
     """
-    found = frame.view_named(ctx, view)
+    found = frames.view_named(ctx, view)
     flush(ctx, view)
     store.record_use(ctx, [found])
     done = _fill(ctx, found, everything=everything, progress=progress)
     publish(ctx)
     return Materialized(view=found.ref, dataset=done.version.ref, entities=done.entities, kept=done.kept)
+
+
+def frame(ctx: Context, rows: str, *, at: str | None = None, views: Sequence[str] | None = None, out: Path | None = None) -> Framed:
+    """Put features beside rows, as they were known at each row's moment.
+
+    Every row comes back, in its order. Versions of before stand beside those of now: `spend,spend@3f2a`.
+
+    Parameters
+    ----------
+    rows : a dataset (`orders` or `orders@2`), a .csv or .parquet file, or a SELECT over datasets; with the views' entities.
+    at : the column with the moments; without, the newest values are taken.
+    views : names of views, or name@version for a definition of before; default all.
+    out : a .csv or .parquet file to write; without, only what was found is told.
+
+    Returns
+    -------
+    How many rows there are, and for each column that was added in how many of them it is known.
+
+    Raises
+    ------
+    NotFound : there is no such dataset, view or version.
+    InvalidInput : `at` is no column with times.
+
+    Examples
+    --------
+    kaizen features frame orders --at ordered --views taste --out known.parquet
+    """
+    before = asking.rows_named(ctx, rows)
+    table = asking.features_for(ctx, before, at=at, views=views)
+    if out is not None:
+        asking.write(table, out)
+    known = {name: table.num_rows - table.column(name).null_count for name in table.column_names[before.num_columns :]}
+    return Framed(rows=table.num_rows, known=known, out=None if out is None else str(out))
 
 
 def get(ctx: Context, view: str, key: str) -> Kept:
@@ -183,7 +218,7 @@ def read(ctx: Context, view: str, keys: Sequence[str]) -> Sequence[Kept]:
     --------
     kaizen features read weather JFK,LGA,EWR
     """
-    found = frame.view_named(ctx, view)
+    found = frames.view_named(ctx, view)
     now = ctx.clock.timestamp()
     stored = ctx.online.read(found.ref, keys)
     told = read_at(found.columns, found.aggregates, None, stored, round(now * 1e6))
@@ -252,7 +287,7 @@ def check(ctx: Context, view: str, *, entities: int = 100) -> Parity:
     --------
     kaizen features check weather --entities 1000
     """
-    found = frame.view_named(ctx, view)
+    found = frames.view_named(ctx, view)
     done = materialize(ctx, view)
     return parity.compare(ctx, found, done.dataset, entities=entities)
 
@@ -268,7 +303,7 @@ def list(ctx: Context) -> Sequence[ViewState]:
     --------
     kaizen features list
     """
-    return [_state(ctx, view) for view in frame.views(ctx)]
+    return [_state(ctx, view) for view in frames.views(ctx)]
 
 
 def show(ctx: Context, view: str) -> ViewState:
@@ -286,7 +321,7 @@ def show(ctx: Context, view: str) -> ViewState:
     --------
     kaizen features show weather
     """
-    return _state(ctx, frame.view_named(ctx, view))
+    return _state(ctx, frames.view_named(ctx, view))
 
 
 def _state(ctx: Context, view: FeatureView) -> ViewState:
@@ -349,11 +384,11 @@ def _kept(view: FeatureView, key: str, found: Read, now: float, nothing: str) ->
 
 
 def _pushed_to(ctx: Context, name: str) -> FeatureView:
-    view = frame.view_named(ctx, name)
+    view = frames.view_named(ctx, name)
     if view.sql is not None:
         raise InvalidInput(
             f"the rows of {view.name!r} are what a query gives; none can be pushed into it",
-            remedy=f"add rows to {' or '.join(frame.datasets_behind(ctx, view))}, then kaizen features materialize {view.name}",
+            remedy=f"add rows to {' or '.join(frames.datasets_behind(ctx, view))}, then kaizen features materialize {view.name}",
             values={"view": view.ref},
         )
     return view
@@ -361,7 +396,7 @@ def _pushed_to(ctx: Context, name: str) -> FeatureView:
 
 def publish(ctx: Context) -> None:
     """Tell serving processes which views rows can be pushed into, and what such a row holds."""
-    taking.publish(ctx.state, [_known(ctx, view) for view in frame.views(ctx) if view.sql is None])
+    taking.publish(ctx.state, [_known(ctx, view) for view in frames.views(ctx) if view.sql is None])
 
 
 def _known(ctx: Context, view: FeatureView) -> taking.Known:

@@ -167,3 +167,11 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float | None
     fresh: bool  # young enough for the view: older values count as missing
     status: str = "present"  # stale: too old; missing: nothing is known of the entity; empty: nothing has come into the view yet
+
+
+class Framed(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows with the features that were known at their moments."""
+
+    rows: int
+    known: dict[str, int]  # by column that was added: rows in which it is known
+    out: str | None = None  # the file that was written

@@ -1,0 +1,101 @@
+"""Features for rows that somebody brings: a data frame, a file, a dataset or a query; views of any version side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from kaizenml.context import Context
+from kaizenml.data import store as datasets
+from kaizenml.data import tables
+from kaizenml.errors import InvalidInput, nearest
+from kaizenml.features import definitions, frame, join
+from kaizenml.features.encoding import microseconds
+from kaizenml.features.view import FeatureView
+
+
+def features_for(ctx: Context, rows: Any, *, at: str | None = None, views: Sequence[str] | None = None) -> pa.Table:
+    """Return rows, all and in their order, with features as they were known at each row's moment.
+
+    Parameters
+    ----------
+    rows : a table of Arrow, pandas or Polars (whatever exports an Arrow stream) with the entities' columns.
+    at : its column with the moments; naive times are UTC. None: the newest values.
+    views : names, or ``name@version`` for a definition of before; default all views of the project. Of a view that is there twice, the
+        features of the second are named ``feature@version``.
+
+    Returns
+    -------
+    Arrow; derived inputs are there too where all that they are computed from is.
+
+    Raises
+    ------
+    NotFound : no such view or version.
+    InvalidInput : ``at`` is no column with times.
+    """
+    table = rows if isinstance(rows, pa.Table) else pa.table(rows)
+    chosen = frame.views(ctx) if views is None else [frame.view_named(ctx, name) for name in views]
+    known_at = None if at is None else _moments(table, at)
+    told: set[str] = set()
+    for view in chosen:
+        again, width = view.name in told, table.num_columns
+        told.add(view.name)
+        named = _apart(view) if again else view
+        table = frame.with_features(ctx, table, [named], [], known_at=known_at, told="the rows")
+        if again:
+            names = [f"{name}@{view.version}" for name in view.features]
+            table = table.rename_columns([*table.column_names[:width], *names])
+    for each in definitions.of(ctx).derived:
+        if set(each.inputs) <= set(table.column_names) and each.name not in table.column_names:
+            table = frame.with_features(ctx, table, [], [each], known_at=None, told="the rows")
+    return table
+
+
+def rows_named(ctx: Context, rows: str) -> pa.Table:
+    """Return the rows of a dataset (``name`` or ``name@2``), of a CSV or Parquet file, or of a SELECT over datasets."""
+    if rows.lstrip().lower().startswith(("select ", "with ")):
+        from kaizenml.data import sql
+
+        with ctx.catalog.read() as connection:
+            names = [each.name for each in datasets.every(connection) if each.name in rows]
+        return sql.query(rows, {name: tables.read_allowed(ctx, name) for name in names})
+    path = Path(rows)
+    if path.suffix == ".parquet":
+        return pyarrow.parquet.read_table(path)
+    if path.suffix == ".csv":
+        return pyarrow.csv.read_csv(path)
+    return tables.read_allowed(ctx, rows)
+
+
+def write(table: pa.Table, path: Path) -> None:
+    """Write CSV or Parquet, as the file's name says."""
+    if path.suffix == ".csv":
+        pyarrow.csv.write_csv(table, path)
+    elif path.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        raise InvalidInput(f"{path.name} is neither .csv nor .parquet", remedy="name the file with one of these", values={"file": str(path)})
+
+
+def _apart(view: FeatureView) -> FeatureView:
+    """Return a view whose features have names that nothing else has."""
+    return msgspec.structs.replace(view, name=f"{view.name}@{view.version}", plain=False)
+
+
+def _moments(table: pa.Table, at: str) -> join.Int64:
+    known: Iterable[str] = table.column_names
+    kind = table.schema.field(at).type if at in table.column_names else None
+    if kind is None or not (pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        close = nearest(at, known)
+        what = f"the column {at!r} holds {kind}, not times" if kind is not None else f"the rows have no column {at!r}"
+        hint = f"; did you mean {close!r}?" if close and close != at else ""
+        raise InvalidInput(what + hint, remedy="name a column with times as at", values={"found": at, "nearest": close})
+    times = microseconds(table.column(at))
+    return np.where(np.asarray(times.is_null().to_numpy(), bool), join.MISSING, np.asarray(times.fill_null(0).to_numpy(), np.int64))
