@@ -258,3 +258,12 @@ def test_versions_stand_side_by_side_in_a_frame_of_whatever_rows(shop: Context) 
         features_for(shop, rows, at="whn")
     with pytest.raises(NotFound, match="spend@ffff"):
         features_for(shop, rows, views=["spend@ffff"])
+
+
+def test_a_row_that_is_asked_about_may_not_count_in_its_own_features(shop: Context, reopen: Callable[..., Context]) -> None:
+    toml = '[project]\nname = "shop"\n[task]\ndataset = "orders"\ntarget = "credit_limit"\ntime = "ts"\n'
+    (shop.root / "features.py").write_text(FILE[: FILE.index("@derived")])
+    with pytest.raises(InvalidSettings, match="would count in its own features"):
+        frame.training_frame(reopen(toml), "orders")
+    rows = frame.training_frame(reopen(toml + 'asked_before = "1s"\n'), "orders").to_pylist()
+    assert [row["spend_30d"] for row in rows] == [None, 10.0, None, 10.0]

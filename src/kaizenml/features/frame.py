@@ -104,10 +104,22 @@ def training_frame(
             order = np.argsort(us, kind="stable")
             rows, us = rows.take(pa.array(order)), us[order]
         known_at = np.where(us == join.MISSING, us, us - round(parse_duration(task.asked_before) * 1e6))
+        _check_itself(chosen, ref, task.time, asked_before_s=parse_duration(task.asked_before))
     rows = with_features(ctx, rows, chosen, computed, known_at=known_at, told=ref)
     if recorded:
         store.record_use(ctx, chosen)
     return rows
+
+
+def _check_itself(views: Iterable[FeatureView], ref: str, time: str, *, asked_before_s: float) -> None:
+    """Refuse windows that hold the very row that is asked about: a request is asked before its row exists."""
+    for view in views:
+        if asked_before_s <= 0 and view.aggregates and view.at == time and view.dataset == ref.partition("@")[0] and view.created is None:
+            raise InvalidSettings(
+                f"each row of {view.dataset} would count in its own features of the view {view.name!r}: both go by {time!r}",
+                remedy='say asked_before = "1s" under [task]: the question comes before the row',
+                values={"view": view.name, "dataset": view.dataset, "time": time},
+            )
 
 
 def with_features(
