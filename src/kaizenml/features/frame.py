@@ -104,7 +104,8 @@ def training_frame(
             order = np.argsort(us, kind="stable")
             rows, us = rows.take(pa.array(order)), us[order]
         known_at = np.where(us == join.MISSING, us, us - round(parse_duration(task.asked_before) * 1e6))
-        _check_itself(chosen, ref, task.time, asked_before_s=parse_duration(task.asked_before))
+        if recorded:
+            _check_itself(chosen, ref, task.time, asked_before_s=parse_duration(task.asked_before))
     rows = with_features(ctx, rows, chosen, computed, known_at=known_at, told=ref)
     if recorded:
         store.record_use(ctx, chosen)
