@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 
 from kaizenml.serving import __main__ as serving
-from kaizenml.serving.journal import Journal
-from kaizenml.serving.metrics import Counters
+from kaizenml.serving.journaling.journal import Journal
+from kaizenml.serving.telling.metrics import Counters
 
 PARTS = {"journal": (Journal, ["append", "append_all"]), "counters": (Counters, ["add", "set", "time"])}
 

@@ -17,11 +17,11 @@ from _rows import OURS, Measured, options, report
 from kaizenml.context import Context
 from kaizenml.features.signature import Signature
 from kaizenml.project import open_project
-from kaizenml.serving.drain import drain
 from kaizenml.serving.ids import Ids, project_key
-from kaizenml.serving.journal import Journal
+from kaizenml.serving.journaling.drain import drain
+from kaizenml.serving.journaling.journal import Journal
+from kaizenml.serving.journaling.records import Answer, PredictionRecord, ShadowRecord
 from kaizenml.serving.outcomes import Outcome, OutcomeStore
-from kaizenml.serving.records import Answer, PredictionRecord, ShadowRecord
 
 AT = 1_767_225_600.0
 ANSWERS = 1000

@@ -33,8 +33,8 @@ import _bundle
 from _rows import OURS, Measured, options, report
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.snapshot import EndpointRoute, Route, Snapshot
-from kaizenml.serving import journal
-from kaizenml.serving.records import PredictionRecord, Record
+from kaizenml.serving.journaling import journal
+from kaizenml.serving.journaling.records import PredictionRecord, Record
 
 TIMES = 3
 FEW, MANY = 32, 1000  # connections

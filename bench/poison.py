@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from _rows import OURS, machine, options
-from kaizenml.data import poison
+from kaizenml.data.trust import poison
 from kaizenml.demo import flights
 
 COLUMNS = ["carrier", "origin", "dest", "distance", "sched_dep_time", "sched_arr_time", "month", "weekday", "tailnum"]

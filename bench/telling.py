@@ -45,10 +45,10 @@ def main() -> None:
 def _ours(state: Path) -> list[tuple[str, str, Callable[[], Any]]]:
     from kaizenml.rollouts.snapshot import EndpointRoute, Snapshot
     from kaizenml.serving import worker
-    from kaizenml.serving.access_log import AccessLog
-    from kaizenml.serving.observer import Observer
     from kaizenml.serving.routing import Routing, load
-    from kaizenml.serving.tracing import open_tracer
+    from kaizenml.serving.telling.access_log import AccessLog
+    from kaizenml.serving.telling.observer import Observer
+    from kaizenml.serving.telling.tracing import open_tracer
     from kaizenml.settings import ServeSettings
 
     snapshot = Snapshot(revision=1, written_at=0.0, endpoints={"bench": EndpointRoute(endpoint="bench", revision=1, arms=[_bundle.write(state, 1)])})

@@ -20,7 +20,7 @@ FILE_LINES, FUNCTION_LINES, CLASS_METHODS, INHERITANCE = 600, 60, 20, 2
 HEAVY = ("pandas", "scipy", "sklearn", "lightgbm", "pyarrow", "sqlalchemy", "deltalake", "duckdb", "matplotlib")
 HOT = [
     "kaizenml",
-    "kaizenml.serving.app", "kaizenml.serving.worker", "kaizenml.serving.journal", "kaizenml.serving.outcomes", "kaizenml.serving.client",
+    "kaizenml.serving.app", "kaizenml.serving.worker", "kaizenml.serving.journaling.journal", "kaizenml.serving.outcomes", "kaizenml.serving.client",
     "kaizenml.features.encoder", "kaizenml.features.online", "kaizenml.features.taking",
     "kaizenml.registry.runtimes", "kaizenml.rollouts.assign", "kaizenml.rollouts.snapshot", "kaizenml.training.model_file",
     "kaizenml.training.linear", "kaizenml.adapters.online", "kaizenml.adapters.sqlite_online", "kaizenml.adapters.redis_online",

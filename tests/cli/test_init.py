@@ -17,7 +17,8 @@ import pytest
 from kaizenml import settings
 from kaizenml.cli.application import run
 from kaizenml.data import contract as contracts
-from kaizenml.data import contract_file, sources
+from kaizenml.data import contract_file
+from kaizenml.data.intake import sources
 from kaizenml.scaffold import guess, installation
 
 

@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 from faker import Faker
 
-from kaizenml.data import detect
 from kaizenml.data.kinds import normalise
+from kaizenml.data.people import detect
 
 ROWS = 300
 

@@ -9,8 +9,8 @@ import pytest
 from kaizenml import events
 from kaizenml.context import Context
 from kaizenml.data import operations as data
-from kaizenml.data import poison
-from kaizenml.data.poison import Scan
+from kaizenml.data.trust import poison
+from kaizenml.data.trust.poison import Scan
 
 ROWS, SOURCES = 8000, 8
 COLUMNS = ["price", "channel", "country", "hour"]

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from kaizenml.data.intake.sources import load
 from kaizenml.data.kinds import notes_of
-from kaizenml.data.sources import load
 from kaizenml.errors import InvalidData, KaizenError, NotFound
 
 

@@ -18,7 +18,8 @@ import pyarrow.parquet
 import pytest
 
 from kaizenml.context import Context
-from kaizenml.data import files, hashing, ingest, operations, part_writer, seen, sources, store, streams, tables
+from kaizenml.data import hashing, ingest, operations, part_writer, seen, store, tables
+from kaizenml.data.intake import files, sources, streams
 from kaizenml.data.kinds import normalise
 from kaizenml.errors import ContractBroken, InvalidData
 
@@ -197,7 +198,8 @@ def test_a_part_hashed_whole_by_an_older_kaizenml_is_verified_still(ctx: Context
 MANY = """
 import resource, sys
 from pathlib import Path
-from kaizenml.data import operations, part_writer, streams
+from kaizenml.data import operations, part_writer
+from kaizenml.data.intake import streams
 from kaizenml.errors import StorageFull
 from kaizenml.project import open_project
 part_writer._HELD_BYTES = streams._CHUNK = 1 << 18

@@ -23,12 +23,12 @@ from kaizenml.errors import NotFound, UsageError
 from kaizenml.features import operations as features
 from kaizenml.features.buffer import buffer_of
 from kaizenml.governance import operations as governance
-from kaizenml.governance import picture
+from kaizenml.governance.cutting_off import picture
 from kaizenml.project import open_project
 from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
 from kaizenml.rollouts import operations as rollouts
-from kaizenml.serving import drain
+from kaizenml.serving.journaling import drain
 from kaizenml.training import operations as training
 from made_once import made_once
 

@@ -19,15 +19,16 @@ from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.errors import Corrupt, NotFound, UsageError
 from kaizenml.features import operations as features
-from kaizenml.governance import certificate
 from kaizenml.governance import operations as governance
+from kaizenml.governance.forgetting import certificate
 from kaizenml.loop import operations as loop
 from kaizenml.monitoring import operations as monitoring
 from kaizenml.project import open_project
 from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
 from kaizenml.serving import operations as serving
-from kaizenml.serving import outcomes, predictions
+from kaizenml.serving import outcomes
+from kaizenml.serving.journaling import predictions
 from made_once import made_once
 
 THEIRS = (shop.TOWN, shop.BASKET, *shop.ORDERS, "z-asked-1", "z-bad")

@@ -15,9 +15,9 @@ from forked import forked
 from kaizenml import audit
 from kaizenml.data import operations as data
 from kaizenml.data import tables
-from kaizenml.governance import certificate
 from kaizenml.governance import operations as governance
-from kaizenml.governance import wish as wishes
+from kaizenml.governance.forgetting import certificate
+from kaizenml.governance.forgetting import wish as wishes
 from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
 from kaizenml.serving import operations as serving

@@ -17,8 +17,8 @@ from kaizenml.context import Context
 from kaizenml.features import encoding
 from kaizenml.monitoring import operations as monitoring
 from kaizenml.releases import operations as releases
-from kaizenml.serving import predictions
 from kaizenml.serving.ids import Ids, project_key
+from kaizenml.serving.journaling import predictions
 from kaizenml.serving.outcomes import Outcome, OutcomeStore
 from kaizenml.training import model_file, scoring
 

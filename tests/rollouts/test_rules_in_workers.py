@@ -16,9 +16,9 @@ import pytest
 from kaizenml.context import Context
 from kaizenml.releases.release import Release
 from kaizenml.rollouts import operations as rollouts
-from kaizenml.serving import predictions
 from kaizenml.serving.client import Client
-from kaizenml.serving.drain import drain
+from kaizenml.serving.journaling import predictions
+from kaizenml.serving.journaling.drain import drain
 
 Make = Callable[..., Release]
 PROJECT = '[project]\nname = "shop"\n'

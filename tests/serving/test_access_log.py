@@ -12,9 +12,9 @@ import pytest
 import serving_bundles as bundles
 from in_process import running
 
-from kaizenml.serving.access_log import KEPT, Access, AccessLog
 from kaizenml.serving.client import Client
 from kaizenml.serving.paths import template
+from kaizenml.serving.telling.access_log import KEPT, Access, AccessLog
 from kaizenml.settings import ServeSettings
 
 GOOD = bundles.GOOD
@@ -66,7 +66,7 @@ def test_it_is_off_by_default(tmp_path):
 WRITER = """
 import sys, time
 from pathlib import Path
-from kaizenml.serving.access_log import Access, AccessLog
+from kaizenml.serving.telling.access_log import Access, AccessLog
 log = AccessLog(Path(sys.argv[1]), dropped=lambda lines: sys.exit(f"{lines} lines lost"), rotate_bytes=20_000)
 for _ in range(8):
     for _ in range(20):

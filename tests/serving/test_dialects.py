@@ -15,10 +15,10 @@ import serving_bundles as bundles
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaizenml.serving import journal
 from kaizenml.serving.client import Client
-from kaizenml.serving.drain import _decode
-from kaizenml.serving.records import Body
+from kaizenml.serving.journaling import journal
+from kaizenml.serving.journaling.drain import _decode
+from kaizenml.serving.journaling.records import Body
 
 GOOD = bundles.GOOD
 OTHER = {"price": None, "size": "L", "count": 7, "gift": False, "ordered": "2026-03-04T08:00:00Z"}

@@ -14,7 +14,7 @@ from kaizenml.access import owner, token
 from kaizenml.errors import InvalidSettings, UsageError
 from kaizenml.serving import worker
 from kaizenml.serving.app import App
-from kaizenml.serving.front import Front, fixed_token, front_for, needs_token
+from kaizenml.serving.connecting.front import Front, fixed_token, front_for, needs_token
 from kaizenml.settings import ServeSettings
 
 

@@ -15,13 +15,14 @@ import pytest
 import serving_bundles as bundles
 
 from kaizenml.errors import InvalidInput, NotFound
-from kaizenml.serving import drain as draining
-from kaizenml.serving import journal, operations, predictions
+from kaizenml.serving import operations
 from kaizenml.serving.client import Client
-from kaizenml.serving.drain import drain, tidy
 from kaizenml.serving.ids import Ids, project_key
-from kaizenml.serving.journal import Journal
-from kaizenml.serving.records import Answer, PredictionRecord, ShadowRecord
+from kaizenml.serving.journaling import drain as draining
+from kaizenml.serving.journaling import journal, predictions
+from kaizenml.serving.journaling.drain import drain, tidy
+from kaizenml.serving.journaling.journal import Journal
+from kaizenml.serving.journaling.records import Answer, PredictionRecord, ShadowRecord
 
 AT = datetime(2026, 3, 1, 23, 59, 59, 400_000, tzinfo=UTC).timestamp()
 _encode = msgspec.msgpack.Encoder().encode
@@ -207,7 +208,7 @@ STORM = """
 import os, signal, sys, time
 import pyarrow as pa, pyarrow.dataset
 from kaizenml.project import open_project
-from kaizenml.serving.drain import drain
+from kaizenml.serving.journaling.drain import drain
 pa.array([1])  # what it loads on first use is loaded here, so that the children die in their work
 ctx = open_project(sys.argv[1], actor="test")
 ctx.catalog.close()

@@ -23,10 +23,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_serving_processes import _workers
 
-from kaizenml.serving import journal
 from kaizenml.serving.client import Client
-from kaizenml.serving.drain import _decode
-from kaizenml.serving.records import Body
+from kaizenml.serving.journaling import journal
+from kaizenml.serving.journaling.drain import _decode
+from kaizenml.serving.journaling.records import Body
 
 grpc = pytest.importorskip("grpc", reason="grpcio is not installed: pip install 'kaizenml[grpc]'")
 

@@ -13,9 +13,10 @@ import pytest
 from in_process import running
 
 from kaizenml.context import Context
-from kaizenml.data import contract_file, keys, tables
+from kaizenml.data import contract_file, tables
 from kaizenml.data import operations as data
 from kaizenml.data.dataset import Personal
+from kaizenml.data.people import keys
 from kaizenml.features import operations as features
 from kaizenml.features.signature import Signature
 from kaizenml.governance import lineage
@@ -23,8 +24,8 @@ from kaizenml.project import open_project
 from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
 from kaizenml.rollouts import operations as rollouts
-from kaizenml.serving import drain
 from kaizenml.serving.hiding import Hiding, hiding_for
+from kaizenml.serving.journaling import drain
 from kaizenml.serving.protocol import PredictRequest
 from kaizenml.training import model_file
 from kaizenml.training import operations as training

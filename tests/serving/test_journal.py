@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaizenml.errors import Corrupt, StorageFull
-from kaizenml.serving import journal
 from kaizenml.serving.ids import Ids, project_key, seconds_of
-from kaizenml.serving.journal import Journal
+from kaizenml.serving.journaling import journal
+from kaizenml.serving.journaling.journal import Journal
 
 
 def _payloads(folder: Path) -> list[bytes | None]:
@@ -195,7 +195,7 @@ def test_a_device_without_room_says_so(tmp_path):
 
 def test_a_killed_writer_leaves_whole_records_only(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from kaizenml.serving.journal import Journal\n"
+        "import sys; from pathlib import Path; from kaizenml.serving.journaling.journal import Journal\n"
         "j = Journal(Path(sys.argv[1]), segment_bytes=200_000); n = 0\n"
         "while True:\n    j.append(n.to_bytes(4, 'big') * 500); n += 1\n    print(n, flush=True)"
     )

@@ -14,8 +14,8 @@ import serving_bundles as bundles
 from in_process import running
 
 from kaizenml.rollouts import snapshot
-from kaizenml.serving.drain import drain
-from kaizenml.serving.metrics import FAMILIES, Counters
+from kaizenml.serving.journaling.drain import drain
+from kaizenml.serving.telling.metrics import FAMILIES, Counters
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = bundles.GOOD

@@ -22,10 +22,10 @@ from kaizenml.features.encoder import EncodedColumn, Encoder
 from kaizenml.features.signature import Field, Signature
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.snapshot import EndpointRoute, Route, Rule, Snapshot
-from kaizenml.serving import journal
 from kaizenml.serving.client import Client
-from kaizenml.serving.drain import _decode
-from kaizenml.serving.records import PredictionRecord, ShadowRecord
+from kaizenml.serving.journaling import journal
+from kaizenml.serving.journaling.drain import _decode
+from kaizenml.serving.journaling.records import PredictionRecord, ShadowRecord
 from kaizenml.training import model_file
 from kaizenml.training.model_file import Member, ModelSpec, Naive
 

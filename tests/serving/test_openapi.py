@@ -20,11 +20,11 @@ from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.snapshot import Rule
 from kaizenml.serving import app as app_module
 from kaizenml.serving.client import Client
-from kaizenml.serving.docs_page import page
-from kaizenml.serving.openapi import document
-from kaizenml.serving.openapi_parts import STATUSES
 from kaizenml.serving.protocol import MethodNotAllowed
 from kaizenml.serving.routing import Routing, load
+from kaizenml.serving.telling.docs_page import page
+from kaizenml.serving.telling.openapi import document
+from kaizenml.serving.telling.openapi_parts import STATUSES
 
 
 def _routing(state, **kind) -> Routing:

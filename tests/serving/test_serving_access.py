@@ -20,8 +20,8 @@ from kaizenml.access import owner
 from kaizenml.cli import processes, reaching
 from kaizenml.clock import SimulatedClock
 from kaizenml.errors import Forbidden, RateLimited, Unauthorized, Unavailable, UsageError
-from kaizenml.serving import tls
 from kaizenml.serving.client import Client
+from kaizenml.serving.connecting import tls
 
 pytestmark = pytest.mark.slow
 GOOD = bundles.GOOD

@@ -24,9 +24,9 @@ from kaizenml.clock import SimulatedClock, SystemClock
 from kaizenml.errors import KaizenError, StorageFull, Unavailable
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.snapshot import EndpointRoute, Snapshot
-from kaizenml.serving import predictions
 from kaizenml.serving.client import Client
-from kaizenml.serving.drain import drain
+from kaizenml.serving.journaling import predictions
+from kaizenml.serving.journaling.drain import drain
 
 GOOD = bundles.GOOD
 

@@ -22,7 +22,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from kaizenml.serving.client import Client
-from kaizenml.serving.journal import read, segments
+from kaizenml.serving.journaling.journal import read, segments
 
 GOOD = bundles.GOOD
 BODY = json.dumps({"inputs": [GOOD]}).encode()

@@ -14,9 +14,9 @@ import pytest
 import serving_bundles as bundles
 
 from kaizenml.errors import Unavailable
-from kaizenml.serving import predictions
 from kaizenml.serving.client import Client
-from kaizenml.serving.drain import drain
+from kaizenml.serving.journaling import predictions
+from kaizenml.serving.journaling.drain import drain
 
 GOOD = bundles.GOOD
 

@@ -11,9 +11,9 @@ import pytest
 import serving_bundles as bundles
 
 from kaizenml.errors import InvalidInput, NotFound, TooLarge, Unavailable
-from kaizenml.serving import journal
 from kaizenml.serving.client import Client
-from kaizenml.serving.drain import _decode
+from kaizenml.serving.journaling import journal
+from kaizenml.serving.journaling.drain import _decode
 
 GOOD = bundles.GOOD
 

@@ -23,9 +23,9 @@ from kaizenml.features.buffer import buffer_of
 from kaizenml.features.view import FeatureView
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.assign import choose
-from kaizenml.serving import predictions
 from kaizenml.serving.client import Client
-from kaizenml.serving.drain import drain
+from kaizenml.serving.journaling import predictions
+from kaizenml.serving.journaling.drain import drain
 from kaizenml.training import model_file
 
 GOOD = bundles.GOOD

@@ -18,14 +18,14 @@ from deltalake import DeltaTable
 from kaizenml.errors import InvalidInput, Refused
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.snapshot import EndpointRoute, Route, Rule, Snapshot
-from kaizenml.serving import predictions
 from kaizenml.serving.deciding import decide
 from kaizenml.serving.dialects import tables
 from kaizenml.serving.dialects.call import Call
 from kaizenml.serving.dialects.invocations import Invocations
 from kaizenml.serving.dialects.oip import OpenInference
-from kaizenml.serving.drain import _decode, drain
 from kaizenml.serving.engine import Engine
+from kaizenml.serving.journaling import predictions
+from kaizenml.serving.journaling.drain import _decode, drain
 from kaizenml.serving.protocol import Limits, PredictRequest
 from kaizenml.serving.routing import Routing, load
 from kaizenml.serving.worker import build

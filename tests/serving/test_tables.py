@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from kaizenml.context import Context
 from kaizenml.errors import InvalidInput, TooLarge
-from kaizenml.serving import predictions
 from kaizenml.serving.client import Client
 from kaizenml.serving.dialects import arrow, npy
-from kaizenml.serving.drain import drain
+from kaizenml.serving.journaling import predictions
+from kaizenml.serving.journaling.drain import drain
 from kaizenml.serving.protocol import Limits
 
 NPY, ARROW = "application/x-npy", "application/vnd.apache.arrow.stream"

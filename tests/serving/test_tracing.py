@@ -13,9 +13,10 @@ from contextlib import contextmanager
 import pytest
 import serving_bundles as bundles
 
-from kaizenml.serving import journal, tracing
 from kaizenml.serving.client import Client
-from kaizenml.serving.drain import _decode
+from kaizenml.serving.journaling import journal
+from kaizenml.serving.journaling.drain import _decode
+from kaizenml.serving.telling import tracing
 
 GOOD = bundles.GOOD
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
@@ -183,7 +184,7 @@ class Missing:
         if name.partition(".")[0] == "opentelemetry":
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
-from kaizenml.serving.tracing import open_tracer
+from kaizenml.serving.telling.tracing import open_tracer
 print(open_tracer({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9"}))
 """
     done = subprocess.run([sys.executable, "-c", without], capture_output=True, text=True, check=True)

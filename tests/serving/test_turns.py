@@ -16,7 +16,7 @@ import msgspec
 import pytest
 import serving_bundles as bundles
 
-from kaizenml.serving import journal, records
+from kaizenml.serving.journaling import journal, records
 
 GOOD = bundles.GOOD
 ALONE = b"expect: 100-continue\r\n"  # such a request takes the long way, through the ASGI application

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from kaizenml.access import owner
 from kaizenml.cli import derived, processes
-from kaizenml.serving.front import TOKEN
+from kaizenml.serving.connecting.front import TOKEN
 from kaizenml.settings import load
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def believed(root: Path, serve: ServeSettings) -> ssl.SSLContext | None:
     """Return the trust in the project's own certificate; None where it has none."""
     if not serve.tls_cert:
         return None
-    from kaizenml.serving import tls
+    from kaizenml.serving.connecting import tls
 
     return tls.pinned(root / serve.tls_cert)
 

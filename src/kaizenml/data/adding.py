@@ -9,11 +9,13 @@ from typing import NamedTuple
 import msgspec
 
 from kaizenml.context import Context
-from kaizenml.data import contract_file, ingest, making, opening, provenance, screening, store, tables
+from kaizenml.data import contract_file, ingest, making, provenance, store, tables
 from kaizenml.data.dataset import Dataset, DatasetVersion, Intake, Trust
-from kaizenml.data.incoming import Incoming
 from kaizenml.data.ingest import Asked, Progress
+from kaizenml.data.intake import opening
+from kaizenml.data.intake.incoming import Incoming
 from kaizenml.data.kinds import VERSION
+from kaizenml.data.trust import screening
 from kaizenml.errors import Conflict
 
 

@@ -12,11 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kaizenml.data import addition, detect, uniqueness
-from kaizenml.data import personal as persons
+from kaizenml.data import addition, uniqueness
 from kaizenml.data.dataset import Column, Contract, Kind, Personal, Severity
 from kaizenml.data.kinds import RESERVED, STORED, kind_of, no_column, notes_of
 from kaizenml.data.parse import parse_as
+from kaizenml.data.people import detect
+from kaizenml.data.people import personal as persons
 from kaizenml.errors import ContractBroken, InvalidData, nearest
 
 _WORDS: dict[Kind, str] = {

@@ -14,10 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.context import Context
-from kaizenml.data import personal, storage, tables
+from kaizenml.data import storage, tables
 from kaizenml.data.dataset import Contract, DatasetVersion, Kind
 from kaizenml.data.kinds import STORED
 from kaizenml.data.parse import parse_as
+from kaizenml.data.people import personal
 
 _Side = tuple[DatasetVersion, list[int]]
 Hashes = npt.NDArray[np.uint64]

@@ -10,13 +10,14 @@ import pyarrow.compute as pc
 
 from kaizenml import code
 from kaizenml.context import Context
-from kaizenml.data import addition, contract_file, personal, provenance, store, tables
+from kaizenml.data import addition, contract_file, provenance, store, tables
 from kaizenml.data import contract as rules
 from kaizenml.data.dataset import Column, Contract, Dataset, DatasetVersion, Trust
 from kaizenml.data.found import Found
 from kaizenml.data.hashing import version_hash
-from kaizenml.data.keys import Keys
 from kaizenml.data.kinds import SOURCE
+from kaizenml.data.people import personal
+from kaizenml.data.people.keys import Keys
 from kaizenml.data.profile import merge, without_values
 from kaizenml.errors import Conflict, ContractBroken
 

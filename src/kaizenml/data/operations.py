@@ -12,12 +12,14 @@ import msgspec
 import pyarrow as pa
 
 from kaizenml.context import Context
-from kaizenml.data import adding, contract_file, hashing, ingest, kept_out, making, opening, personal, provenance, store, tables
+from kaizenml.data import adding, contract_file, hashing, ingest, kept_out, making, provenance, store, tables
 from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Decided, Intake, Trust
 from kaizenml.data.found import Found
-from kaizenml.data.incoming import Incoming, Piece
 from kaizenml.data.ingest import Asked, Progress
+from kaizenml.data.intake import opening
+from kaizenml.data.intake.incoming import Incoming, Piece
 from kaizenml.data.kinds import SOURCE, VERSION
+from kaizenml.data.people import personal
 from kaizenml.errors import NotFound, UsageError
 from kaizenml.refs import check_name
 

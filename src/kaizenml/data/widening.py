@@ -8,7 +8,7 @@ from collections.abc import Set
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kaizenml.data.incoming import Piece
+from kaizenml.data.intake.incoming import Piece
 from kaizenml.data.kinds import TWO_INSTANTS, notes_of, with_notes
 from kaizenml.data.parse import MISSING_AMONG_VALUES, Parsed, parse, parse_dates
 

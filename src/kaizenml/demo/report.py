@@ -15,7 +15,8 @@ from kaizenml.context import Context
 from kaizenml.demo.flights import ASKED_BEFORE
 from kaizenml.demo.replay import ENDPOINT, Plan
 from kaizenml.releases import operations as releases
-from kaizenml.serving import outcomes, predictions
+from kaizenml.serving import outcomes
+from kaizenml.serving.journaling import predictions
 from kaizenml.training import model_file
 
 CLIP = 1e-6

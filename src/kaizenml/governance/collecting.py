@@ -6,8 +6,9 @@ import re
 from collections.abc import Iterable
 
 from kaizenml.context import Context
-from kaizenml.data import personal, tables
+from kaizenml.data import tables
 from kaizenml.data.dataset import Contract, Dataset, DatasetVersion
+from kaizenml.data.people import personal
 from kaizenml.errors import KaizenError
 from kaizenml.features import store as views
 from kaizenml.refs import parse_ref

@@ -9,16 +9,17 @@ from typing import Literal
 import msgspec
 
 from kaizenml.context import Context
-from kaizenml.data import exclusions as kept
-from kaizenml.data import keys as project_keys
-from kaizenml.data.exclusions import Exclusion
+from kaizenml.data.people import keys as project_keys
+from kaizenml.data.trust import exclusions as kept
+from kaizenml.data.trust.exclusions import Exclusion
 from kaizenml.errors import NotFound
-from kaizenml.governance import asking, certificate, cutting
-from kaizenml.governance import picture as drawing
-from kaizenml.governance import radius as following
-from kaizenml.governance import subject as subjects
-from kaizenml.governance.asking import Decision, Forgetting
-from kaizenml.governance.radius import Radius
+from kaizenml.governance.cutting_off import cutting
+from kaizenml.governance.cutting_off import picture as drawing
+from kaizenml.governance.cutting_off import radius as following
+from kaizenml.governance.cutting_off.radius import Radius
+from kaizenml.governance.forgetting import asking, certificate
+from kaizenml.governance.forgetting import subject as subjects
+from kaizenml.governance.forgetting.asking import Decision, Forgetting
 
 __all__ = ["decide", "exclude", "exclusions", "forget", "forgotten", "include", "radius"]
 

@@ -16,7 +16,7 @@ from kaizenml.monitoring import operations as monitoring
 from kaizenml.monitoring import parity
 from kaizenml.rollouts import operations as rollouts
 from kaizenml.rollouts import publishing
-from kaizenml.serving import drain as journal
+from kaizenml.serving.journaling import drain as journal
 
 __all__ = ["ask", "history", "improve", "status", "tick"]
 

@@ -13,7 +13,8 @@ from kaizenml.data.dataset import Kind
 from kaizenml.errors import KaizenError
 from kaizenml.monitoring import joining, reference
 from kaizenml.rollouts import operations as rollouts
-from kaizenml.serving import outcomes, predictions
+from kaizenml.serving import outcomes
+from kaizenml.serving.journaling import predictions
 from kaizenml.serving.outcomes import Kept
 
 SETTLED_S = 3_600.0  # an outcome older than this whose prediction is not drained has none

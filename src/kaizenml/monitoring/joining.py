@@ -27,7 +27,8 @@ from kaizenml.monitoring.live import DayState
 from kaizenml.monitoring.pairs import PairState
 from kaizenml.monitoring.reference import Answers
 from kaizenml.monitoring.store import AccuracyKey, Cursors, PairKey
-from kaizenml.serving import outcomes, predictions
+from kaizenml.serving import outcomes
+from kaizenml.serving.journaling import predictions
 from kaizenml.serving.outcomes import Kept
 
 BATCH = 50_000  # outcomes in one step

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from kaizenml.clock import parse_duration
-from kaizenml.data import sources
+from kaizenml.data.intake import sources
 from kaizenml.errors import Corrupt, InvalidData, KaizenError, MissingExtra, NotFound, UsageError
 from kaizenml.features.signature import Signature
 from kaizenml.registry import check_rows, foreign, skops_file, trial

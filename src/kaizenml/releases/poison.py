@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from kaizenml.context import Context
-from kaizenml.data import screening, tables
 from kaizenml.data import store as datasets
-from kaizenml.data.poison import Scan
+from kaizenml.data import tables
+from kaizenml.data.trust import screening
+from kaizenml.data.trust.poison import Scan
 from kaizenml.features import store as views
 from kaizenml.releases.release import GateResult, Pins
 from kaizenml.training.run import Run

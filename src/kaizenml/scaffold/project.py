@@ -16,8 +16,10 @@ import pyarrow as pa
 
 from kaizenml import refs, settings
 from kaizenml.data import contract as contracts
-from kaizenml.data import contract_file, kinds, personal, sources
+from kaizenml.data import contract_file, kinds
 from kaizenml.data.dataset import Contract, Personal
+from kaizenml.data.intake import sources
+from kaizenml.data.people import personal
 from kaizenml.errors import Conflict, InvalidData, KaizenError, nearest
 from kaizenml.scaffold import guess, installation, texts
 from kaizenml.scaffold.guess import Guess

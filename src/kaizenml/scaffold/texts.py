@@ -152,7 +152,8 @@ from pathlib import Path
 import pytest
 
 from kaizenml import settings
-from kaizenml.data import contract, contract_file, sources
+from kaizenml.data import contract, contract_file
+from kaizenml.data.intake import sources
 
 ROOT = Path(__file__).resolve().parent.parent
 SETTINGS, _SOURCES = settings.load(ROOT, environ={})

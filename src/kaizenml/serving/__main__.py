@@ -16,7 +16,7 @@ import msgspec
 from kaizenml import settings as settings_module
 from kaizenml.errors import KaizenError, NotFound
 from kaizenml.serving import supervisor
-from kaizenml.serving.front import Front, front_for, prepare
+from kaizenml.serving.connecting.front import Front, front_for, prepare
 from kaizenml.settings import ServeSettings, Settings
 
 _GIVEN_ON = "KAIZEN_WORKER_SETTINGS"  # from the parent to its workers

@@ -21,17 +21,17 @@ from kaizenml.ports import OnlineStore
 from kaizenml.registry.runtimes import Prediction
 from kaizenml.rollouts.assign import choose
 from kaizenml.rollouts.snapshot import LENT
-from kaizenml.serving import records
 from kaizenml.serving.beside import Batching, Beside
 from kaizenml.serving.deciding import Answered, Asked, Decision, Features, Known, Pending, Row, decide, merged, told
 from kaizenml.serving.ids import Ids
-from kaizenml.serving.journal import Journal
-from kaizenml.serving.metrics import Counters
+from kaizenml.serving.journaling import records
+from kaizenml.serving.journaling.journal import Journal
+from kaizenml.serving.journaling.records import Answer, PredictionRecord
 from kaizenml.serving.protocol import Limits, PredictRequest, read_predict
-from kaizenml.serving.records import Answer, PredictionRecord
 from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute, Routing
 from kaizenml.serving.rules import Hit
 from kaizenml.serving.shadows import Shadows
+from kaizenml.serving.telling.metrics import Counters
 
 log = logging.getLogger("kaizenml.serving")
 UNJOURNALED = b',"journaled":false'  # in an answer that has no record

@@ -9,8 +9,9 @@ import pyarrow.compute as pc
 
 from kaizenml.context import Context
 from kaizenml.errors import InvalidInput
-from kaizenml.serving import drain as journal
-from kaizenml.serving import ids, outcomes, predictions
+from kaizenml.serving import ids, outcomes
+from kaizenml.serving.journaling import drain as journal
+from kaizenml.serving.journaling import predictions
 
 __all__ = ["counts", "drain", "trace"]
 

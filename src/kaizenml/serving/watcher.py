@@ -15,7 +15,7 @@ from kaizenml.rollouts import snapshot as snapshots
 from kaizenml.rollouts.rules import describe
 from kaizenml.rollouts.snapshot import Snapshot
 from kaizenml.serving.engine import Engine
-from kaizenml.serving.journal import Journal
+from kaizenml.serving.journaling.journal import Journal
 from kaizenml.serving.routing import Routing, load
 
 log = logging.getLogger("kaizenml.serving")

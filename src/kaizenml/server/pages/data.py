@@ -11,8 +11,9 @@ from kaizenml.data import operations as data
 from kaizenml.data.dataset import Column, Contract, DatasetVersion
 from kaizenml.data.profile import spread
 from kaizenml.features import operations as features
-from kaizenml.governance import lineage, picture, radius
+from kaizenml.governance import lineage
 from kaizenml.governance import operations as governance
+from kaizenml.governance.cutting_off import picture, radius
 from kaizenml.server.rendering import commas, number
 
 MANY = 60

@@ -21,7 +21,7 @@ from kaizenml.rollouts.rollout import WHOLE, Rollout
 from kaizenml.server import actions
 from kaizenml.server.pages import rules, vitals, words
 from kaizenml.server.rendering import commas
-from kaizenml.serving.front import needs_token
+from kaizenml.serving.connecting.front import needs_token
 
 SHOWN_COLUMNS = 10
 DRIFT_DAYS = 7

@@ -12,7 +12,7 @@ from kaizenml.context import Context
 from kaizenml.rollouts import conditions, snapshot
 from kaizenml.rollouts.rules import describe
 from kaizenml.rollouts.snapshot import EndpointRoute, Rule
-from kaizenml.serving import predictions
+from kaizenml.serving.journaling import predictions
 
 DAYS = 7
 

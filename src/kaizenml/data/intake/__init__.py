@@ -1,0 +1,1 @@
+"""From files, folders, object stores and databases to rows, piece by piece."""

@@ -1,0 +1,1 @@
+"""A source is cut off, and everything that it went into is found."""

@@ -1,0 +1,1 @@
+"""A person is forgotten everywhere, and it is shown that they are."""

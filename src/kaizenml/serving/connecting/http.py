@@ -1,0 +1,385 @@
+"""Connections: uvicorn's HTTP protocol with limits of its own, a shorter way for most requests, and the taking of new ones. Hot path.
+
+Uvicorn reads headers of any length, and takes any number of connections. Here both have limits. Where as many are open as may be,
+newcomers wait in the kernel's queue, which costs nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import itertools
+import logging
+import math
+import socket
+from collections.abc import MutableMapping
+from typing import Any
+
+import httptools
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from kaizenml.errors import KaizenError
+from kaizenml.serving.app import JSON
+from kaizenml.serving.connecting.admission import Admission, Bounds, Overloaded
+from kaizenml.serving.connecting.headers import Headers
+from kaizenml.serving.connecting.patience import BadRequest, HeadersTooLarge, Patient
+from kaizenml.serving.connecting.turns import Turns, Waiting
+
+log = logging.getLogger("kaizenml.serving")
+_SWEEP_S = 0.25
+_SMALL_BYTES = 1_000_000  # a body that may come in parts and yet be answered in a turn
+_TAKEN_AT_ONCE = 8  # connections, before the other workers get their turn
+_IDLE_S = 1.0  # an idle connection this old may be closed to let another in
+_CLOSED_AT_ONCE = 64
+_TURN = 20  # while newcomers wait, every twentieth answer ends its connection: nobody keeps a place for ever
+_SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class _TooManyHeaders(Exception):
+    """Ends the parsing."""
+
+
+class _OtherProtocol(Exception):
+    """Ends the parsing: the parser takes a body after such a wish for the other protocol's."""
+
+
+class Connection(Patient):
+    """One connection.
+
+    Parameters
+    ----------
+    taking : who took it in.
+    """
+
+    def __init__(self, taking: Taking) -> None:
+        super().__init__(taking)
+        self._head_bytes = 0
+        self._head_begun = False  # by the bytes that are just being read
+        self._taken: tuple[str, str | None, str | None] | None = None  # what is being read is for ``turns``: endpoint, trace id, arm
+        self._asked_scope: dict[str, Any] = {}
+        self._asked_body = b""
+        self._parts: list[bytes] = []  # of a body that comes in parts
+        self._held = 0  # bytes of memory that are set aside for it
+        self._stays = True  # whether the connection stays open after the answer
+        self._in_turn = False  # whether an answer of ``turns`` is still to come
+
+    def data_received(self, data: bytes) -> None:
+        if self.deaf:
+            return
+        if self.awaited == "idle":
+            self.wait_for("header", self.bounds.header_s)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            if not self.cycle.response_complete:
+                self.end_after(self.cycle)  # what follows would be another protocol, which is not spoken here
+        except httptools.HttpParserError as error:
+            if isinstance(error.__context__, _TooManyHeaders):
+                self.refuse(_too_many(self.bounds), "headers")
+                return
+            self.refuse(_malformed(error), "malformed")
+            return
+        if self._taken is not None and not self._held:  # there is more to come
+            self._hold()
+        if self.in_head:
+            if not self._head_begun:  # else some of it belongs to the request before
+                self._head_bytes += len(data)
+            self._head_begun = False
+            if self._head_bytes > self.bounds.header_bytes:
+                self.refuse(_too_many(self.bounds), "headers")
+
+    def eof_received(self) -> bool | None:  # type: ignore[override]
+        """Tell the transport whether to stay open: a client that has said all it wants still gets its answer."""
+        cycle = self.cycle
+        if self._in_turn and not self.deaf and self.scheme != "https":
+            self._stays = False
+            return True
+        if self.deaf or cycle is None or cycle.response_complete or cycle.more_body or self.scheme == "https":
+            return None
+        cycle.keep_alive = False
+        return True
+
+    def on_message_begin(self) -> None:
+        if self._in_turn:  # answers leave in the order of the questions
+            self.taking.turns.answer()
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+        self.in_head, self._head_bytes, self._head_begun = True, 0, True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name = name.lower()
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
+        self._head_bytes += len(name) + len(value)
+        if len(self.headers) > self.bounds.headers or self._head_bytes > self.bounds.header_bytes:
+            raise _TooManyHeaders
+
+    def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and self.parser.get_method() not in (b"GET", b"HEAD"):
+            raise _OtherProtocol
+        self.in_head = False
+        self.wait_for("body", self.bounds.body_s)
+        if (
+            self.url.startswith(b"/predict/") and self.parser.get_method() == b"POST" and not self.expect_100_continue
+            and (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused and not self.transport.is_closing()
+            and not self.taking.proxied
+        ):  # fmt: skip
+            self._asked_scope = {"type": "http", "method": "POST", "path": self.url.decode("latin-1"), "headers": self.headers, "client": self.client}
+            self._taken = self.taking.turns.takes(self._asked_scope, self.url)
+            if self._taken is not None:
+                self._asked_body = b""
+                self._stays = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0" and not self._takes_leave()
+                return
+        self._begin()
+
+    def _hold(self) -> None:
+        """Set memory aside for the rest of a body; where that is more than a little, or there is none, the application reads it."""
+        length = next((value for name, value in self.headers if name == b"content-length"), b"")
+        if length.isdigit() and 0 < int(length) <= _SMALL_BYTES:
+            with contextlib.suppress(Overloaded):
+                self.admission.hold(int(length))
+                self._held = int(length)
+                self._parts = [self._asked_body] if self._asked_body else []
+                return
+        self._begin()
+
+    def _let_go(self) -> None:
+        self.admission.free(self._held)
+        self._held = 0
+        self._parts.clear()
+
+    def _begin(self) -> None:
+        """Let the application answer what has come, and perhaps is still coming."""
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expect
+        self.headers += headers
+        super().on_headers_complete()
+        if self._taken is not None:
+            self._taken = None
+            self.cycle.keep_alive = self._stays
+            if self._asked_body:
+                super().on_body(self._asked_body)
+        elif self._takes_leave():
+            self.cycle.keep_alive = False
+
+    def _takes_leave(self) -> bool:
+        """Tell whether this answer is one that ends its connection, so that others get in."""
+        return self.taking.takes_turns and self.taking.turn()
+
+    def on_body(self, body: bytes) -> None:
+        if self._taken is None:
+            super().on_body(body)
+        elif self._held:
+            self._parts.append(body)
+        else:
+            self._asked_body = self._asked_body + body if self._asked_body else body
+
+    def on_message_complete(self) -> None:
+        if self._taken is not None:
+            endpoint, trace, pinned = self._taken
+            if self._held:
+                self._asked_body = b"".join(self._parts)
+                self._let_go()
+            self._taken, self._in_turn = None, True
+            self.awaited, self.until = "answer", math.inf
+            self.taking.turns.add(Waiting(self, self._asked_scope, endpoint, trace, pinned, self._asked_body))
+            return
+        super().on_message_complete()
+        if not self.cycle.response_complete:
+            self.admission.arrive(self.cycle.scope)
+            self.awaited, self.until = "answer", math.inf
+        elif self.awaited == "body":  # answered before its body had come
+            self.rest()
+
+    def answer(self, status: int, headers: Headers, body: bytes, scope: MutableMapping[str, Any]) -> None:
+        """Send the answer to a request that ``turns`` took."""
+        self._in_turn = False
+        if status == 200 and self._stays:
+            self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (self.taking.head, len(body), body))
+        else:
+            self._stays = self._stays and (b"connection", b"close") not in headers
+            lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers) if header[0] != b"connection"]
+            lines += [b"content-length: %d\r\n" % len(body), b"\r\n" if self._stays else b"connection: close\r\n\r\n", body]
+            self.transport.write(STATUS_LINE[status] + b"".join(lines))
+        if not self._stays:
+            self.transport.close()
+        self.server_state.total_requests += 1
+        self.go_on(scope)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._held:
+            self._let_go()
+        super().connection_lost(exc)
+
+    def refuse(self, error: KaizenError, reason: str) -> None:
+        if self._in_turn:  # earlier ones are answered first
+            self.taking.turns.answer()
+        super().refuse(error, reason)
+
+    def shutdown(self) -> None:
+        """Close when nothing is to be answered any more."""
+        if self._in_turn:
+            self._stays = False
+        else:
+            super().shutdown()
+
+class Taking:
+    """Takes connections in, up to a number, and looks after those that are open.
+
+    Parameters
+    ----------
+    config, server_state, app_state : uvicorn's.
+    listening : a listening socket, perhaps shared with other workers.
+    admission : what requests and connections are held to, and where it is counted.
+    turns : what answers requests for predictions.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, server_state: Any, app_state: dict[str, Any], listening: socket.socket, *, admission: Admission, turns: Turns
+    ) -> None:
+        self.config = config
+        self.server_state = server_state
+        self.app_state = app_state
+        self.admission = admission
+        self.turns = turns
+        self.proxied = config.proxy_headers  # a client's address may be another one than its connection's: uvicorn's middleware finds out
+        self.takes_turns = False
+        self._listening = listening
+        self._opening: set[asyncio.Task[Any]] = set()
+        self._reading = False
+        self._ended = False
+        self._turns = itertools.count(1)
+        self._general: list[tuple[bytes, bytes]] | None = None
+        self._head = b""
+        self._loop = asyncio.get_running_loop()
+        self._sweeping = self._loop.create_task(self._sweep())
+        self._read()
+
+    @property
+    def head(self) -> bytes:
+        """What an answer in JSON begins with."""
+        if self._general is not self.server_state.default_headers:  # a new date, every second
+            self._general = self.server_state.default_headers
+            lines = [b"%b: %b\r\n" % header for header in (*self._general, JSON)]
+            self._head = STATUS_LINE[200] + b"".join(lines)
+        return self._head
+
+    def turn(self) -> bool:
+        """Tell whether this answer is one that ends its connection, so that others get in."""
+        return next(self._turns) % _TURN == 0
+
+    def count(self, reason: str) -> None:
+        """Count a connection that was ended from here."""
+        self.admission.counters.add(f'kaizen_connections_ended_total{{reason="{reason}"}}')
+
+    def left(self) -> None:
+        """Note that a connection is gone."""
+        if not self._reading and self._open < self.admission.bounds.connections:
+            self._read()
+
+    def end(self) -> None:
+        """Take no more."""
+        self._ended = True
+        self._pause()
+        self._sweeping.cancel()
+
+    @property
+    def _open(self) -> int:
+        return len(self.server_state.connections) + len(self._opening)
+
+    def _read(self) -> None:
+        if not self._ended:
+            self._reading = True
+            self._loop.add_reader(self._listening.fileno(), self._accept)
+
+    def _pause(self) -> None:
+        if self._reading:
+            self._reading = False
+            self._loop.remove_reader(self._listening.fileno())
+
+    def _accept(self) -> None:
+        for _ in range(_TAKEN_AT_ONCE):
+            if self._open >= self.admission.bounds.connections:
+                self._wait()
+                return
+            try:
+                taken, _address = self._listening.accept()
+            except (BlockingIOError, InterruptedError):
+                self.takes_turns = False  # nobody waits any more
+                return
+            except OSError as error:
+                if error.errno in _SHORT:
+                    log.error("no connection can be taken: %s", error.strerror)
+                    self._wait()
+                    return
+                continue  # gone again before it was taken
+            taken.setblocking(False)
+            task = self._loop.create_task(self._take(taken))
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+
+    def _wait(self) -> None:
+        """Leave newcomers in the kernel's queue until there is room."""
+        self._pause()
+        self.takes_turns = True
+        self.admission.counters.add("kaizen_connections_paused_total")
+
+    async def _take(self, taken: socket.socket) -> None:
+        secure = self.config.ssl
+        patience = self.admission.bounds.header_s if secure else None
+        try:
+            await self._loop.connect_accepted_socket(self._connection, taken, ssl=secure, ssl_handshake_timeout=patience)
+        except OSError as error:  # it left, or does not speak TLS
+            log.debug("a connection did not come about: %s", error)
+            taken.close()
+
+    def _connection(self) -> Connection:
+        return Connection(self)
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            # where the whole process had no time, what has come meanwhile is read before anybody is found to be late
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            now = self._loop.time()
+            for connection in list(self.server_state.connections):
+                if connection.until <= now or connection.taken_until <= now:
+                    try:
+                        connection.late()
+                    except Exception:
+                        log.exception("a connection could not be ended")
+                        connection.transport.abort()
+            if not self._reading:
+                self._make_room(now)
+
+    def _make_room(self, now: float) -> None:
+        """Look whether there is room again; while there is none, end those that have been idle longest."""
+        if self._open < self.admission.bounds.connections:
+            self._read()
+            return
+        oldest = now + self.admission.bounds.idle_s - _IDLE_S
+        idle = [one for one in self.server_state.connections if one.awaited == "idle" and one.until < oldest]
+        for connection in sorted(idle, key=_until)[:_CLOSED_AT_ONCE]:
+            connection.close("made_room")
+
+
+def _malformed(error: httptools.HttpParserError) -> BadRequest:
+    if isinstance(error.__context__, _OtherProtocol):
+        what, remedy = "the request asks for another protocol, which is not spoken here", "send it without 'connection: upgrade' (curl --http1.1)"
+        return BadRequest(what, remedy=remedy)
+    text = "its first line names no path" if isinstance(error, httptools.HttpParserCallbackError) else str(error)[:200]
+    return BadRequest(f"this is not HTTP: {text}", remedy="send HTTP/1.1 as RFC 9112 writes it", values={"problem": text})
+
+
+def _too_many(bounds: Bounds) -> HeadersTooLarge:
+    what = f"more than {bounds.headers} headers, or more than {bounds.header_bytes:,} bytes of them"
+    remedy = "send fewer, or raise max_headers or max_header_bytes under [serve]"
+    return HeadersTooLarge(what, remedy=remedy, values={"limit": {"headers": bounds.headers, "bytes": bounds.header_bytes}})
+
+
+def _until(connection: Connection) -> float:
+    return connection.until
