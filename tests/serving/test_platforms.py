@@ -29,7 +29,7 @@ def test_a_platforms_port_is_taken_and_its_agent_can_reach_it(tmp_path, name) ->
     found, sources = loaded(tmp_path, "[serve]\nport = 9000\n", **{name: "8123"})
     assert (found.serve.host, found.serve.port) == ("0.0.0.0", 8123)
     assert sources["serve.host"] == sources["serve.port"] == name
-    alone = settings.serve_alone(0, {name: "8123", "KAIZEN_SERVE_AUTH": "off"})
+    alone = settings.alone(0, {name: "8123", "KAIZEN_SERVE_AUTH": "off"}).serve
     assert (alone.host, alone.port, alone.auth) == ("0.0.0.0", 8123, "off")
 
 
@@ -42,11 +42,11 @@ def test_a_host_that_was_chosen_stays_and_our_own_variables_go_before(tmp_path) 
 
 def test_without_a_platform_nothing_changes_and_a_wrong_port_is_named(tmp_path) -> None:
     assert loaded(tmp_path, "", AIP_HTTP_PORT="")[0].serve == settings.ServeSettings()
-    assert settings.serve_alone(0, {}) == settings.ServeSettings(port=0)
+    assert settings.alone(0, {}).serve == settings.ServeSettings(port=0)
     with pytest.raises(InvalidSettings, match="AIP_HTTP_PORT"):
         loaded(tmp_path, "", AIP_HTTP_PORT="many")
     with pytest.raises(InvalidSettings, match="SAGEMAKER_BIND_TO_PORT"):
-        settings.serve_alone(0, {"SAGEMAKER_BIND_TO_PORT": "many"})
+        settings.alone(0, {"SAGEMAKER_BIND_TO_PORT": "many"})
 
 
 @pytest.mark.slow

@@ -74,8 +74,29 @@ def scan(
 
     Returns
     -------
-    The findings, the strongest first; ``skipped`` says why when there is nothing to compare.
+    The findings, those of the strongest source first; ``skipped`` says why when there is nothing to compare.
     """
+    found = left = _scanned(table, sources, untrusted, target=target, columns=columns, time=time, seed=seed)
+    told: list[Suspicion] = []
+    while left.findings:
+        worst = left.findings[0].source
+        told += [one for one in left.findings if one.source == worst]
+        others = [one for one in left.findings if one.source != worst]
+        if not others:
+            break
+        # beside rows that are spoilt, sound ones look odd: the others are judged again without them
+        keep = pc.not_equal(sources, worst)
+        table, sources, untrusted = table.filter(keep), sources.filter(keep), [name for name in untrusted if name != worst]
+        left = _scanned(table, sources, untrusted, target=target, columns=columns, time=time, seed=seed)
+        if left.skipped:  # nothing is left to compare them with
+            told += others
+    return msgspec.structs.replace(found, findings=told)
+
+
+def _scanned(
+    table: pa.Table, sources: pa.ChunkedArray, untrusted: Sequence[str], *, target: str | None, columns: Sequence[str], time: str | None, seed: int
+) -> Scan:
+    """Scan once, every source that is not trusted beside all others."""
     rng = np.random.default_rng(seed)
     if target is not None and table[target].null_count:
         known = pc.is_valid(table[target])
