@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from kaizenml import events
 from kaizenml.catalog import Catalog
 from kaizenml.clock import Clock
-from kaizenml.ports import OnlineStore, Stream
+from kaizenml.ports import FrameEngine, OnlineStore, Stream
 from kaizenml.settings import Settings
 
 
@@ -35,6 +35,8 @@ class Context:
     """Where each setting that is not a default came from."""
     open_stream: Callable[[str, str, str], Stream] | None = None
     """Opens a stream by location, name and reader."""
+    open_frames: Callable[[str, Path], FrameEngine] | None = None
+    """Opens an engine that computes features, by name, with a folder for what it needs on the way."""
 
     @property
     def state(self) -> Path:

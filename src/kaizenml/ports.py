@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 
@@ -81,6 +82,67 @@ class Stream(Protocol):
 
     def close(self) -> None:
         """Give back connections."""
+        ...
+
+
+class StoredFile(NamedTuple):
+    """A Parquet file of a dataset's part."""
+
+    part: int
+    name: str  # in the folder of its part
+    location: str
+    added_us: int  # when its part was added
+
+
+class Excluded(NamedTuple):
+    """Rows that are left out: of ``source`` (None: any) whose ``time``, or else when they were added, is in [since, until); None: open."""
+
+    source: str | None
+    time: str | None
+    since_us: int | None
+    until_us: int | None
+
+
+class Wanted(NamedTuple):
+    """A feature: the newest value of a column where there is no function, else an aggregate; lengths in microseconds."""
+
+    column: str | None
+    function: str | None = None
+    last_us: int | None = None
+    every_us: int | None = None
+    n: int | None = None
+
+
+class Behind(NamedTuple):
+    """The rows behind a view, as they are stored, and what is asked of them. Kinds are those of the contract."""
+
+    root: str  # the table's folder
+    files: Sequence[StoredFile]  # in the order of addition
+    kinds: Mapping[str, str]  # of every column that is read
+    entities: Sequence[str]
+    at: str | None
+    created: str | None
+    once: Sequence[str] | None  # rows that agree in entity, times and these columns are one; None: nothing is looked at twice
+    first_source: str  # of rows that tell none
+    excluded: Sequence[Excluded]
+    ttl_us: int | None
+    newest: bool  # the newest values are asked for, whatever their time
+    wanted: Sequence[Wanted]
+
+
+class FrameEngine(Protocol):
+    """Computes features for more rows than one process holds."""
+
+    def join(self, asked: Path, behind: Behind, out: Path) -> None:
+        """Answer each row of the Parquet file ``asked``: ``row`` (a number), ``k0``, ``k1``... (the entity, as text), ``t`` (the moment).
+
+        Writes a folder ``out`` of Parquet files that hold, in the order of their names and rows, ``row`` ascending and ``f0``, ``f1``...
+        as ``wanted`` says. Every row comes back; without an entity or a moment with nulls.
+        """
+        ...
+
+    def close(self) -> None:
+        """Give back what runs elsewhere."""
         ...
 
 

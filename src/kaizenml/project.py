@@ -25,6 +25,7 @@ def open_project(root: str | os.PathLike[str] = ".", *, actor: str | None = None
     ------
     InvalidSettings : no kaizen.toml there, or something wrong in it.
     """
+    from kaizenml.adapters.frames import open_frames
     from kaizenml.adapters.online import open_online, open_stream
 
     folder = Path(root).resolve()
@@ -42,6 +43,7 @@ def open_project(root: str | os.PathLike[str] = ".", *, actor: str | None = None
         actor=actor or who(),
         sources=sources,
         open_stream=open_stream,
+        open_frames=open_frames,
     )
 
 

@@ -17,6 +17,7 @@ FILE = "kaizen.toml"
 ANYWHERE = "0.0.0.0"  # noqa: S104  (only where a platform's variable asks for it)
 PLATFORM_PORTS = ("SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT")
 """Where SageMaker and Vertex AI tell a container its port. ``KAIZEN_SERVE_PORT`` and ``KAIZEN_SERVE_HOST`` go before them."""
+Engine = Literal["local", "spark"]
 TaskKind = Literal["auto", "binary", "multiclass", "regression"]
 
 
@@ -28,6 +29,7 @@ class ProjectSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
     catalog: str | None = None  # SQLAlchemy URL; default SQLite in the state folder
     online: str | None = None  # the online store, such as redis://host:6379/0; default SQLite in the state folder
     objects: str | None = None  # s3://bucket/prefix for tables, models and releases; default the state folder
+    engine: Engine = "local"  # what puts features beside rows: this process, or Spark (kaizenml[spark])
 
 
 class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -229,6 +229,14 @@ def _files_of(path: Place, table: DeltaTable | None, by: str) -> dict[int, list[
     return {number: sorted(found) for number, found in files.items()}
 
 
+def stored_types(path: Place, columns: Iterable[str]) -> dict[str, pa.DataType]:
+    """Return the types in which the table keeps those of the columns that it has."""
+    with room():
+        there = storage.open_table(path)
+    wanted = set(columns)
+    return {} if there is None else {field.name: field.type for field in _schema(there) if field.name in wanted}
+
+
 def read_parts(path: Place, parts: list[int], columns: Mapping[str, Kind], *, by: str = PART) -> pa.Table:
     """Read rows of these parts as these kinds. Columns that a part does not have are null."""
     files, schema = _stored(path, parts, columns, by)

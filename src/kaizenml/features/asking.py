@@ -19,9 +19,10 @@ from kaizenml.errors import InvalidInput, nearest
 from kaizenml.features import definitions, frame, join
 from kaizenml.features.encoding import microseconds
 from kaizenml.features.view import FeatureView
+from kaizenml.settings import Engine
 
 
-def features_for(ctx: Context, rows: Any, *, at: str | None = None, views: Sequence[str] | None = None) -> pa.Table:
+def features_for(ctx: Context, rows: Any, *, at: str | None = None, views: Sequence[str] | None = None, engine: Engine | None = None) -> pa.Table:
     """Return rows, all and in their order, with features as they were known at each row's moment.
 
     Parameters
@@ -30,6 +31,7 @@ def features_for(ctx: Context, rows: Any, *, at: str | None = None, views: Seque
     at : its column with the moments; naive times are UTC. None: the newest values.
     views : names, or ``name@version`` for a definition of before; default all views of the project. Of a view that is there twice, the
         features of the second are named ``feature@version``.
+    engine : what computes them; default the project's.
 
     Returns
     -------
@@ -43,12 +45,13 @@ def features_for(ctx: Context, rows: Any, *, at: str | None = None, views: Seque
     table = rows if isinstance(rows, pa.Table) else pa.table(rows)
     chosen = frame.views(ctx) if views is None else [frame.view_named(ctx, name) for name in views]
     known_at = None if at is None else _moments(table, at)
+    engine = engine or ctx.settings.project.engine
     told: set[str] = set()
     for view in chosen:
         again, width = view.name in told, table.num_columns
         told.add(view.name)
         named = _apart(view) if again else view
-        table = frame.with_features(ctx, table, [named], [], known_at=known_at, told="the rows")
+        table = frame.with_features(ctx, table, [named], [], known_at=known_at, told="the rows", engine=engine)
         if again:
             names = [f"{name}@{view.version}" for name in view.features]
             table = table.rename_columns([*table.column_names[:width], *names])

@@ -17,12 +17,13 @@ from kaizenml.data import store as datasets
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion, Kind
 from kaizenml.errors import InvalidSettings, nearest, not_found
-from kaizenml.features import definitions, join, store, windows
+from kaizenml.features import definitions, join, scaled, store, windows
 from kaizenml.features.aggregates import NUMERIC, kind_of
 from kaizenml.features.encoding import category_text, microseconds
 from kaizenml.features.expressions import compile_derived
 from kaizenml.features.signature import DERIVED, Derived, Field, FieldKind, ViewUse
 from kaizenml.features.view import FeatureView
+from kaizenml.settings import Engine
 
 _DERIVED: dict[FieldKind, pa.DataType] = {
     "number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_(), "category": pa.string(), "timestamp": pa.float64(),
@@ -106,7 +107,7 @@ def training_frame(
         known_at = np.where(us == join.MISSING, us, us - round(parse_duration(task.asked_before) * 1e6))
         if recorded:
             _check_itself(chosen, ref, task.time, asked_before_s=parse_duration(task.asked_before))
-    rows = with_features(ctx, rows, chosen, computed, known_at=known_at, told=ref)
+    rows = with_features(ctx, rows, chosen, computed, known_at=known_at, told=ref, engine=ctx.settings.project.engine)
     if recorded:
         store.record_use(ctx, chosen)
     return rows
@@ -124,17 +125,19 @@ def _check_itself(views: Iterable[FeatureView], ref: str, time: str, *, asked_be
 
 
 def with_features(
-    ctx: Context, rows: pa.Table, views: Sequence[FeatureView], derived: Sequence[Derived], *, known_at: join.Int64 | None, told: str
-) -> pa.Table:
+    ctx: Context, rows: pa.Table, views: Sequence[FeatureView], derived: Sequence[Derived], *, known_at: join.Int64 | None, told: str,
+    engine: Engine = "local",
+) -> pa.Table:  # fmt: skip
     """Return a table's rows, in their order, with the views' features and derived inputs as they were known at each row's moment.
 
     Parameters
     ----------
     known_at : microseconds since 1970 UTC for each row; ``join.MISSING`` where there is no moment. None: the newest values.
     told : what the rows are called in messages.
+    engine : what computes them; derived inputs are computed here.
     """
     for view in views:
-        rows = _joined(ctx, rows, view, told, known_at)
+        rows = _joined(ctx, rows, view, told, known_at=known_at, engine=engine)
     for each in derived:
         rows = _computed(rows, each, told)
     return rows
@@ -193,7 +196,7 @@ def datasets_behind(ctx: Context, view: FeatureView) -> list[str]:
     return [view.dataset, *(name for name in known if name in named and name != view.dataset)]
 
 
-def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, known_at: join.Int64 | None) -> pa.Table:
+def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, *, known_at: join.Int64 | None, engine: Engine) -> pa.Table:
     for key in view.entities:
         if key not in rows.column_names:
             raise _no_column(ctx, f"features.{view.name}.entity", key, ref, rows.column_names)
@@ -203,18 +206,27 @@ def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, known_at:
             remedy="rename it where it is defined" if view.plain else f"rename the view under [features.{view.name}]",
             values={"view": view.name, "columns": taken},
         )
+    if engine == "local":
+        columns = _columns(ctx, rows, view, known_at)
+    else:
+        _check_columns(ctx, view, tables.version(ctx, view.dataset))
+        columns = scaled.columns(ctx, rows, view, known_at=known_at, engine=engine)
+    for name, column in zip(view.features, columns, strict=True):
+        rows = rows.append_column(name, column)
+    return rows
+
+
+def _columns(ctx: Context, rows: pa.Table, view: FeatureView, known_at: join.Int64 | None) -> list[pa.ChunkedArray]:
     ttl_us = None if view.ttl_s is None else round(view.ttl_s * 1e6)
     behind = view_rows(ctx, view)
-    columns = []
+    columns: list[pa.ChunkedArray] = []
     if view.columns:
         columns += join.join(rows, behind, on=view.entities, columns=view.columns, at=view.at, known_at=known_at, ttl_us=ttl_us).columns
     if view.aggregates:
         columns += windows.aggregate(
             rows, behind, on=view.entities, aggregates=view.aggregates, at=view.at, created=view.created, known_at=known_at, ttl_us=ttl_us
         ).columns
-    for name, column in zip(view.features, columns, strict=True):
-        rows = rows.append_column(name, column)
-    return rows
+    return columns
 
 
 def _computed(rows: pa.Table, each: Derived, ref: str) -> pa.Table:
@@ -248,16 +260,21 @@ def view_rows(ctx: Context, view: FeatureView, ref: str | DatasetVersion | None 
     """
     if view.sql is not None:
         return _once(view, _queried(ctx, view))
-    wanted = list(dict.fromkeys([*view.entities, *(name for name in (view.at, view.created) if name), *view.reads, *more]))
-    known = tables.version(ctx, ref or view.dataset).columns
-    for name in wanted:
-        if name not in known:
-            raise _no_column(ctx, f"features.{view.name}", name, view.dataset, known)
-    _check_kinds(view, known)
+    wanted = _check_columns(ctx, view, tables.version(ctx, ref or view.dataset), more)
     rows = tables.read_allowed(ctx, ref or view.dataset, wanted)
     with ctx.catalog.read() as connection:
         held = datasets.find(connection, view.dataset)
     return rows if held is not None and held.contract.keys else _once(view, rows)
+
+
+def _check_columns(ctx: Context, view: FeatureView, version: DatasetVersion, more: Sequence[str] = ()) -> list[str]:
+    """Return the columns that a view reads, all of them there and of the right kinds."""
+    wanted = list(dict.fromkeys([*view.entities, *(name for name in (view.at, view.created) if name), *view.reads, *more]))
+    for name in wanted:
+        if name not in version.columns:
+            raise _no_column(ctx, f"features.{view.name}", name, view.dataset, version.columns)
+    _check_kinds(view, version.columns)
+    return wanted
 
 
 def _once(view: FeatureView, rows: pa.Table) -> pa.Table:

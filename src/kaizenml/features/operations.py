@@ -21,6 +21,7 @@ from kaizenml.features.parity import Parity
 from kaizenml.features.push import Checker
 from kaizenml.features.streams import Consumed
 from kaizenml.features.view import FeatureView, Framed, Kept, Materialized, Pushed, ViewState
+from kaizenml.settings import Engine
 
 __all__ = ["check", "consume", "flush", "frame", "get", "list", "materialize", "push", "read", "show"]
 
@@ -134,7 +135,9 @@ def materialize(ctx: Context, view: str, *, everything: bool = False, progress: 
     return Materialized(view=found.ref, dataset=done.version.ref, entities=done.entities, kept=done.kept)
 
 
-def frame(ctx: Context, rows: str, *, at: str | None = None, views: Sequence[str] | None = None, out: Path | None = None) -> Framed:
+def frame(
+    ctx: Context, rows: str, *, at: str | None = None, views: Sequence[str] | None = None, out: Path | None = None, engine: Engine | None = None
+) -> Framed:
     """Put features beside rows, as they were known at each row's moment.
 
     Every row comes back, in its order. Versions of before stand beside those of now: `spend,spend@3f2a`.
@@ -145,6 +148,7 @@ def frame(ctx: Context, rows: str, *, at: str | None = None, views: Sequence[str
     at : the column with the moments; without, the newest values are taken.
     views : names of views, or name@version for a definition of before; default all.
     out : a .csv or .parquet file to write; without, only what was found is told.
+    engine : what computes them, `local` or `spark`; default what `[project] engine` says.
 
     Returns
     -------
@@ -154,13 +158,14 @@ def frame(ctx: Context, rows: str, *, at: str | None = None, views: Sequence[str
     ------
     NotFound : there is no such dataset, view or version.
     InvalidInput : `at` is no column with times.
+    MissingExtra : Spark is asked for and not installed.
 
     Examples
     --------
     kaizen features frame orders --at ordered --views taste --out known.parquet
     """
     before = asking.rows_named(ctx, rows)
-    table = asking.features_for(ctx, before, at=at, views=views)
+    table = asking.features_for(ctx, before, at=at, views=views, engine=engine)
     if out is not None:
         asking.write(table, out)
     known = {name: table.num_rows - table.column(name).null_count for name in table.column_names[before.num_columns :]}
