@@ -27,6 +27,12 @@ from kaizenml.features.asking import features_for, rows_named
 
 ROOT = Path(__file__).parents[2]
 PYSPARK = glob.glob(str(ROOT / ".venv-spark" / "lib" / "python3.*" / "site-packages"))
+QUICK = """
+spark.sql.codegen.wholeStage false
+spark.sql.codegen.factoryMode NO_CODEGEN
+spark.driver.extraJavaOptions -XX:TieredStopAtLevel=1
+"""
+"""What makes few rows quick: compiling the plans takes longer than they do."""
 ROUNDED = 1e-12  # of the values' magnitude: sums of numbers are rounded at every step on Spark, once here
 
 TOML = """
@@ -174,8 +180,7 @@ def spark(ctx: Context, code: str, **environ: str) -> subprocess.CompletedProces
         pytest.skip(".venv-spark is not there: ./x spark")
     if shutil.which("java") is None and "JAVA_HOME" not in os.environ:
         pytest.skip("there is no Java: install default-jre-headless")
-    # compiling each of the plans to Java takes longer than these few rows
-    (ctx.root / "spark-defaults.conf").write_text("spark.sql.codegen.wholeStage false\nspark.sql.codegen.factoryMode NO_CODEGEN\n", encoding="utf-8")
+    (ctx.root / "spark-defaults.conf").write_text(QUICK, encoding="utf-8")
     known = {**os.environ, "PYTHONPATH": PYSPARK[0], "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_CONF_DIR": str(ctx.root), **environ}
     start = [sys.executable, "-c", code, str(ctx.root)]
     return subprocess.run(start, capture_output=True, text=True, timeout=200, env=known)
@@ -186,13 +191,14 @@ import sys
 import pyarrow.parquet as pq
 from pathlib import Path
 from kaizenml.cli import main
-from kaizenml.features import frame
+from kaizenml.features import asking, frame
 from kaizenml.project import open_project
 root = Path(sys.argv[1])
 ctx = open_project(root)
 pq.write_table(frame.training_frame(ctx, "asked"), root / "frame.parquet")
+asking.PIECE = 60
 out = str(root / "newest.parquet")
-sys.argv = ["kaizen", "--project", str(root), "features", "frame", "asked", "--engine", "spark", "--out", out, "--json"]
+sys.argv = ["kaizen", "--project", str(root), "features", "frame", "asked", "--views", "sliding,known,look", "--engine", "spark", "--out", out, "--json"]
 main()
 """
 
@@ -217,10 +223,10 @@ def test_spark_gives_what_this_process_gives(shop: Context):
     done = spark(shop, TAKE, KAIZEN_PROJECT_ENGINE="spark")
     assert done.returncode == 0, done.stderr[-4000:]
     before = rows_named(shop, "asked")
-    for name, expected in (("frame", frame.training_frame(shop, "asked")), ("newest", features_for(shop, before))):
+    for name, expected in (("frame", frame.training_frame(shop, "asked")), ("newest", features_for(shop, before, views=["sliding", "known", "look"]))):
         assert not differing(pyarrow.parquet.read_table(shop.root / f"{name}.parquet"), expected)
         known = sum(len(column) - column.null_count for column in expected.columns[before.num_columns :])
-        assert known > 1000  # there was something to compare
+        assert known > 500  # there was something to compare
     assert json.loads(done.stdout[done.stdout.index("{") :])["rows"] == before.num_rows
     assert not [*(shop.state / "frames").iterdir()]  # nothing is left behind
 

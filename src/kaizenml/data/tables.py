@@ -93,6 +93,18 @@ def read_allowed(ctx: Context, ref: str | DatasetVersion, columns: list[str] | N
     return rows.filter(pa.array(~covered(ctx, wanted, held))) if held else rows
 
 
+def allowed_batches(ctx: Context, ref: str | DatasetVersion) -> Iterator[pa.Table]:
+    """Read the rows that ``read_allowed`` gives, some at a time."""
+    wanted = version(ctx, ref)
+    with ctx.catalog.read() as connection:
+        held = exclusions.active(connection, [wanted.dataset])
+    allowed = ~covered(ctx, wanted, held) if held else None
+    begin = 0
+    for rows in batches(ctx, wanted):
+        yield rows if allowed is None else rows.filter(pa.array(allowed[begin : begin + rows.num_rows]))
+        begin += rows.num_rows
+
+
 def covered(ctx: Context, wanted: DatasetVersion, by: Sequence[exclusions.Exclusion]) -> npt.NDArray[np.bool_]:
     """Tell for each row of a version, in the order of ``rows_of``, whether one of these exclusions covers it."""
     sources = rows_of(ctx, wanted, [SOURCE])[SOURCE]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,11 @@ from kaizenml.data import tables
 from kaizenml.errors import InvalidInput, nearest
 from kaizenml.features import definitions, frame, join
 from kaizenml.features.encoding import microseconds
-from kaizenml.features.view import FeatureView
+from kaizenml.features.view import FeatureView, Framed
 from kaizenml.settings import Engine
+
+PIECE = 5_000_000
+"""Rows that are asked for at once where they are written by an engine beside this process."""
 
 
 def features_for(ctx: Context, rows: Any, *, at: str | None = None, views: Sequence[str] | None = None, engine: Engine | None = None) -> pa.Table:
@@ -75,6 +78,53 @@ def rows_named(ctx: Context, rows: str) -> pa.Table:
     if path.suffix == ".csv":
         return pyarrow.csv.read_csv(path)
     return tables.read_allowed(ctx, rows)
+
+
+def written(ctx: Context, rows: str, out: Path, *, at: str | None = None, views: Sequence[str] | None = None, engine: Engine) -> Framed:
+    """Write a dataset's or a Parquet file's rows with their features to the Parquet file ``out``, ``PIECE`` at a time: memory is bounded.
+
+    Takes its arguments as ``rows_named`` and ``features_for`` do. The file is there when it is whole.
+    """
+    count, known, into = 0, dict[str, int](), None
+    aside = out.with_name(f".{out.name}.part")
+    try:
+        for piece in _pieces(tables.allowed_batches(ctx, rows) if not rows.endswith(".parquet") else _file_batches(Path(rows))):
+            table = features_for(ctx, piece, at=at, views=views, engine=engine)
+            into = into or pyarrow.parquet.ParquetWriter(aside, table.schema)
+            into.write_table(table)
+            count += table.num_rows
+            for name in table.column_names[piece.num_columns :]:
+                known[name] = known.get(name, 0) + table.num_rows - table.column(name).null_count
+        if into is not None:
+            into.close()
+            aside.replace(out)
+        else:
+            write(features_for(ctx, rows_named(ctx, rows), at=at, views=views, engine=engine), out)
+    finally:
+        aside.unlink(missing_ok=True)
+    return Framed(rows=count, known=known, out=str(out))
+
+
+def _pieces(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    held: list[pa.Table] = []
+    count = 0
+    for batch in batches:
+        begin = 0
+        while begin < batch.num_rows:
+            part = batch.slice(begin, PIECE - count)
+            held.append(part)
+            begin, count = begin + part.num_rows, count + part.num_rows
+            if count == PIECE:
+                yield pa.concat_tables(held)
+                held, count = [], 0
+    if held:
+        yield pa.concat_tables(held)
+
+
+def _file_batches(path: Path) -> Iterator[pa.Table]:
+    with pyarrow.parquet.ParquetFile(path) as file:
+        for batch in file.iter_batches():
+            yield pa.Table.from_batches([batch])
 
 
 def write(table: pa.Table, path: Path) -> None:

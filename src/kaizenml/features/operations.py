@@ -164,6 +164,10 @@ def frame(
     --------
     kaizen features frame orders --at ordered --views taste --out known.parquet
     """
+    engine = engine or ctx.settings.project.engine
+    select = rows.lstrip().lower().startswith(("select ", "with ")) or rows.endswith(".csv")
+    if engine != "local" and out is not None and out.suffix == ".parquet" and not select:
+        return asking.written(ctx, rows, out, at=at, views=views, engine=engine)
     before = asking.rows_named(ctx, rows)
     table = asking.features_for(ctx, before, at=at, views=views, engine=engine)
     if out is not None:
