@@ -21,9 +21,10 @@ import pytest
 from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data.trust import exclusions
-from kaizenml.errors import MissingExtra
+from kaizenml.errors import InvalidSettings, MissingExtra
 from kaizenml.features import frame
 from kaizenml.features.asking import features_for, rows_named
+from kaizenml.features.view import FeatureView
 
 ROOT = Path(__file__).parents[2]
 PYSPARK = glob.glob(str(ROOT / ".venv-spark" / "lib" / "python3.*" / "site-packages"))
@@ -198,7 +199,8 @@ ctx = open_project(root)
 pq.write_table(frame.training_frame(ctx, "asked"), root / "frame.parquet")
 asking.PIECE = 60
 out = str(root / "newest.parquet")
-sys.argv = ["kaizen", "--project", str(root), "features", "frame", "asked", "--views", "sliding,known,look", "--engine", "spark", "--out", out, "--json"]
+wanted = ["--views", "sliding,known,look", "--engine", "spark", "--out", out]
+sys.argv = ["kaizen", "--project", str(root), "features", "frame", "asked", *wanted, "--json"]
 main()
 """
 
@@ -211,7 +213,7 @@ def differing(found: pa.Table, expected: pa.Table) -> list[tuple[Any, ...]]:
         rounded = name.startswith(("s_sum", "s_all", "s_mean", "s_std", "t_sum", "t_last", "t_std", "k_sum", "spread"))
         for row, (one, other) in enumerate(zip(found[name].to_pylist(), expected[name].to_pylist(), strict=True)):
             if rounded and one is not None and other is not None:
-                if abs(one - other) > ROUNDED * max(abs(other), 1e12 if name == "t_std" else 1e6):
+                if abs(one - other) > ROUNDED * max(abs(other), 1.0 if name == "t_std" else 1e6):
                     wrong.append((name, row, one, other))
             elif repr(one) != repr(other):
                 wrong.append((name, row, one, other))
@@ -223,7 +225,8 @@ def test_spark_gives_what_this_process_gives(shop: Context):
     done = spark(shop, TAKE, KAIZEN_PROJECT_ENGINE="spark")
     assert done.returncode == 0, done.stderr[-4000:]
     before = rows_named(shop, "asked")
-    for name, expected in (("frame", frame.training_frame(shop, "asked")), ("newest", features_for(shop, before, views=["sliding", "known", "look"]))):
+    newest = features_for(shop, before, views=["sliding", "known", "look"])
+    for name, expected in (("frame", frame.training_frame(shop, "asked")), ("newest", newest)):
         assert not differing(pyarrow.parquet.read_table(shop.root / f"{name}.parquet"), expected)
         known = sum(len(column) - column.null_count for column in expected.columns[before.num_columns :])
         assert known > 500  # there was something to compare
@@ -234,3 +237,18 @@ def test_spark_gives_what_this_process_gives(shop: Context):
 def test_without_pyspark_the_command_that_installs_it_is_named(shop: Context):
     with pytest.raises(MissingExtra, match="kaizenml\\[spark\\]"):
         features_for(shop, asked(4, 3), at="at", engine="spark")
+
+
+@pytest.mark.parametrize(
+    ("view", "told"),
+    [
+        (FeatureView(name="asks", dataset="orders", entity="who", columns=["sold"], sql="SELECT who, 1 AS sold FROM orders"), "what a query gives"),
+        (FeatureView(name="priced", dataset="orders", entity="amount", columns=["what"], at="ts"), "'amount', which holds number"),
+        (FeatureView(name="misspelt", dataset="orders", entity="who", columns=["amuont"], at="ts"), "did you mean 'amount'"),
+    ],
+)  # fmt: skip
+def test_what_spark_cannot_compute_is_told_before_it_starts(shop: Context, view: FeatureView, told: str):
+    rows = pa.table({"who": ["a"], "amount": [1.5]})
+    with pytest.raises(InvalidSettings, match=told) as caught:
+        frame.with_features(shop, rows, [view], [], known_at=None, told="the rows", engine="spark")
+    assert "--engine local" in caught.value.remedy or view.name == "misspelt"

@@ -209,7 +209,8 @@ def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, *, known_
     if engine == "local":
         columns = _columns(ctx, rows, view, known_at)
     else:
-        _check_columns(ctx, view, tables.version(ctx, view.dataset))
+        if view.sql is None:
+            _check_columns(ctx, view, tables.version(ctx, view.dataset))
         columns = scaled.columns(ctx, rows, view, known_at=known_at, engine=engine)
     for name, column in zip(view.features, columns, strict=True):
         rows = rows.append_column(name, column)
