@@ -6,7 +6,7 @@ import sys
 
 from kaizenml.serving import __main__ as serving
 from kaizenml.serving.journaling.journal import Journal
-from kaizenml.serving.telling.metrics import Counters
+from kaizenml.serving.metrics import Counters
 
 PARTS = {"journal": (Journal, ["append", "append_all"]), "counters": (Counters, ["add", "set", "time"])}
 

@@ -8,9 +8,8 @@ from typing import Any
 import pyarrow as pa
 
 from kaizenml.context import Context
-from kaizenml.data import operations, tables
-from kaizenml.data.trust import exclusions
-from kaizenml.data.trust.exclusions import Exclusion
+from kaizenml.data import exclusions, operations, tables
+from kaizenml.data.exclusions import Exclusion
 
 
 def day(number: int) -> dt.datetime:

@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from kaizenml.context import Context
-from kaizenml.data import contract_file, operations, tables
+from kaizenml.data import contract_file, keys, operations, tables
 from kaizenml.data.dataset import Column, Contract, Personal
-from kaizenml.data.people import keys, personal
+from kaizenml.data.people import personal
 from kaizenml.errors import Conflict, ContractBroken, Corrupt, InvalidData, InvalidSettings
 from kaizenml.project import open_project
 from traces import traces

@@ -19,8 +19,8 @@ import pyarrow.parquet
 import pytest
 
 from kaizenml.context import Context
+from kaizenml.data import exclusions
 from kaizenml.data import operations as data
-from kaizenml.data.trust import exclusions
 from kaizenml.errors import InvalidSettings, MissingExtra
 from kaizenml.features import frame
 from kaizenml.features.asking import features_for, rows_named

@@ -19,9 +19,8 @@ from view_settings import TOML
 from kaizenml import events
 from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
+from kaizenml.data import exclusions, tables
 from kaizenml.data import operations as data
-from kaizenml.data import tables
-from kaizenml.data.trust import exclusions
 from kaizenml.errors import InvalidInput, InvalidSettings, NotFound
 from kaizenml.features import frame, operations, store
 from kaizenml.features.buffer import buffer_of

@@ -13,10 +13,9 @@ import pytest
 from in_process import running
 
 from kaizenml.context import Context
-from kaizenml.data import contract_file, tables
+from kaizenml.data import contract_file, keys, tables
 from kaizenml.data import operations as data
 from kaizenml.data.dataset import Personal
-from kaizenml.data.people import keys
 from kaizenml.features import operations as features
 from kaizenml.features.signature import Signature
 from kaizenml.governance import lineage

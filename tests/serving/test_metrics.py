@@ -15,7 +15,7 @@ from in_process import running
 
 from kaizenml.rollouts import snapshot
 from kaizenml.serving.journaling.drain import drain
-from kaizenml.serving.telling.metrics import FAMILIES, Counters
+from kaizenml.serving.metrics import FAMILIES, Counters
 
 ROOT = Path(__file__).resolve().parents[2]
 GOOD = bundles.GOOD

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from kaizenml.data.people.keys import Keys
+from kaizenml.data.keys import Keys
 from kaizenml.errors import Corrupt
 
 

@@ -12,9 +12,9 @@ import pyarrow.compute as pc
 from kaizenml.data import provenance
 from kaizenml.data.contract import Checked
 from kaizenml.data.dataset import Contract, Severity
+from kaizenml.data.keys import Keys
 from kaizenml.data.kinds import SOURCE
 from kaizenml.data.people import personal
-from kaizenml.data.people.keys import Keys
 from kaizenml.data.profile import merge, profile
 
 _SAMPLES = 10

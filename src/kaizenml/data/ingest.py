@@ -23,10 +23,10 @@ from kaizenml.data.dataset import Column, Contract, Dataset, DatasetVersion
 from kaizenml.data.found import Found
 from kaizenml.data.hashing import PartHash
 from kaizenml.data.intake.incoming import Incoming, Piece
+from kaizenml.data.keys import Keys
 from kaizenml.data.kinds import STORED, VERSION, kind_of, notes_of
 from kaizenml.data.part_writer import PartWriter
 from kaizenml.data.people import personal
-from kaizenml.data.people.keys import Keys
 from kaizenml.data.seen import Hashes, Seen, among, hash_of
 from kaizenml.data.widening import Widening
 from kaizenml.errors import Conflict, InvalidData

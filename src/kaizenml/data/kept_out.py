@@ -13,9 +13,9 @@ from kaizenml.context import Context
 from kaizenml.data import addition, storage, tables
 from kaizenml.data import contract as rules
 from kaizenml.data.dataset import Column, Contract, DatasetVersion, Decided
+from kaizenml.data.keys import Keys
 from kaizenml.data.kinds import SOURCE, VERSION
 from kaizenml.data.people import personal
-from kaizenml.data.people.keys import Keys
 from kaizenml.errors import NotFound, UsageError
 
 _MARKS = (VERSION, "_row", "_rule", "_reason")

@@ -15,9 +15,9 @@ from kaizenml.data import contract as rules
 from kaizenml.data.dataset import Column, Contract, Dataset, DatasetVersion, Trust
 from kaizenml.data.found import Found
 from kaizenml.data.hashing import version_hash
+from kaizenml.data.keys import Keys
 from kaizenml.data.kinds import SOURCE
 from kaizenml.data.people import personal
-from kaizenml.data.people.keys import Keys
 from kaizenml.data.profile import merge, without_values
 from kaizenml.errors import Conflict, ContractBroken
 

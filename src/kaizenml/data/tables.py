@@ -14,14 +14,13 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from kaizenml.context import Context
-from kaizenml.data import forgotten, storage, store
+from kaizenml.data import exclusions, forgotten, storage, store
 from kaizenml.data.dataset import DatasetVersion, Kind
 from kaizenml.data.hashing import PartHash, content_hash, in_blocks
+from kaizenml.data.keys import open_keys
 from kaizenml.data.kinds import PART, SOURCE, STORED, VERSION, no_column
 from kaizenml.data.parse import parse_as
-from kaizenml.data.people.keys import open_keys
 from kaizenml.data.storage import Place
-from kaizenml.data.trust import exclusions
 from kaizenml.errors import Conflict, Corrupt, NotFound, StorageFull, Unavailable, not_found
 from kaizenml.refs import parse_ref
 

@@ -8,8 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from kaizenml.context import Context
-from kaizenml.data import tables
-from kaizenml.data.trust import exclusions
+from kaizenml.data import exclusions, tables
 from kaizenml.errors import NotFound
 from kaizenml.features import frame, join, store
 from kaizenml.features.view import FeatureView

@@ -15,10 +15,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.context import Context
+from kaizenml.data import exclusions, tables
 from kaizenml.data import store as datasets
-from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
-from kaizenml.data.trust import exclusions
 from kaizenml.features import frame, join
 from kaizenml.features.encoding import microseconds
 from kaizenml.features.moments import History, Row, keep_s, keeps_rows, reach_us

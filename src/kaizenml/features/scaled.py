@@ -18,12 +18,11 @@ import pyarrow.dataset
 import pyarrow.parquet
 
 from kaizenml.context import Context
+from kaizenml.data import exclusions, tables
 from kaizenml.data import store as datasets
-from kaizenml.data import tables
 from kaizenml.data.dataset import Kind
 from kaizenml.data.kinds import STORED
 from kaizenml.data.storage import Remote
-from kaizenml.data.trust import exclusions
 from kaizenml.errors import InvalidSettings
 from kaizenml.features import join
 from kaizenml.features.aggregates import SECOND_US, kind_of

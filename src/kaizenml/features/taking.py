@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from kaizenml.data.dataset import Kind
-from kaizenml.data.people.keys import open_keys
+from kaizenml.data.keys import open_keys
 from kaizenml.errors import InvalidInput, Unavailable, not_found
 from kaizenml.features.buffer import Origin, buffer_of
 from kaizenml.features.moments import History, keep_s, keeps_rows, reach_us

@@ -15,12 +15,11 @@ import pyarrow.compute as pc
 from kaizenml import charts
 from kaizenml.clock import format_duration
 from kaizenml.context import Context
+from kaizenml.data import exclusions, tables
 from kaizenml.data import store as datasets
-from kaizenml.data import tables
 from kaizenml.data.dataset import Kind
 from kaizenml.data.kinds import kind_of
 from kaizenml.data.profile import profile, spread
-from kaizenml.data.trust import exclusions
 from kaizenml.errors import KaizenError, NotFound
 from kaizenml.features import frame
 from kaizenml.features import operations as features

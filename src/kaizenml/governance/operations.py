@@ -9,9 +9,9 @@ from typing import Literal
 import msgspec
 
 from kaizenml.context import Context
-from kaizenml.data.people import keys as project_keys
-from kaizenml.data.trust import exclusions as kept
-from kaizenml.data.trust.exclusions import Exclusion
+from kaizenml.data import exclusions as kept
+from kaizenml.data import keys as project_keys
+from kaizenml.data.exclusions import Exclusion
 from kaizenml.errors import NotFound
 from kaizenml.governance.cutting_off import cutting
 from kaizenml.governance.cutting_off import picture as drawing

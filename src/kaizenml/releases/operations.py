@@ -157,7 +157,7 @@ def verify(ctx: Context, release: str) -> Release:
 def _check_links(ctx: Context, manifest: Manifest) -> None:
     """Check that what was pinned is what is there, or is linked to it by the signed record of a forgetting."""
     from kaizenml.data import forgotten, tables
-    from kaizenml.data.people.keys import open_keys
+    from kaizenml.data.keys import open_keys
 
     if manifest.forgotten:
         forgotten.check(manifest.forgotten, open_keys(ctx.state), f"release {manifest.ref}", manifest.forgotten[-1].after)

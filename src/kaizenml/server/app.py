@@ -22,8 +22,8 @@ from kaizenml.errors import KaizenError, NotFound, Unavailable, UsageError
 from kaizenml.server import api
 from kaizenml.server.rendering import HERE, Pages, chart_css
 from kaizenml.server.security import COOKIE, Guard, Protect, guard_for
-from kaizenml.serving.connecting.door import Door
 from kaizenml.serving.connecting.front import TOKEN
+from kaizenml.serving.door import Door
 
 log = logging.getLogger("kaizenml.server")
 

@@ -16,19 +16,19 @@ from kaizenml.clock import Clock
 from kaizenml.errors import KaizenError, NotFound, nearest
 from kaizenml.features.taking import Receiver, read_rows
 from kaizenml.features.view import Pushed
-from kaizenml.serving.connecting.admission import Admission
-from kaizenml.serving.connecting.door import Door
-from kaizenml.serving.connecting.headers import DISCARDED_BYTES, Headers, call_of, check_post, error_headers, too_large
+from kaizenml.serving.admission import Admission
 from kaizenml.serving.deciding import Answered
 from kaizenml.serving.dialects import tables
 from kaizenml.serving.dialects.call import Call, Dialect
 from kaizenml.serving.dialects.invocations import Invocations
 from kaizenml.serving.dialects.oip import OpenInference
+from kaizenml.serving.door import Door
 from kaizenml.serving.engine import Engine
+from kaizenml.serving.headers import DISCARDED_BYTES, Headers, call_of, check_post, error_headers, too_large
+from kaizenml.serving.metrics import Counters
 from kaizenml.serving.outcomes import OutcomeStore, Taken
 from kaizenml.serving.protocol import Limits, MethodNotAllowed, check_rows, read_outcomes
 from kaizenml.serving.telling.description import PAGE_HEADERS, Description, address_of
-from kaizenml.serving.telling.metrics import Counters
 from kaizenml.serving.telling.observer import Observer
 from kaizenml.serving.watcher import Watcher
 

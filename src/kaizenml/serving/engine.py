@@ -27,11 +27,11 @@ from kaizenml.serving.ids import Ids
 from kaizenml.serving.journaling import records
 from kaizenml.serving.journaling.journal import Journal
 from kaizenml.serving.journaling.records import Answer, PredictionRecord
+from kaizenml.serving.metrics import Counters
 from kaizenml.serving.protocol import Limits, PredictRequest, read_predict
 from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute, Routing
 from kaizenml.serving.rules import Hit
 from kaizenml.serving.shadows import Shadows
-from kaizenml.serving.telling.metrics import Counters
 
 log = logging.getLogger("kaizenml.serving")
 UNJOURNALED = b',"journaled":false'  # in an answer that has no record

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from kaizenml.data.people.keys import VARIABLE, Keys, open_keys
+from kaizenml.data.keys import VARIABLE, Keys, open_keys
 from kaizenml.errors import Unavailable
 from kaizenml.features.signature import Signature
 from kaizenml.serving.protocol import PredictRequest

@@ -17,8 +17,8 @@ from kaizenml.errors import StorageFull
 from kaizenml.serving.deciding import Answered, Features, Known, decide_alone, merged, without_strangers
 from kaizenml.serving.journaling.journal import Journal
 from kaizenml.serving.journaling.records import Answer, ShadowRecord
+from kaizenml.serving.metrics import Counters
 from kaizenml.serving.routing import LoadedRoute
-from kaizenml.serving.telling.metrics import Counters
 
 log = logging.getLogger("kaizenml.serving")
 SHADOW_ROWS = 20_000  # waiting to be run by shadows; more are shed

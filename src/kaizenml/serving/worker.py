@@ -22,21 +22,21 @@ from kaizenml.clock import open_clock, parse_duration
 from kaizenml.errors import NotFound
 from kaizenml.features.taking import Receiver
 from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Snapshot
+from kaizenml.serving.admission import Admission, Bounds
 from kaizenml.serving.app import App
 from kaizenml.serving.beside import Batching
-from kaizenml.serving.connecting.admission import Admission, Bounds
-from kaizenml.serving.connecting.door import Door
 from kaizenml.serving.connecting.front import Front, fixed_token
 from kaizenml.serving.connecting.http import Taking
 from kaizenml.serving.connecting.turns import Turns
+from kaizenml.serving.door import Door
 from kaizenml.serving.engine import Engine
 from kaizenml.serving.ids import Ids, project_key
 from kaizenml.serving.journaling import journal
 from kaizenml.serving.journaling.journal import Journal
+from kaizenml.serving.metrics import Counters
 from kaizenml.serving.outcomes import OutcomeStore
 from kaizenml.serving.protocol import Limits
 from kaizenml.serving.telling.access_log import STDERR, AccessLog
-from kaizenml.serving.telling.metrics import Counters
 from kaizenml.serving.telling.observer import Observer
 from kaizenml.serving.telling.tracing import open_tracer
 from kaizenml.serving.watcher import Watcher

@@ -11,8 +11,7 @@ import pyarrow as pa
 
 from kaizenml.clock import parse_duration
 from kaizenml.context import Context
-from kaizenml.data import tables
-from kaizenml.data.trust import exclusions
+from kaizenml.data import exclusions, tables
 from kaizenml.errors import InvalidData, InvalidSettings, UsageError
 from kaizenml.features import frame
 from kaizenml.features.signature import Derived, Field, Signature, ViewUse

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kaizenml.data.people.keys import PSEUDONYM, SEALED
+from kaizenml.data.keys import PSEUDONYM, SEALED
 from kaizenml.data.people.person_words import COLUMNS, GIVEN, OF_THINGS, REMARKS, STREETS
 
 SAMPLE = 500  # values of a column that are looked at

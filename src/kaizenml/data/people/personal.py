@@ -11,8 +11,8 @@ import pyarrow.compute as pc
 
 from kaizenml.context import Context
 from kaizenml.data.dataset import Contract, DatasetVersion, Decision, Kind, Personal
+from kaizenml.data.keys import Keys, open_keys, seal
 from kaizenml.data.people.detect import Found, detect
-from kaizenml.data.people.keys import Keys, open_keys, seal
 from kaizenml.errors import Conflict, ContractBroken, InvalidData
 
 _HIDING: tuple[Decision, ...] = ("pseudonym", "encrypt")

@@ -1,1 +1,1 @@
-"""Sources that are not believed: scanned for poison, and cut off from learning."""
+"""Sources that are not believed: their rows are scanned for poison."""

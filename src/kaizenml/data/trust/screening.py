@@ -10,10 +10,10 @@ import pyarrow.compute as pc
 import sqlalchemy as sa
 
 from kaizenml.context import Context
-from kaizenml.data import tables
+from kaizenml.data import exclusions, tables
 from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Suspicion
 from kaizenml.data.kinds import SOURCE
-from kaizenml.data.trust import exclusions, poison
+from kaizenml.data.trust import poison
 
 _ENOUGH, _MOST = 30_000, 1_000_000  # rows of the others that suffice; rows that are read at all, the newest parts first
 

@@ -9,10 +9,10 @@ from functools import partial
 import msgspec
 
 from kaizenml.context import Context
+from kaizenml.data import exclusions
 from kaizenml.data import store as datasets
 from kaizenml.data.dataset import Dataset
-from kaizenml.data.trust import exclusions
-from kaizenml.data.trust.exclusions import Exclusion
+from kaizenml.data.exclusions import Exclusion
 from kaizenml.errors import KaizenError, NotFound, UsageError, nearest, not_found
 from kaizenml.features import frame
 from kaizenml.features import operations as features

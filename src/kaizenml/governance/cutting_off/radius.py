@@ -11,11 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.context import Context
+from kaizenml.data import exclusions, tables
 from kaizenml.data import store as datasets
-from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
-from kaizenml.data.trust import exclusions
-from kaizenml.data.trust.exclusions import Exclusion
+from kaizenml.data.exclusions import Exclusion
 from kaizenml.features import join
 from kaizenml.features import store as views
 from kaizenml.features.encoding import microseconds

@@ -9,7 +9,7 @@ import msgspec
 
 from kaizenml import events
 from kaizenml.context import Context
-from kaizenml.data.people import keys as project_keys
+from kaizenml.data import keys as project_keys
 from kaizenml.errors import NotFound, UsageError
 from kaizenml.governance.forgetting import carrying_out as forgetting
 from kaizenml.governance.forgetting import certificate

@@ -16,9 +16,9 @@ from typing import Any
 import sqlalchemy as sa
 
 from kaizenml.context import Context
+from kaizenml.data import keys as project_keys
 from kaizenml.data.dataset import Dataset
-from kaizenml.data.people import keys as project_keys
-from kaizenml.data.people.keys import Keys
+from kaizenml.data.keys import Keys
 from kaizenml.errors import Unavailable
 from kaizenml.governance.forgetting import answers, certificate, datasets, models, online, sqlite, watching
 from kaizenml.governance.forgetting import learnt as training

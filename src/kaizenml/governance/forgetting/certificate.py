@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from kaizenml.data.people.keys import Keys
+from kaizenml.data.keys import Keys
 from kaizenml.errors import Corrupt, NotFound
 from kaizenml.governance.forgetting.wish import Learnt
 

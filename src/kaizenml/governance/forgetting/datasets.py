@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 from kaizenml.context import Context
 from kaizenml.data import forgotten, hashing, storage, store, tables
 from kaizenml.data.dataset import Column, Contract, Dataset, DatasetVersion
+from kaizenml.data.keys import Keys
 from kaizenml.data.kinds import PART, SOURCE, VERSION
-from kaizenml.data.people.keys import Keys
 from kaizenml.data.profile import merge, profile, without_values
 from kaizenml.data.storage import Place
 from kaizenml.features.view import entity_key

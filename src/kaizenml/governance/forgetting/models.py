@@ -18,7 +18,7 @@ import msgspec
 
 from kaizenml.context import Context
 from kaizenml.data import forgotten
-from kaizenml.data.people.keys import Keys
+from kaizenml.data.keys import Keys
 from kaizenml.errors import NotFound
 from kaizenml.governance.forgetting import subject
 from kaizenml.governance.forgetting.wish import Wish

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from kaizenml.data.people.keys import Keys
+from kaizenml.data.keys import Keys
 from kaizenml.errors import Corrupt
 from kaizenml.governance.forgetting.subject import Subject
 

@@ -1,1 +1,1 @@
-"""From a socket to a request and back: connections and their limits, turns, TLS, and who may come in."""
+"""From a socket to a request and back: connections with their patience, turns, TLS, addresses."""

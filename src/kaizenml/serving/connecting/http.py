@@ -21,11 +21,11 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from kaizenml.errors import KaizenError
+from kaizenml.serving.admission import Admission, Bounds, Overloaded
 from kaizenml.serving.app import JSON
-from kaizenml.serving.connecting.admission import Admission, Bounds, Overloaded
-from kaizenml.serving.connecting.headers import Headers
 from kaizenml.serving.connecting.patience import BadRequest, HeadersTooLarge, Patient
 from kaizenml.serving.connecting.turns import Turns, Waiting
+from kaizenml.serving.headers import Headers
 
 log = logging.getLogger("kaizenml.serving")
 _SWEEP_S = 0.25

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from kaizenml.clock import format_duration
 from kaizenml.errors import KaizenError, TooLarge, UsageError
-from kaizenml.serving.connecting.admission import REFUSED, RETRY_S
+from kaizenml.serving.admission import REFUSED, RETRY_S
 
 if TYPE_CHECKING:
     from kaizenml.serving.connecting.http import Taking

@@ -18,8 +18,8 @@ import msgspec
 
 from kaizenml.errors import KaizenError
 from kaizenml.serving.app import IN_FLIGHT, JSON, MISTAKE, App
-from kaizenml.serving.connecting.headers import Headers, check_post, error_headers, too_large
 from kaizenml.serving.deciding import Answered, Asked, Decision
+from kaizenml.serving.headers import Headers, check_post, error_headers, too_large
 from kaizenml.serving.protocol import read_predict
 
 log = logging.getLogger("kaizenml.serving")

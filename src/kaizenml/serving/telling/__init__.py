@@ -1,1 +1,1 @@
-"""What the data plane tells of itself: counts, logs, traces, and the description of what can be asked."""
+"""What the data plane tells of itself: logs, traces, and the description of what can be asked."""

@@ -10,9 +10,9 @@ from kaizenml.clock import Clock
 from kaizenml.serving.deciding import Answered
 from kaizenml.serving.engine import Engine
 from kaizenml.serving.journaling.backlog import backlog as look_at_backlog
+from kaizenml.serving.metrics import Counters
 from kaizenml.serving.paths import template
 from kaizenml.serving.telling.access_log import Access, AccessLog
-from kaizenml.serving.telling.metrics import Counters
 from kaizenml.serving.telling.tracing import Tracer
 
 _QUIET = frozenset({"/health/live", "/health/ready", "/ping", "/v2/health/live", "/v2/health/ready", "/metrics"})

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from kaizenml.clock import format_duration
 from kaizenml.errors import Unavailable
-from kaizenml.serving.telling.metrics import Counters
+from kaizenml.serving.metrics import Counters
 
 ARRIVED = "kaizen.arrived"  # key of a request's scope: when it was there as a whole (monotonic seconds)
 REFUSED = "kaizen.refused"  # key: it was told to come again later

@@ -6,7 +6,7 @@ from collections.abc import MutableMapping
 from typing import Any
 
 from kaizenml.errors import KaizenError, RateLimited, TooLarge, Unauthorized, Unavailable
-from kaizenml.serving.connecting.admission import Overloaded
+from kaizenml.serving.admission import Overloaded
 from kaizenml.serving.dialects import tables
 from kaizenml.serving.dialects.call import Call
 from kaizenml.serving.protocol import Limits, MethodNotAllowed, UnsupportedMedia
