@@ -107,3 +107,47 @@ def test_windows_and_queries_defined_in_python_are_the_same_online_and_offline(w
     assert operations.check(weather, "doubled", entities=1000).first == []
     with pytest.raises(InvalidInput, match="are what a query gives"):
         operations.push(weather, "doubled", [row])
+
+
+BESIDE = '''
+from kaizenml import features, mean
+
+@features(entity=["origin", "carrier"], source="departures", at="left")
+class OfCarrier:
+    carrier_6h = mean("delay", last="6h")
+
+@features(entity="origin", source="departures", at="left")
+class AtOrigin:
+    origin_2h = mean("delay", last="2h")
+'''
+
+
+def test_rows_pushed_into_one_view_of_a_dataset_are_counted_for_the_view_beside_it(weather: Context, clock: SimulatedClock) -> None:
+    start = dt.datetime(2013, 1, 1, 9, tzinfo=dt.UTC)
+    rows = [
+        {"flight": str(n), "left": start + dt.timedelta(minutes=n), "origin": f"P{n % 3}", "carrier": f"C{n % 2}", "delay": n / 7} for n in range(120)
+    ]
+    data.add(weather, "departures", table=pa.Table.from_pylist(rows[:60]), key="flight", time="left")
+    (weather.root / "features.py").write_text(BESIDE, encoding="utf-8")
+    clock.set(start + dt.timedelta(hours=2))
+    assert operations.check(weather, "at_origin", entities=100).same
+    operations.push(weather, "of_carrier", rows[60:])
+    operations.push(weather, "at_origin", [{name: row[name] for name in row if name != "carrier"} for row in rows[60:]], offline=False)
+    pushed = operations.get(weather, "at_origin", "P1").values["origin_2h"]
+    found = operations.check(weather, "at_origin", entities=100)
+    assert (found.entities, found.first, found.dataset) == (3, [], "departures@2")
+    assert operations.get(weather, "at_origin", "P1").values["origin_2h"] == pushed == sum(n / 7 for n in range(1, 120, 3)) / 40
+    assert operations.check(weather, "of_carrier", entities=100).same
+
+
+def test_a_view_filled_anew_keeps_the_rows_that_wait_in_the_view_beside_it(weather: Context, clock: SimulatedClock) -> None:
+    start = dt.datetime(2013, 1, 1, 9, tzinfo=dt.UTC)
+    first, second = ({"flight": str(n), "left": start + dt.timedelta(minutes=n), "origin": "P1", "carrier": "C1", "delay": 10.0 * n} for n in (1, 2))
+    data.add(weather, "departures", table=pa.Table.from_pylist([first]), key="flight", time="left")
+    (weather.root / "features.py").write_text(BESIDE, encoding="utf-8")
+    clock.set(start + dt.timedelta(hours=1))
+    operations.materialize(weather, "at_origin")
+    operations.materialize(weather, "of_carrier")
+    operations.push(weather, "of_carrier", [second])
+    operations.renew(weather, operations.show(weather, "at_origin").view, ["P1"])
+    assert operations.get(weather, "at_origin", "P1").values["origin_2h"] == 15.0

@@ -39,6 +39,7 @@ class Batch(msgspec.Struct, frozen=True, kw_only=True):
     view: str
     last: int
     rows: list[dict[str, Any]]
+    left: bool = False  # an earlier flush sealed it and went no further: more may have come since
 
     @property
     def token(self) -> str:
@@ -97,7 +98,7 @@ class PushBuffer:
             else:
                 last = kept[0]
             bodies = connection.execute("SELECT body FROM pushed WHERE view = ? AND seq <= ? ORDER BY seq", (view, last)).fetchall()
-        return Batch(view=view, last=last, rows=[row for (body,) in bodies for row in _decode(body)])
+        return Batch(view=view, last=last, rows=[row for (body,) in bodies for row in _decode(body)], left=kept is not None)
 
     def done(self, batch: Batch) -> None:
         """Forget a batch that the dataset has taken. Harmless when somebody else was quicker."""

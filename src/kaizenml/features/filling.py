@@ -19,6 +19,7 @@ from kaizenml.data import exclusions, tables
 from kaizenml.data import store as datasets
 from kaizenml.data.dataset import DatasetVersion
 from kaizenml.features import frame, join
+from kaizenml.features.buffer import buffer_of
 from kaizenml.features.encoding import microseconds
 from kaizenml.features.moments import History, Row, keep_s, keeps_rows, reach_us
 from kaizenml.features.push import time_text
@@ -92,6 +93,25 @@ def keys_of(ctx: Context, dataset: str) -> list[str]:
     with ctx.catalog.read() as connection:
         found = datasets.find(connection, dataset)
     return found.contract.keys if found else []
+
+
+def beside(ctx: Context, view: FeatureView) -> list[FeatureView]:
+    """Return the other views over a view's dataset into which rows can be pushed: what comes there is this one's too."""
+    if view.sql is not None:
+        return []
+    return [each for each in frame.views(ctx) if each.dataset == view.dataset and each.sql is None and each.ref != view.ref]
+
+
+def waiting_rows(ctx: Context, view: FeatureView) -> Iterator[list[dict[str, Any]]]:
+    """Yield the pushed rows that wait for a view's dataset, push by push, as rows of this view: also those that came into one beside it."""
+    buffer = buffer_of(ctx.state)
+    yield from buffer.waiting_rows(view.ref)
+    keys = keys_of(ctx, view.dataset) if keeps_rows(view) else []
+    needed = dict.fromkeys([*view.entities, *view.reads, *keys, *(name for name in (view.at, view.created) if name)])
+    for each in beside(ctx, view):
+        for rows in buffer.waiting_rows(each.ref):
+            if rows and needed.keys() <= rows[0].keys():
+                yield [{name: row[name] for name in needed} for row in rows]
 
 
 def online_rows(view: FeatureView, rows: pa.Table) -> Iterator[tuple[str, float, dict[str, Any]]]:

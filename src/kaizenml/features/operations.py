@@ -100,14 +100,17 @@ def flush(ctx: Context, view: str) -> DatasetVersion | None:
             why=why,
         )  # fmt: skip
         buffer.done(batch)
+        if not batch.left:
+            break
     return version
 
 
 def materialize(ctx: Context, view: str, *, everything: bool = False, progress: Callable[[str, float], None] | None = None) -> Materialized:
     """Fill the online store with what its dataset knows of a view.
 
-    Flushes pushed rows first, then reads only what was added since the last time; all of it where rows were excluded or allowed again,
-    or the online store was lost. Values that are newer online stay. May run at any time, beside pushes and reads.
+    Flushes what was pushed into the views over its dataset first, then reads only what was added since the last time; all of it where
+    rows were excluded or allowed again, or the online store was lost. Values that are newer online stay. May run at any time, beside
+    pushes and reads.
 
     Parameters
     ----------
@@ -129,6 +132,8 @@ def materialize(ctx: Context, view: str, *, everything: bool = False, progress: 
     """
     found = frames.view_named(ctx, view)
     flush(ctx, view)
+    for each in filling.beside(ctx, found):
+        flush(ctx, each.name)
     store.record_use(ctx, [found])
     done = _fill(ctx, found, everything=everything, progress=progress)
     publish(ctx)
@@ -362,7 +367,7 @@ def _fill(ctx: Context, view: FeatureView, *, everything: bool = False, progress
     done = filling.fill(ctx, view, everything=everything, progress=progress)
     if done.entities:
         checker = _checker(ctx, view, fresh=True)
-        for rows in buffer_of(ctx.state).waiting_rows(view.ref):  # pushed since: what was replaced is put once more
+        for rows in filling.waiting_rows(ctx, view):  # pushed since: what was replaced is put once more
             taking.put(ctx.online, checker, checker.check(rows))
         with ctx.catalog.write() as connection:
             store.set_materialized(connection, view.ref, done.version.number)
@@ -377,7 +382,7 @@ def renew(ctx: Context, view: FeatureView, keys: Sequence[str]) -> int:
     """
     changed = filling.renew(ctx, view, keys)
     checker = _checker(ctx, view, fresh=True)
-    for rows in buffer_of(ctx.state).waiting_rows(view.ref):
+    for rows in filling.waiting_rows(ctx, view):
         taking.put(ctx.online, checker, checker.check(rows))
     return changed
 

@@ -12,7 +12,6 @@ import pyarrow as pa
 
 from kaizenml.context import Context
 from kaizenml.features import filling, frame
-from kaizenml.features.buffer import buffer_of
 from kaizenml.features.online import read_at
 from kaizenml.features.view import FeatureView
 
@@ -51,7 +50,8 @@ def compare(ctx: Context, view: FeatureView, dataset: str, *, entities: int) -> 
     t = round(now * 1e6)
     rng = random.Random(t)
     rows = frame.view_rows(ctx, view, dataset)
-    texts = list(filling.key_texts(view.entities, rows))
+    known_entities = rows.select(view.entities).group_by(view.entities).aggregate([])
+    texts = list(filling.key_texts(view.entities, known_entities))
     online = list(itertools.islice(ctx.online.keys(view.ref), _LOOKED_AT))
     offline = sorted({key for key in texts if key is not None})
     half = max(entities // 2, 1)
@@ -61,7 +61,7 @@ def compare(ctx: Context, view: FeatureView, dataset: str, *, entities: int) -> 
     settled = [(key, row) for key, row in zip(chosen, stored, strict=True) if key not in waiting and (row is None or round(row.at * 1e6) <= t)]
     keys = [key for key, _ in settled]
     found = read_at(view.columns, view.aggregates, view.ttl_s, [row for _, row in settled], t)
-    asked, known = _asked(view, rows, texts, keys)
+    asked, known = _asked(known_entities, texts, keys)
     joined = frame.with_features(ctx, asked, [view], [], known_at=np.full(len(known), t), told=dataset)
     columns = {column: filling.online_values(joined.column(name)) for name, column in view.features.items()}
     offline_values = {key: {name: column[position] for name, column in columns.items()} for position, key in enumerate(known)}
@@ -78,19 +78,19 @@ def compare(ctx: Context, view: FeatureView, dataset: str, *, entities: int) -> 
     )  # fmt: skip
 
 
-def _asked(view: FeatureView, rows: pa.Table, texts: list[str | None], keys: list[str]) -> tuple[pa.Table, list[str]]:
-    """Return the entities that the dataset knows of, as rows with the view's key columns."""
+def _asked(entities: pa.Table, texts: list[str | None], keys: list[str]) -> tuple[pa.Table, list[str]]:
+    """Return the entities that the dataset knows of, of these keys, as rows with the view's key columns."""
     place: dict[str | None, int] = {}
     for position, key in enumerate(texts):
         place.setdefault(key, position)
     known = [key for key in keys if key in place]
-    return rows.select(view.entities).take(pa.array([place[key] for key in known], pa.int64())), known
+    return entities.take(pa.array([place[key] for key in known], pa.int64())), known
 
 
 def _waiting(ctx: Context, view: FeatureView) -> set[str]:
     """Return the entities that rows were pushed for which the dataset does not hold yet."""
     found: set[str] = set()
-    for batch in buffer_of(ctx.state).waiting_rows(view.ref):
+    for batch in filling.waiting_rows(ctx, view):
         table = pa.table({name: pa.array([row[name] for row in batch]) for name in view.entities})
         found |= {key for key in filling.key_texts(view.entities, table) if key is not None}
     return found

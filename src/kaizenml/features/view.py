@@ -50,10 +50,10 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     def version(self) -> str:
         """The hash of the definition: change anything and it is another version. Not of what is merely said about it."""
         found = {name: getattr(self, name) for name in _FIRST}
-        for field in msgspec.structs.fields(self):
-            value = getattr(self, field.name)
-            if field.name not in (*_FIRST, *_TOLD) and value not in (None, False, []):
-                found[field.name] = value
+        for name in self.__struct_fields__:
+            value = getattr(self, name)
+            if name not in (*_FIRST, *_TOLD) and value not in (None, False, []):
+                found[name] = value
         return hashlib.sha256(msgspec.json.encode(found)).hexdigest()[:12]  # in the order of the fields
 
     @property

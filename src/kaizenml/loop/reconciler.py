@@ -16,6 +16,7 @@ from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.errors import Conflict, KaizenError, Refused, StorageFull, Unavailable
+from kaizenml.features import frame
 from kaizenml.features import operations as features
 from kaizenml.loop import store
 from kaizenml.loop.improvement import Facts, Hold, Improvement, Start, judge, should_start
@@ -178,8 +179,9 @@ def _save(ctx: Context, before: Improvement, after: Improvement) -> None:
 
 def _collect(ctx: Context, it: Improvement, progress: Progress | None) -> Improvement:
     """Bring the labelled answers of production into the training dataset, and pushed feature values into theirs."""
-    for view in ctx.settings.features:
-        features.flush(ctx, view)
+    for view in frame.views(ctx):
+        if view.sql is None:
+            features.flush(ctx, view.name)
     task = ctx.settings.task
     assert task is not None  # an endpoint exists, so the project has a task
     rows, _ = monitoring.labelled(ctx, it.endpoint, after=it.after, upto=it.upto)
