@@ -75,6 +75,18 @@ def test_the_watch_looks_every_hour_and_opens_one_alert_until_it_is_over(weather
     assert not monitoring.alerts(weather)[0].open
 
 
+def test_a_look_checks_one_view_the_one_that_has_waited_longest(weather: Context, reopen: Callable[..., Context], clock: SimulatedClock) -> None:
+    two = reopen(TOML.partition("[features.planes]")[0] + '\n[features.sky]\ndataset = "weather"\nentity = "origin"\ncolumns = ["sky"]\nat = "at"\n')
+    for name in ("weather", "sky"):
+        operations.materialize(two, name)
+    looked = [found.view.partition(".")[0] for _ in range(3) for found in parity.watch(two)]
+    assert sorted(looked) == ["sky", "weather"]  # one after the other, and a third time nothing
+    clock.advance(dt.timedelta(hours=1))
+    assert [found.view.partition(".")[0] for _ in range(2) for found in parity.watch(two)] == sorted(looked, key=looked.index)
+    two.online.close()
+    two.catalog.close()
+
+
 WINDOWS = '''
 from kaizenml import count, features, latest, mean, sum_
 

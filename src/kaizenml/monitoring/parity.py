@@ -1,4 +1,7 @@
-"""The watch over features: every hour, whether requests read online what training reads offline. Raises an alert when they do not."""
+"""The watch over features: every hour, whether requests read online what training reads offline. Raises an alert when they do not.
+
+A look of the loop checks one view at most, for a check reads the view's rows: the loop has other things to do as well.
+"""
 
 from __future__ import annotations
 
@@ -20,17 +23,18 @@ log = logging.getLogger("kaizenml.monitoring")
 
 
 def watch(ctx: Context) -> list[Parity]:
-    """Check the views whose hour is over. A view that cannot be checked is told in the log; the next hour tries again."""
-    done = []
-    for view in frame.views(ctx):
+    """Check the view that has waited longest, if its hour is over. One that cannot be checked is told in the log; the next hour tries again."""
+    views = frame.views(ctx)
+    at = {view.ref: ctx.online.read(f"{view.ref}#", [_PLACE])[0] for view in views}
+    for view in sorted(views, key=lambda one: row.at if (row := at[one.ref]) is not None else 0.0):
         try:
             if _due(ctx, view.ref):
                 found = features.check(ctx, view.name, entities=_ENTITIES)
                 _record(ctx, view.name, found)
-                done.append(found)
+                return [found]
         except KaizenError as error:
             log.warning("the feature view %s could not be checked: %s", view.name, error.what)
-    return done
+    return []
 
 
 def _due(ctx: Context, ref: str) -> bool:
