@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet
 
 from kaizenml.data import operations as data
-from kaizenml.features import frame, operations
-from kaizenml.features.online import look_up as read_online
+from kaizenml.features import operations
+from kaizenml.features.offline import frame
+from kaizenml.features.online.reading import look_up as read_online
 from kaizenml.project import open_project
 
 TOML = """

@@ -16,7 +16,7 @@ import numpy as np
 
 import _bundle
 from _rows import OURS, options, report
-from kaizenml.features.encoder import EncodedColumn
+from kaizenml.features.encoding.encoder import EncodedColumn
 from kaizenml.rollouts import conditions
 from kaizenml.rollouts.snapshot import EndpointRoute, Route, Rule, Snapshot
 from kaizenml.serving.engine import Engine

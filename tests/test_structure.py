@@ -21,7 +21,7 @@ HEAVY = ("pandas", "scipy", "sklearn", "lightgbm", "pyarrow", "sqlalchemy", "del
 HOT = [
     "kaizenml",
     "kaizenml.serving.app", "kaizenml.serving.worker", "kaizenml.serving.journaling.journal", "kaizenml.serving.outcomes", "kaizenml.serving.client",
-    "kaizenml.features.encoder", "kaizenml.features.online", "kaizenml.features.taking",
+    "kaizenml.features.encoding.encoder", "kaizenml.features.online.reading", "kaizenml.features.online.taking",
     "kaizenml.registry.runtimes", "kaizenml.rollouts.assign", "kaizenml.rollouts.snapshot", "kaizenml.training.model_file",
     "kaizenml.training.linear", "kaizenml.adapters.online", "kaizenml.adapters.sqlite_online", "kaizenml.adapters.redis_online",
 ]  # fmt: skip

@@ -36,18 +36,18 @@ _WHERE = {
     "Contract": "kaizenml.data.dataset",
     "FeatureView": "kaizenml.features.view",
     "Signature": "kaizenml.features.signature",
-    "derived": "kaizenml.features.define",
-    "count": "kaizenml.features.define",
-    "sum_": "kaizenml.features.define",
-    "mean": "kaizenml.features.define",
-    "min_": "kaizenml.features.define",
-    "max_": "kaizenml.features.define",
-    "std": "kaizenml.features.define",
-    "distinct": "kaizenml.features.define",
-    "first": "kaizenml.features.define",
-    "latest": "kaizenml.features.define",
-    "ratio": "kaizenml.features.define",
-    "since": "kaizenml.features.define",
+    "derived": "kaizenml.features.defining.define",
+    "count": "kaizenml.features.defining.define",
+    "sum_": "kaizenml.features.defining.define",
+    "mean": "kaizenml.features.defining.define",
+    "min_": "kaizenml.features.defining.define",
+    "max_": "kaizenml.features.defining.define",
+    "std": "kaizenml.features.defining.define",
+    "distinct": "kaizenml.features.defining.define",
+    "first": "kaizenml.features.defining.define",
+    "latest": "kaizenml.features.defining.define",
+    "ratio": "kaizenml.features.defining.define",
+    "since": "kaizenml.features.defining.define",
     "Run": "kaizenml.training.run",
     "ModelVersion": "kaizenml.registry.model",
     "Release": "kaizenml.releases.release",
@@ -82,19 +82,19 @@ if TYPE_CHECKING:
     from kaizenml.errors import UsageError as UsageError
     from kaizenml.errors import Waiting as Waiting
     from kaizenml.events import Event as Event
-    from kaizenml.features.define import count as count
-    from kaizenml.features.define import derived as derived
-    from kaizenml.features.define import distinct as distinct
-    from kaizenml.features.define import features as features
-    from kaizenml.features.define import first as first
-    from kaizenml.features.define import latest as latest
-    from kaizenml.features.define import max_ as max_
-    from kaizenml.features.define import mean as mean
-    from kaizenml.features.define import min_ as min_
-    from kaizenml.features.define import ratio as ratio
-    from kaizenml.features.define import since as since
-    from kaizenml.features.define import std as std
-    from kaizenml.features.define import sum_ as sum_
+    from kaizenml.features.defining.define import count as count
+    from kaizenml.features.defining.define import derived as derived
+    from kaizenml.features.defining.define import distinct as distinct
+    from kaizenml.features.defining.define import features as features
+    from kaizenml.features.defining.define import first as first
+    from kaizenml.features.defining.define import latest as latest
+    from kaizenml.features.defining.define import max_ as max_
+    from kaizenml.features.defining.define import mean as mean
+    from kaizenml.features.defining.define import min_ as min_
+    from kaizenml.features.defining.define import ratio as ratio
+    from kaizenml.features.defining.define import since as since
+    from kaizenml.features.defining.define import std as std
+    from kaizenml.features.defining.define import sum_ as sum_
     from kaizenml.features.signature import Signature as Signature
     from kaizenml.features.view import FeatureView as FeatureView
     from kaizenml.ports import Notifier as Notifier

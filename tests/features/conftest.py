@@ -9,7 +9,7 @@ from view_settings import TOML
 
 from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
-from kaizenml.features import buffer
+from kaizenml.features.online import buffer
 from kaizenml.project import open_project
 
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaizenml.errors import InvalidInput
-from kaizenml.features.batch import compile_rows
-from kaizenml.features.columns import Columns
-from kaizenml.features.encoder import EncodedColumn, Encoder, compile_row
+from kaizenml.features.encoding.batch import compile_rows
+from kaizenml.features.encoding.columns import Columns
+from kaizenml.features.encoding.encoder import EncodedColumn, Encoder, compile_row
 
 ENCODER = Encoder(
     columns=[

@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.errors import InvalidInput, InvalidSettings, NotFound
-from kaizenml.features import definitions, expressions, frame, operations
-from kaizenml.features.asking import features_for
-from kaizenml.features.online import look_up
+from kaizenml.features import operations
+from kaizenml.features.defining import definitions, expressions
+from kaizenml.features.offline import frame
+from kaizenml.features.offline.asking import features_for
+from kaizenml.features.online.reading import look_up
 from kaizenml.features.signature import Derived
 
 FILE = '''

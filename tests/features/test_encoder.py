@@ -8,8 +8,8 @@ import pyarrow as pa
 import pytest
 
 from kaizenml.errors import Corrupt, InvalidData, InvalidInput
-from kaizenml.features.encoder import EncodedColumn, Encoder, compile_row, compile_unknown
-from kaizenml.features.encoding import MAX_LEVELS, encode, learn
+from kaizenml.features.encoding.encoder import EncodedColumn, Encoder, compile_row, compile_unknown
+from kaizenml.features.encoding.vectorised import MAX_LEVELS, encode, learn
 from kaizenml.features.signature import Field
 
 ENCODER = Encoder(
@@ -206,7 +206,7 @@ def test_the_hot_modules_load_no_data_stack() -> None:
     import sys
 
     code = (
-        "import sys, kaizenml.features.encoder, kaizenml.features.online, kaizenml.adapters.sqlite_online\n"
+        "import sys, kaizenml.features.encoding.encoder, kaizenml.features.online.reading, kaizenml.adapters.sqlite_online\n"
         "heavy = {'pandas', 'scipy', 'sklearn', 'lightgbm', 'pyarrow', 'sqlalchemy', 'numpy'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -14,9 +14,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kaizenml.errors import InvalidInput
-from kaizenml.features.batch import compile_rows
-from kaizenml.features.encoder import Encoder, RowEncoder, compile_row
-from kaizenml.features.encoding import encode, learn
+from kaizenml.features.encoding.batch import compile_rows
+from kaizenml.features.encoding.encoder import Encoder, RowEncoder, compile_row
+from kaizenml.features.encoding.vectorised import encode, learn
 from kaizenml.features.signature import Field
 
 FIELDS = [

@@ -16,12 +16,13 @@ from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data import tables
-from kaizenml.features import filling, moments, taking
-from kaizenml.features.aggregates import Event, ordered, values_at
-from kaizenml.features.online import look_up
-from kaizenml.features.push import Checker
+from kaizenml.features.online import filling, taking
+from kaizenml.features.online.push import Checker
+from kaizenml.features.online.reading import look_up
 from kaizenml.features.signature import ViewUse
 from kaizenml.features.view import Aggregate, FeatureView, key_of
+from kaizenml.features.windows import moments
+from kaizenml.features.windows.aggregates import Event, ordered, values_at
 
 AGGREGATES = [
     Aggregate(name="orders_2h", function="count", last_s=7200.0),

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kaizenml.errors import Corrupt
-from kaizenml.features.aggregates import SECOND_US, Event, ordered, values_at
-from kaizenml.features.moments import MOST, History, Reading, Row, reach_us
 from kaizenml.features.view import Aggregate
+from kaizenml.features.windows.aggregates import SECOND_US, Event, ordered, values_at
+from kaizenml.features.windows.moments import MOST, History, Reading, Row, reach_us
 
 HOUR = 3600.0
 FUNCTIONS = ("count", "sum", "mean", "min", "max", "std", "distinct", "first", "latest", "since")

@@ -14,7 +14,7 @@ from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.errors import InvalidInput
 from kaizenml.features import operations
-from kaizenml.features.buffer import buffer_of
+from kaizenml.features.online.buffer import buffer_of
 from kaizenml.monitoring import operations as monitoring
 from kaizenml.monitoring import parity
 

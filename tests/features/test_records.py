@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from kaizenml.errors import InvalidInput
-from kaizenml.features.batch import compile_rows
-from kaizenml.features.encoder import EncodedColumn, Encoder, compile_row
-from kaizenml.features.records import OutOfForm, Records, compile_records
+from kaizenml.features.encoding.batch import compile_rows
+from kaizenml.features.encoding.encoder import EncodedColumn, Encoder, compile_row
+from kaizenml.features.encoding.records import OutOfForm, Records, compile_records
 
 ENCODER = Encoder(
     columns=[

@@ -22,8 +22,8 @@ from kaizenml.context import Context
 from kaizenml.data import exclusions
 from kaizenml.data import operations as data
 from kaizenml.errors import InvalidSettings, MissingExtra
-from kaizenml.features import frame
-from kaizenml.features.asking import features_for, rows_named
+from kaizenml.features.offline import frame
+from kaizenml.features.offline.asking import features_for, rows_named
 from kaizenml.features.view import FeatureView
 
 ROOT = Path(__file__).parents[2]
@@ -193,7 +193,7 @@ import sys
 import pyarrow.parquet as pq
 from pathlib import Path
 from kaizenml.cli import main
-from kaizenml.features import asking, frame
+from kaizenml.features.offline import asking, frame
 from kaizenml.project import open_project
 root = Path(sys.argv[1])
 ctx = open_project(root)

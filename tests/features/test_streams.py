@@ -20,7 +20,7 @@ from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.errors import Unavailable, UsageError
 from kaizenml.features import operations
-from kaizenml.features.buffer import buffer_of
+from kaizenml.features.online.buffer import buffer_of
 
 client = pytest.importorskip("redis", reason="the client for Redis is not installed: pip install 'kaizenml[redis]'")
 

@@ -22,11 +22,12 @@ from kaizenml.context import Context
 from kaizenml.data import exclusions, tables
 from kaizenml.data import operations as data
 from kaizenml.errors import InvalidInput, InvalidSettings, NotFound
-from kaizenml.features import frame, operations, store
-from kaizenml.features.buffer import buffer_of
-from kaizenml.features.encoder import compile_row
-from kaizenml.features.encoding import encode, learn
-from kaizenml.features.online import look_up
+from kaizenml.features import operations, store
+from kaizenml.features.encoding.encoder import compile_row
+from kaizenml.features.encoding.vectorised import encode, learn
+from kaizenml.features.offline import frame
+from kaizenml.features.online.buffer import buffer_of
+from kaizenml.features.online.reading import look_up
 from kaizenml.features.view import Aggregate, FeatureView
 
 

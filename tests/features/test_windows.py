@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaizenml.features import windows
-from kaizenml.features.aggregates import Event, ordered, values_at
 from kaizenml.features.join import MISSING
 from kaizenml.features.view import Aggregate
+from kaizenml.features.windows import vectorised as windows
+from kaizenml.features.windows.aggregates import Event, ordered, values_at
 
 SECOND = 1_000_000
 

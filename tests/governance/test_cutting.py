@@ -21,7 +21,7 @@ from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.errors import NotFound, UsageError
 from kaizenml.features import operations as features
-from kaizenml.features.buffer import buffer_of
+from kaizenml.features.online.buffer import buffer_of
 from kaizenml.governance import operations as governance
 from kaizenml.governance.cutting_off import picture
 from kaizenml.project import open_project

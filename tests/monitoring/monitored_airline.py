@@ -14,7 +14,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
-from kaizenml.features import encoding
+from kaizenml.features.encoding import vectorised as encoding
 from kaizenml.monitoring import operations as monitoring
 from kaizenml.releases import operations as releases
 from kaizenml.serving.ids import Ids, project_key

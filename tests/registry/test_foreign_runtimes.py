@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from kaizenml.errors import Corrupt, InvalidInput, MissingExtra, Unavailable
-from kaizenml.features.encoder import EncodedColumn, Encoder
+from kaizenml.features.encoding.encoder import EncodedColumn, Encoder
 from kaizenml.features.signature import Field, Signature
 from kaizenml.registry import runtimes
 from kaizenml.training import model_file

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from kaizenml.errors import Corrupt, KaizenError, Unavailable
-from kaizenml.features.encoder import EncodedColumn, Encoder
+from kaizenml.features.encoding.encoder import EncodedColumn, Encoder
 from kaizenml.features.signature import Field, Signature
 from kaizenml.registry import runtimes
 from kaizenml.registry.own_process import OwnProcess

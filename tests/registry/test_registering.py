@@ -15,7 +15,7 @@ import pytest
 from kaizenml import events
 from kaizenml.context import Context
 from kaizenml.errors import Conflict, Corrupt, NotFound, StorageFull, UsageError
-from kaizenml.features.encoder import EncodedColumn, Encoder
+from kaizenml.features.encoding.encoder import EncodedColumn, Encoder
 from kaizenml.features.signature import Field, Signature
 from kaizenml.project import open_project
 from kaizenml.registry import files, runtimes

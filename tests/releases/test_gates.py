@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from kaizenml.context import Context
-from kaizenml.features import frame
+from kaizenml.features.offline import frame
 from kaizenml.registry.runtimes import Prediction
 from kaizenml.releases import gates, parity, rows
 from kaizenml.releases.release import Pins, Release

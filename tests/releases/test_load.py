@@ -17,7 +17,7 @@ import pytest
 
 from kaizenml.context import Context
 from kaizenml.errors import Unavailable
-from kaizenml.features import frame
+from kaizenml.features.offline import frame
 from kaizenml.registry.model import ModelVersion
 from kaizenml.releases import load, rows
 from kaizenml.settings import GateSettings

@@ -11,7 +11,7 @@ import pytest
 from kaizenml.context import Context
 from kaizenml.data import store as datasets
 from kaizenml.data.dataset import Contract, Dataset, DatasetVersion
-from kaizenml.features.encoder import EncodedColumn, Encoder
+from kaizenml.features.encoding.encoder import EncodedColumn, Encoder
 from kaizenml.features.signature import Field, Signature
 from kaizenml.project import open_project
 from kaizenml.releases import bundle, store

@@ -15,7 +15,7 @@ import lightgbm
 import msgspec
 import numpy as np
 
-from kaizenml.features.encoder import EncodedColumn, Encoder
+from kaizenml.features.encoding.encoder import EncodedColumn, Encoder
 from kaizenml.features.signature import Field, Signature, ViewUse
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Snapshot

@@ -18,7 +18,7 @@ import pytest
 import serving_bundles as bundles
 
 from kaizenml.errors import InvalidInput
-from kaizenml.features.encoder import EncodedColumn, Encoder
+from kaizenml.features.encoding.encoder import EncodedColumn, Encoder
 from kaizenml.features.signature import Field, Signature
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.snapshot import EndpointRoute, Route, Rule, Snapshot

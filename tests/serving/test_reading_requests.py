@@ -7,7 +7,7 @@ import pytest
 import serving_bundles as bundles
 
 from kaizenml.errors import KaizenError
-from kaizenml.features.records import Records
+from kaizenml.features.encoding.records import Records
 from kaizenml.registry import runtimes
 from kaizenml.rollouts.snapshot import EndpointRoute
 from kaizenml.serving.protocol import Limits, read_predict, reader

@@ -18,8 +18,8 @@ import serving_bundles as bundles
 from kaizenml.adapters.online import open_online
 from kaizenml.clock import SimulatedClock
 from kaizenml.errors import InvalidInput, NotFound, StorageFull, Unavailable
-from kaizenml.features import taking
-from kaizenml.features.buffer import buffer_of
+from kaizenml.features.online import taking
+from kaizenml.features.online.buffer import buffer_of
 from kaizenml.features.view import FeatureView
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.assign import choose

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from kaizenml.features.encoder import Encoder
+from kaizenml.features.encoding.encoder import Encoder
 from kaizenml.features.signature import Field, Signature
 from kaizenml.training import model_file, segments
 from kaizenml.training.model_file import ModelSpec, Naive, Segments

@@ -16,7 +16,7 @@ from sklearn import datasets
 from kaizenml import events
 from kaizenml.data import operations as data
 from kaizenml.errors import InvalidData, NotFound, UsageError
-from kaizenml.features import encoding
+from kaizenml.features.encoding import vectorised as encoding
 from kaizenml.training import model_file, operations, recipe, scoring
 
 

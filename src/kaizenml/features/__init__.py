@@ -13,7 +13,7 @@ class _Room(ModuleType):
 
     def __call__(self, **said: Any) -> Callable[[type], Any]:
         """Make a class of aggregates a feature view, see ``define.features``."""
-        from kaizenml.features import define
+        from kaizenml.features.defining import define
 
         return define.features(**said)
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kaizenml.features.encoding import category_text, microseconds
+from kaizenml.features.encoding.vectorised import category_text, microseconds
 from kaizenml.features.view import entity_key
 
 Int64 = npt.NDArray[np.int64]

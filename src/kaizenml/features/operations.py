@@ -12,15 +12,17 @@ from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
 from kaizenml.errors import InvalidInput, NotFound
-from kaizenml.features import asking, corrections, filling, parity, store, streams, taking
-from kaizenml.features import frame as frames
-from kaizenml.features.buffer import buffer_of
-from kaizenml.features.moments import keeps_rows
-from kaizenml.features.online import Read, read_at
-from kaizenml.features.parity import Parity
-from kaizenml.features.push import Checker
-from kaizenml.features.streams import Consumed
+from kaizenml.features import store
+from kaizenml.features.offline import asking
+from kaizenml.features.offline import frame as frames
+from kaizenml.features.online import corrections, filling, parity, streams, taking
+from kaizenml.features.online.buffer import buffer_of
+from kaizenml.features.online.parity import Parity
+from kaizenml.features.online.push import Checker
+from kaizenml.features.online.reading import Read, read_at
+from kaizenml.features.online.streams import Consumed
 from kaizenml.features.view import FeatureView, Framed, Kept, Materialized, Pushed, ViewState
+from kaizenml.features.windows.moments import keeps_rows
 from kaizenml.settings import Engine
 
 __all__ = ["check", "consume", "flush", "frame", "get", "list", "materialize", "push", "read", "show"]

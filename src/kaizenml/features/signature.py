@@ -57,7 +57,7 @@ class Derived(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     name: str
     inputs: list[str]
-    expression: str  # Python syntax, of the few kinds that ``features/expressions.py`` allows
+    expression: str  # Python syntax, of the few kinds that ``features/defining/expressions.py`` allows
     kind: FieldKind
     takes: list[FieldKind] = []  # the kinds of the inputs, beside them
     version: str = ""  # hash of this and of everything under it

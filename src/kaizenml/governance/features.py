@@ -21,9 +21,9 @@ from kaizenml.data.dataset import Kind
 from kaizenml.data.kinds import kind_of
 from kaizenml.data.profile import profile, spread
 from kaizenml.errors import KaizenError, NotFound
-from kaizenml.features import frame
 from kaizenml.features import operations as features
-from kaizenml.features.encoding import microseconds
+from kaizenml.features.encoding.vectorised import microseconds
+from kaizenml.features.offline import frame
 from kaizenml.features.view import FeatureView, ViewState
 from kaizenml.governance import lineage
 from kaizenml.governance.lineage import Uses

@@ -10,8 +10,8 @@ from kaizenml import events
 from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data.dataset import Dataset, DatasetVersion
-from kaizenml.features import frame
 from kaizenml.features import store as views
+from kaizenml.features.offline import frame
 from kaizenml.governance import collecting
 from kaizenml.registry import store as models
 from kaizenml.releases import store as releases

@@ -16,8 +16,8 @@ from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.errors import Conflict, KaizenError, Refused, StorageFull, Unavailable
-from kaizenml.features import frame
 from kaizenml.features import operations as features
+from kaizenml.features.offline import frame
 from kaizenml.loop import store
 from kaizenml.loop.improvement import Facts, Hold, Improvement, Start, judge, should_start
 from kaizenml.monitoring import operations as monitoring

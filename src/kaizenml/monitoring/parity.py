@@ -9,9 +9,9 @@ import logging
 
 from kaizenml.context import Context
 from kaizenml.errors import KaizenError
-from kaizenml.features import frame
 from kaizenml.features import operations as features
-from kaizenml.features.parity import Difference, Parity
+from kaizenml.features.offline import frame
+from kaizenml.features.online.parity import Difference, Parity
 from kaizenml.monitoring import alert as alerts
 from kaizenml.monitoring import store
 from kaizenml.ports import OnlineRow

@@ -18,7 +18,8 @@ import pyarrow.compute as pc
 
 from kaizenml.context import Context
 from kaizenml.errors import KaizenError
-from kaizenml.features import encoding, frame
+from kaizenml.features.encoding import vectorised as encoding
+from kaizenml.features.offline import frame
 from kaizenml.features.signature import Signature, TaskKind
 from kaizenml.monitoring import drift, live, profile
 from kaizenml.monitoring.drift import Limits

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from kaizenml.errors import Corrupt, InvalidData, UsageError, nearest
-from kaizenml.features.encoder import EncodedColumn, Encoder
+from kaizenml.features.encoding.encoder import EncodedColumn, Encoder
 from kaizenml.features.signature import Field, FieldKind, Signature
 from kaizenml.training.model_file import Naive
 

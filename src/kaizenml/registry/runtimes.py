@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaizenml.errors import Corrupt
-from kaizenml.features.batch import compile_rows
-from kaizenml.features.encoder import compile_row
-from kaizenml.features.records import OutOfForm, Records, compile_records
+from kaizenml.features.encoding.batch import compile_rows
+from kaizenml.features.encoding.encoder import compile_row
+from kaizenml.features.encoding.records import OutOfForm, Records, compile_records
 from kaizenml.registry.lightgbm_native import LightGBM
 from kaizenml.registry.linear_runtime import FARTHEST, LinearRuntime
 from kaizenml.registry.onnx_runtime import Onnx

@@ -193,7 +193,7 @@ def _make(
     skipped: dict[str, str],
     progress: Progress,
 ) -> Release:
-    from kaizenml.features import frame
+    from kaizenml.features.offline import frame
     from kaizenml.registry import check_rows, importing
     from kaizenml.releases import card, pins, rows
     from kaizenml.training import model_file

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kaizenml.errors import KaizenError
-from kaizenml.features import encoding
+from kaizenml.features.encoding import vectorised as encoding
 from kaizenml.registry import check_rows, importing, runtimes
 from kaizenml.registry.trial import Tried
 from kaizenml.releases.release import GateResult

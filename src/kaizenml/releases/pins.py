@@ -12,7 +12,7 @@ from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data.dataset import DatasetVersion
 from kaizenml.data.tables import version as dataset_version
-from kaizenml.features import frame
+from kaizenml.features.offline import frame
 from kaizenml.registry.model import ModelVersion
 from kaizenml.releases.release import Pins
 from kaizenml.training.run import Run

@@ -14,7 +14,7 @@ import msgspec
 
 from kaizenml.clock import Clock
 from kaizenml.errors import KaizenError, NotFound, nearest
-from kaizenml.features.taking import Receiver, read_rows
+from kaizenml.features.online.taking import Receiver, read_rows
 from kaizenml.features.view import Pushed
 from kaizenml.serving.admission import Admission
 from kaizenml.serving.deciding import Answered

@@ -15,8 +15,8 @@ import msgspec
 
 from kaizenml.clock import Clock
 from kaizenml.errors import InvalidInput, Unavailable, not_found
-from kaizenml.features.columns import Columns
-from kaizenml.features.online import Found, freshness, look_up
+from kaizenml.features.encoding.columns import Columns
+from kaizenml.features.online.reading import Found, freshness, look_up
 from kaizenml.ports import OnlineStore
 from kaizenml.registry.runtimes import Prediction
 from kaizenml.rollouts.assign import choose

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kaizenml.errors import Corrupt, InvalidInput, KaizenError, StorageFull, Unavailable, nearest
-from kaizenml.features.encoder import parse_time_us
+from kaizenml.features.encoding.encoder import parse_time_us
 from kaizenml.features.signature import Signature
 from kaizenml.serving.ids import Ids, seconds_of
 

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from kaizenml.errors import InvalidInput, KaizenError, TooLarge, UsageError, nearest
-from kaizenml.features.records import Records, RecordType
+from kaizenml.features.encoding.records import Records, RecordType
 from kaizenml.serving.outcomes import Outcome
 
 _SHOWN = 100  # characters of a wrong value

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from math import inf, isnan
 from typing import Any, NamedTuple
 
-from kaizenml.features.encoder import fetcher
+from kaizenml.features.encoding.encoder import fetcher
 from kaizenml.features.signature import Field
 from kaizenml.registry.runtimes import Prediction
 from kaizenml.rollouts import conditions

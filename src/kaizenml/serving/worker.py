@@ -20,7 +20,7 @@ import uvicorn
 from kaizenml.adapters.online import open_online
 from kaizenml.clock import open_clock, parse_duration
 from kaizenml.errors import NotFound
-from kaizenml.features.taking import Receiver
+from kaizenml.features.online.taking import Receiver
 from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Snapshot
 from kaizenml.serving.admission import Admission, Bounds
 from kaizenml.serving.app import App

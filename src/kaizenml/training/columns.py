@@ -7,7 +7,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kaizenml.features.encoding import category_text, microseconds
+from kaizenml.features.encoding.vectorised import category_text, microseconds
 from kaizenml.features.signature import Field
 
 Floats = npt.NDArray[np.float64]

@@ -11,8 +11,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kaizenml.errors import InvalidData, KaizenError
-from kaizenml.features import encoding
-from kaizenml.features.encoder import Encoder
+from kaizenml.features.encoding import vectorised as encoding
+from kaizenml.features.encoding.encoder import Encoder
 from kaizenml.features.signature import Signature
 from kaizenml.settings import TaskSettings
 from kaizenml.training import evaluation, fitting, model_file, recipe, scoring, segments, split

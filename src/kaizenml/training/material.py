@@ -13,7 +13,7 @@ from kaizenml.clock import parse_duration
 from kaizenml.context import Context
 from kaizenml.data import exclusions, tables
 from kaizenml.errors import InvalidData, InvalidSettings, UsageError
-from kaizenml.features import frame
+from kaizenml.features.offline import frame
 from kaizenml.features.signature import Derived, Field, Signature, ViewUse
 from kaizenml.features.view import FeatureView
 from kaizenml.settings import TaskKind, TaskSettings

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from kaizenml.errors import Corrupt, NotFound
-from kaizenml.features.encoder import Encoder
+from kaizenml.features.encoding.encoder import Encoder
 from kaizenml.features.signature import Signature
 
 FORMAT = 2

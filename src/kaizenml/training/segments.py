@@ -9,8 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kaizenml.features.encoder import MAX_CATEGORICAL
-from kaizenml.features.encoding import category_text
+from kaizenml.features.encoding.encoder import MAX_CATEGORICAL
+from kaizenml.features.encoding.vectorised import category_text
 from kaizenml.features.signature import Field
 from kaizenml.training.model_file import Naive, Segments
 

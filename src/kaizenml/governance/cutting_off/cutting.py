@@ -14,9 +14,9 @@ from kaizenml.data import store as datasets
 from kaizenml.data.dataset import Dataset
 from kaizenml.data.exclusions import Exclusion
 from kaizenml.errors import KaizenError, NotFound, UsageError, nearest, not_found
-from kaizenml.features import frame
 from kaizenml.features import operations as features
 from kaizenml.features import store as views
+from kaizenml.features.offline import frame
 from kaizenml.governance.cutting_off.radius import Radius
 from kaizenml.loop import operations as loop
 from kaizenml.refs import check_name

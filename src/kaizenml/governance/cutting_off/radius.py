@@ -17,7 +17,7 @@ from kaizenml.data.dataset import DatasetVersion
 from kaizenml.data.exclusions import Exclusion
 from kaizenml.features import join
 from kaizenml.features import store as views
-from kaizenml.features.encoding import microseconds
+from kaizenml.features.encoding.vectorised import microseconds
 from kaizenml.features.view import FeatureView
 from kaizenml.registry import store as models
 from kaizenml.releases import store as releases

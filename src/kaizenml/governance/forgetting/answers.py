@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from kaizenml.context import Context
 from kaizenml.errors import KaizenError, Waiting
-from kaizenml.features.encoder import parse_time_us
+from kaizenml.features.encoding.encoder import parse_time_us
 from kaizenml.features.signature import Signature
 from kaizenml.features.view import entity_key
 from kaizenml.governance.forgetting import rewriting, sqlite, subject

@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from kaizenml.context import Context
 from kaizenml.errors import KaizenError
-from kaizenml.features import buffer, store
 from kaizenml.features import operations as features
+from kaizenml.features import store
+from kaizenml.features.online import buffer
 from kaizenml.features.view import FeatureView, key_of
 from kaizenml.governance.forgetting import sqlite, subject
 from kaizenml.governance.forgetting.wish import Wish

@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from kaizenml.data.dataset import Contract
 from kaizenml.errors import UsageError
-from kaizenml.features.encoder import parse_time_us
+from kaizenml.features.encoding.encoder import parse_time_us
 from kaizenml.features.view import entity_key
 
 MOST = 1000

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from kaizenml.errors import InvalidInput, TooLarge
-from kaizenml.features.columns import Column, Columns, time_texts
+from kaizenml.features.encoding.columns import Column, Columns, time_texts
 from kaizenml.serving.protocol import Limits, check_rows
 
 _REMEDY = "send what pyarrow.ipc.new_stream(sink, table.schema) writes, of plain columns"

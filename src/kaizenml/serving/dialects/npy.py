@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaizenml.errors import InvalidInput
-from kaizenml.features.columns import Column, Columns, time_texts
+from kaizenml.features.encoding.columns import Column, Columns, time_texts
 from kaizenml.serving.protocol import Limits, check_rows
 
 _MAGIC = b"\x93NUMPY"

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from kaizenml.errors import InvalidInput, KaizenError, NotFound
-from kaizenml.features.columns import Column, Columns
+from kaizenml.features.encoding.columns import Column, Columns
 from kaizenml.features.signature import Signature
 from kaizenml.serving.deciding import Answered
 from kaizenml.serving.dialects import tensors

@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from kaizenml.features.columns import Columns
+from kaizenml.features.encoding.columns import Columns
 from kaizenml.features.signature import Signature
 from kaizenml.serving.deciding import Answered
 from kaizenml.serving.dialects import npy

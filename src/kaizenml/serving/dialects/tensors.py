@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kaizenml.errors import InvalidInput, KaizenError, Refused, UsageError, not_found
-from kaizenml.features.columns import Column, Columns
+from kaizenml.features.encoding.columns import Column, Columns
 from kaizenml.features.signature import Field, Signature
 from kaizenml.serving.deciding import Answered
 from kaizenml.serving.dialects.call import asked

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from google.protobuf.message import DecodeError
 
 from kaizenml.errors import InvalidInput, TooLarge
-from kaizenml.features.columns import Column
+from kaizenml.features.encoding.columns import Column
 from kaizenml.serving.deciding import Answered
 from kaizenml.serving.dialects import tensors
 from kaizenml.serving.engine import Engine

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from kaizenml.features.columns import Columns
+from kaizenml.features.encoding.columns import Columns
 
 
 class Answer(msgspec.Struct, frozen=True, array_like=True):

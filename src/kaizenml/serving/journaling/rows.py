@@ -12,7 +12,7 @@ import msgspec
 import pyarrow as pa
 
 from kaizenml.errors import KaizenError
-from kaizenml.features.encoder import parse_time_us
+from kaizenml.features.encoding.encoder import parse_time_us
 from kaizenml.refs import parse_ref
 from kaizenml.rollouts.snapshot import LENT
 from kaizenml.serving.journaling import predictions

@@ -1,6 +1,6 @@
 """Aggregates over the rows of one entity at one moment, in plain Python: the form for a request, and what the other form must give.
 
-``windows.py`` holds the other form, over whole columns. Rules, the same in both:
+``vectorised.py`` holds the other form, over whole columns. Rules, the same in both:
 
 - A row counts at the moment t when its event time is at or before t and it was known by then (``created``; where that is null,
   from its event time on). Rows are ordered by event time, then by when they became known, then by the order of addition.

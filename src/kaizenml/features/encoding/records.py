@@ -18,7 +18,7 @@ import numpy as np
 from msgspec.structs import astuple
 from numpy.typing import NDArray
 
-from kaizenml.features.encoder import FLOAT32_MAX, Encoder, compile_column
+from kaizenml.features.encoding.encoder import FLOAT32_MAX, Encoder, compile_column
 from kaizenml.features.signature import FieldKind
 
 Plain = str | int | float | bool | None
@@ -69,7 +69,7 @@ class Records(Sequence[dict[str, Any]]):
 class RecordEncoder:
     """The pass over records of ``kind``. It raises ``OutOfForm`` where the pass over dictionaries has to look.
 
-    >>> from kaizenml.features.encoder import EncodedColumn
+    >>> from kaizenml.features.encoding.encoder import EncodedColumn
     >>> encoder = compile_records(Encoder(columns=[EncodedColumn(name="price", kind="number")]))
     >>> encoder.many(msgspec.json.decode('[{"price": 3}, {"price": null}]', type=list[encoder.kind.struct])).tolist()
     [[3.0], [nan]]

@@ -14,9 +14,9 @@ import msgspec
 
 from kaizenml.context import Context
 from kaizenml.errors import Conflict, InvalidInput, UsageError
-from kaizenml.features import taking
-from kaizenml.features.buffer import Origin, buffer_of
-from kaizenml.features.push import Checker
+from kaizenml.features.online import taking
+from kaizenml.features.online.buffer import Origin, buffer_of
+from kaizenml.features.online.push import Checker
 from kaizenml.ports import Entry, Stream
 
 _MOST = 500  # entries in one push

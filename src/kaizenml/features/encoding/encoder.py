@@ -1,7 +1,7 @@
 """The encoder: one description of how a row becomes a vector of float32, and the plain pass over one row.
 
 ``batch.py`` takes the rows of one request together, ``records.py`` those that were decoded without becoming dictionaries;
-``encoding.py`` holds the other form, vectorised over Arrow, and the learning. All give the same float32 vector, bit for bit:
+``vectorised.py`` holds the other form, vectorised over Arrow, and the learning. All give the same float32 vector, bit for bit:
 what is served is what was trained.
 
 Rules, the same in both forms:

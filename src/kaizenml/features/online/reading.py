@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from kaizenml.errors import InvalidInput
-from kaizenml.features.expressions import compute
-from kaizenml.features.moments import History, Reading
+from kaizenml.features.defining.expressions import compute
 from kaizenml.features.signature import Derived, ViewUse
 from kaizenml.features.view import Aggregate, feature_names, key_of
+from kaizenml.features.windows.moments import History, Reading
 from kaizenml.ports import OnlineRow, OnlineStore
 
 Status = Literal["present", "stale", "missing"]

@@ -15,9 +15,9 @@ from operator import itemgetter
 from typing import Any, NamedTuple
 
 from kaizenml.errors import Corrupt
-from kaizenml.features import aggregates as rules
-from kaizenml.features.folded import Folded, extreme
 from kaizenml.features.view import Aggregate, FeatureView
+from kaizenml.features.windows import aggregates as rules
+from kaizenml.features.windows.folded import Folded, extreme
 
 FORMAT = 1
 MOST = 10_000

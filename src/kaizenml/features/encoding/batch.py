@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kaizenml.features.columns import Columns
-from kaizenml.features.encoder import FLOAT32_MAX, EncodedColumn, Encoder, RowEncoder, compile_column, fetcher
+from kaizenml.features.encoding.columns import Columns
+from kaizenml.features.encoding.encoder import FLOAT32_MAX, EncodedColumn, Encoder, RowEncoder, compile_column, fetcher
 
 _NAN = math.nan
 Values = Sequence[Any] | NDArray[Any]
@@ -37,7 +37,7 @@ def compile_rows(
     -------
     A function from rows to vectors, (rows, width). It raises InvalidInput as ``encode`` does.
 
-    >>> from kaizenml.features.encoder import compile_row
+    >>> from kaizenml.features.encoding.encoder import compile_row
     >>> encoder = Encoder(columns=[EncodedColumn(name="price", kind="number")])
     >>> compile_rows(encoder, compile_row(encoder))([{"price": 3}, {"price": None}]).tolist()
     [[3.0], [nan]]

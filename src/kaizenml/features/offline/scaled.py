@@ -1,7 +1,7 @@
 """Features by an engine beside this process: what it is handed, and how its answer gets the types and the last bits of ours.
 
-Only what identifies a question goes there and back: the row's number, its entity and its moment. Ratios are taken here, as ``windows.py``
-takes them.
+Only what identifies a question goes there and back: the row's number, its entity and its moment. Ratios are taken here, as
+``windows/vectorised.py`` takes them.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from kaizenml.data.kinds import STORED
 from kaizenml.data.storage import Remote
 from kaizenml.errors import InvalidSettings
 from kaizenml.features import join
-from kaizenml.features.aggregates import SECOND_US, kind_of
 from kaizenml.features.view import FeatureView
+from kaizenml.features.windows.aggregates import SECOND_US, kind_of
 from kaizenml.ports import Behind, Excluded, FrameEngine, StoredFile, Wanted
 
 _KEYS = ("integer", "boolean", "category", "text")

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 
 from kaizenml.context import Context
-from kaizenml.features import filling, frame
-from kaizenml.features.online import read_at
+from kaizenml.features.offline import frame
+from kaizenml.features.online import filling
+from kaizenml.features.online.reading import read_at
 from kaizenml.features.view import FeatureView
 
 _LOOKED_AT = 100_000  # keys of the online store among which the sample is drawn

@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from kaizenml.errors import InvalidInput, InvalidSettings, nearest
-from kaizenml.features.encoder import parse_time_us
+from kaizenml.features.encoding.encoder import parse_time_us
 from kaizenml.features.signature import Derived, FieldKind
 
 Type = Literal["number", "boolean", "text", "none"]

@@ -18,13 +18,14 @@ from kaizenml.context import Context
 from kaizenml.data import exclusions, tables
 from kaizenml.data import store as datasets
 from kaizenml.data.dataset import DatasetVersion
-from kaizenml.features import frame, join
-from kaizenml.features.buffer import buffer_of
-from kaizenml.features.encoding import microseconds
-from kaizenml.features.moments import History, Row, keep_s, keeps_rows, reach_us
-from kaizenml.features.push import time_text
-from kaizenml.features.taking import history_of
+from kaizenml.features import join
+from kaizenml.features.encoding.vectorised import microseconds
+from kaizenml.features.offline import frame
+from kaizenml.features.online.buffer import buffer_of
+from kaizenml.features.online.push import time_text
+from kaizenml.features.online.taking import history_of
 from kaizenml.features.view import FeatureView, key_of
+from kaizenml.features.windows.moments import History, Row, keep_s, keeps_rows, reach_us
 from kaizenml.ports import OnlineRow
 
 _BATCH = 10_000  # entities in one transaction of the online store: others may write in between

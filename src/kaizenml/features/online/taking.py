@@ -16,10 +16,10 @@ import msgspec
 from kaizenml.data.dataset import Kind
 from kaizenml.data.keys import open_keys
 from kaizenml.errors import InvalidInput, Unavailable, not_found
-from kaizenml.features.buffer import Origin, buffer_of
-from kaizenml.features.moments import History, keep_s, keeps_rows, reach_us
-from kaizenml.features.push import Checked, Checker
+from kaizenml.features.online.buffer import Origin, buffer_of
+from kaizenml.features.online.push import Checked, Checker
 from kaizenml.features.view import FeatureView, Pushed
+from kaizenml.features.windows.moments import History, keep_s, keeps_rows, reach_us
 from kaizenml.ports import OnlineRow, OnlineStore
 
 FILE = "features.json"  # below the project's state folder, in ``serving/``

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.errors import InvalidData
-from kaizenml.features.encoder import DAY_US, FLOAT32_MAX, HOUR_US, MAX_CATEGORICAL, EncodedColumn, Encoder
+from kaizenml.features.encoding.encoder import DAY_US, FLOAT32_MAX, HOUR_US, MAX_CATEGORICAL, EncodedColumn, Encoder
 from kaizenml.features.signature import Field
 
 MAX_LEVELS = 10_000  # rarer levels of a category count as unknown; keeps the description small

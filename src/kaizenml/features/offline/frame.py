@@ -17,12 +17,15 @@ from kaizenml.data import store as datasets
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion, Kind
 from kaizenml.errors import InvalidSettings, nearest, not_found
-from kaizenml.features import definitions, join, scaled, store, windows
-from kaizenml.features.aggregates import NUMERIC, kind_of
-from kaizenml.features.encoding import category_text, microseconds
-from kaizenml.features.expressions import compile_derived
+from kaizenml.features import join, store
+from kaizenml.features.defining import definitions
+from kaizenml.features.defining.expressions import compile_derived
+from kaizenml.features.encoding.vectorised import category_text, microseconds
+from kaizenml.features.offline import scaled
 from kaizenml.features.signature import DERIVED, Derived, Field, FieldKind, ViewUse
 from kaizenml.features.view import FeatureView
+from kaizenml.features.windows import vectorised as windows
+from kaizenml.features.windows.aggregates import NUMERIC, kind_of
 from kaizenml.settings import Engine
 
 _DERIVED: dict[FieldKind, pa.DataType] = {

@@ -16,8 +16,10 @@ from kaizenml.context import Context
 from kaizenml.data import store as datasets
 from kaizenml.data import tables
 from kaizenml.errors import InvalidInput, nearest
-from kaizenml.features import definitions, frame, join
-from kaizenml.features.encoding import microseconds
+from kaizenml.features import join
+from kaizenml.features.defining import definitions
+from kaizenml.features.encoding.vectorised import microseconds
+from kaizenml.features.offline import frame
 from kaizenml.features.view import FeatureView, Framed
 from kaizenml.settings import Engine
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kaizenml.data.dataset import Kind
 from kaizenml.errors import InvalidInput, nearest
-from kaizenml.features.encoder import parse_time_us
-from kaizenml.features.moments import Row, keeps_rows
+from kaizenml.features.encoding.encoder import parse_time_us
 from kaizenml.features.view import FeatureView, entity_key, key_of
+from kaizenml.features.windows.moments import Row, keeps_rows
 
 if TYPE_CHECKING:  # serving processes check rows too, and make no tables
     import pyarrow as pa

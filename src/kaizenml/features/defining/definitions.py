@@ -16,7 +16,7 @@ import msgspec
 from kaizenml.clock import parse_duration
 from kaizenml.context import Context
 from kaizenml.errors import InvalidSettings, KaizenError, nearest
-from kaizenml.features.define import DerivedFeature
+from kaizenml.features.defining.define import DerivedFeature
 from kaizenml.features.signature import Derived
 from kaizenml.features.view import FeatureView
 from kaizenml.refs import check_name

@@ -10,7 +10,8 @@ import pyarrow as pa
 from kaizenml.context import Context
 from kaizenml.data import exclusions, tables
 from kaizenml.errors import NotFound
-from kaizenml.features import frame, join, store
+from kaizenml.features import join, store
+from kaizenml.features.offline import frame
 from kaizenml.features.view import FeatureView
 from kaizenml.ports import OnlineRow
 

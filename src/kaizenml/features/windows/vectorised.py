@@ -16,11 +16,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kaizenml.features import aggregates as plain
-from kaizenml.features.encoding import category_text, microseconds
-from kaizenml.features.exact import Limbs, whole_numbers
+from kaizenml.features.encoding.vectorised import category_text, microseconds
 from kaizenml.features.join import MISSING, codes
 from kaizenml.features.view import Aggregate
+from kaizenml.features.windows import aggregates as plain
+from kaizenml.features.windows.exact import Limbs, whole_numbers
 
 Int64 = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]

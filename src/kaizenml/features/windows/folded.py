@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from kaizenml.features import aggregates as rules
+from kaizenml.features.windows import aggregates as rules
 
 _SUMMED = (float, int, bool)
 

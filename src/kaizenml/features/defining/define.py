@@ -24,13 +24,13 @@ import msgspec
 
 from kaizenml.clock import parse_duration
 from kaizenml.errors import InvalidSettings, KaizenError, nearest
-from kaizenml.features import expressions
+from kaizenml.features.defining import expressions
 from kaizenml.features.signature import Derived, FieldKind
 from kaizenml.features.view import Aggregate, FeatureView, Function
 from kaizenml.refs import check_name
 
 _KINDS: dict[str, FieldKind] = {"float": "number", "int": "integer", "bool": "boolean", "str": "category", "datetime": "timestamp"}
-_OURS = (__file__, str(Path(__file__).with_name("__init__.py")))  # frames that are not the definition's
+_OURS = (__file__, str(Path(__file__).parents[1] / "__init__.py"))  # frames that are not the definition's
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,10 +122,10 @@ def features(
 def derived(function: Callable[..., Any]) -> DerivedFeature:
     """Make a function of one expression a derived input, named as it is; its parameters name what it is computed from.
 
-    Parameters and the value are annotated with float, int, bool, str or datetime. ``features/expressions.py`` says what the
+    Parameters and the value are annotated with float, int, bool, str or datetime. ``expressions.py`` says what the
     body may hold; it may give names to parts, and decide by ``if``.
 
-    >>> from kaizenml.features.expressions import compile_derived
+    >>> from kaizenml.features.defining.expressions import compile_derived
     >>> ratio = Derived(name="r", inputs=["a", "b"], takes=["number", "number"], expression="a / b if b else 0.0", kind="number")
     >>> DerivedFeature(ratio, "features.py:1", "")(3.0, 0.0)
     0.0
