@@ -12,6 +12,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from kaizenml import sqlite_file
 from kaizenml.errors import InvalidSettings, MissingExtra, StorageFull, Unavailable
 from kaizenml.schema import metadata
 
@@ -126,9 +127,10 @@ def _prepare_sqlite(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # we say BEGIN ourselves
     cursor = connection.cursor()
     # FULL: a step of the loop that was reported done is done, also after a power cut
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=15000", "foreign_keys=ON"):
+    for pragma in ("busy_timeout=15000", "synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+    sqlite_file.use_log(connection)
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:

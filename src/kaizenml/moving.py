@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import sqlite3
 import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
@@ -13,7 +12,7 @@ from pathlib import Path
 import msgspec
 import sqlalchemy as sa
 
-from kaizenml import events, migrations
+from kaizenml import events, migrations, sqlite_file
 from kaizenml import settings as settings_module
 from kaizenml.adapters.online import open_online
 from kaizenml.catalog import Catalog
@@ -211,7 +210,7 @@ def _online(ctx: Context, target: OnlineStore) -> int:
     path = ctx.state / "online.db"
     if not path.exists():
         return 0
-    with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as connection:
+    with closing(sqlite_file.connect(path, readonly=True)) as connection:
         views = [row[0] for row in connection.execute("SELECT DISTINCT view FROM online")]
     source, kept = open_online(None, ctx.state, ctx.settings.project.name, readonly=True), 0
     with closing(source):

@@ -17,13 +17,14 @@ from typing import Any
 
 import msgspec
 
+from kaizenml import sqlite_file
 from kaizenml.errors import Corrupt, StorageFull, Unavailable
 from kaizenml.ports import Change, OnlineRow
 
-FORMAT = 1
-_CREATE = """CREATE TABLE IF NOT EXISTS online (
+_TABLE = """CREATE TABLE IF NOT EXISTS online (
   key TEXT NOT NULL, view TEXT NOT NULL, at REAL NOT NULL, body BLOB NOT NULL, PRIMARY KEY (key, view)
 ) WITHOUT ROWID"""
+_SCHEMA = sqlite_file.Schema(format=1, statements=(_TABLE,))
 _WRITE = """INSERT INTO online (key, view, at, body) VALUES (?, ?, ?, ?)
 ON CONFLICT (key, view) DO UPDATE SET at = excluded.at, body = excluded.body WHERE excluded.at >= online.at"""
 _REPLACE = "INSERT OR REPLACE INTO online (key, view, at, body) VALUES (?, ?, ?, ?)"
@@ -31,7 +32,6 @@ _READ_ONE = "SELECT at, body FROM online WHERE key = ? AND view = ?"
 _MOST_KEYS = 4096  # in one query
 _PAGE = 10_000
 _KEYS = f"SELECT key FROM online WHERE key >= ?1 AND (?2 OR key > ?1) AND view = ?3 ORDER BY key LIMIT {_PAGE}"  # noqa: S608
-_inherited: list[sqlite3.Connection] = []  # of a parent process; closing them here could harm its files
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
@@ -136,14 +136,8 @@ class SqliteOnlineStore:
         try:
             connection = self._connection(create=True)
             assert connection is not None
-            connection.execute("BEGIN IMMEDIATE")
-            try:
+            with sqlite_file.transaction(connection):
                 yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
         except sqlite3.Error as error:
             raise self._translated(error) from error
 
@@ -154,7 +148,8 @@ class SqliteOnlineStore:
             if connection is not None:
                 return connection
         else:  # forked: a SQLite connection must not cross a fork
-            _inherited.extend(self._open)
+            for inherited in self._open:
+                sqlite_file.abandon(inherited)
             self._open, self._local, self._lock, self._pid = [], threading.local(), threading.Lock(), os.getpid()
         try:
             connection = self._connect(create)
@@ -167,30 +162,11 @@ class SqliteOnlineStore:
         return connection
 
     def _connect(self, create: bool) -> sqlite3.Connection | None:
-        if not self.path.exists():
-            if not create:
-                return None
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        mode = "ro" if self.readonly else "rwc"
+        if not create and not self.path.exists():
+            return None
         # threads have their own connection; only close() reaches over
-        address = f"{self.path.absolute().as_uri()}?mode={mode}"
-        connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=15.0, check_same_thread=False)
-        try:
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found > FORMAT:
-                raise Corrupt(f"{self.path} has format {found}; this kaizenml reads up to {FORMAT}", remedy="pip install --upgrade kaizenml")
-            connection.execute("PRAGMA mmap_size = 268435456")
-            if not self.readonly:
-                connection.execute("PRAGMA journal_mode = WAL")
-                connection.execute("PRAGMA synchronous = NORMAL")
-                if found < FORMAT:
-                    connection.execute("BEGIN IMMEDIATE")
-                    connection.execute(_CREATE)
-                    connection.execute(f"PRAGMA user_version = {FORMAT}")
-                    connection.execute("COMMIT")
-        except BaseException:
-            connection.close()
-            raise
+        connection = sqlite_file.connect(self.path, _SCHEMA, readonly=self.readonly)
+        connection.execute("PRAGMA mmap_size = 268435456")
         return connection
 
     def _translated(self, error: sqlite3.Error) -> Exception:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from kaizenml import sqlite_file
 from kaizenml.errors import Corrupt, InvalidSettings, MissingExtra
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class Keys:
         if not identities or not (create or self._subjects.exists()):
             return {}
         found: dict[bytes, bytes] = {}
-        with self._opened() as connection:
+        with self._opened() as connection, sqlite_file.transaction(connection) if create else contextlib.nullcontext():
             wanted = list(identities)
             if create:
                 connection.executemany("INSERT OR IGNORE INTO subjects VALUES (?, ?)", ((one, secrets.token_bytes(32)) for one in wanted))
@@ -102,7 +103,7 @@ class Keys:
         """Destroy a subject's key; return whether there was one. Its bytes are overwritten in the file."""
         if not self._subjects.exists():
             return False
-        with self._opened() as connection:
+        with self._opened() as connection, sqlite_file.transaction(connection):
             return connection.execute("DELETE FROM subjects WHERE id = ?", (self.identity(column, value),)).rowcount > 0
 
     def _mac(self, purpose: str, message: bytes) -> bytes:
@@ -110,20 +111,19 @@ class Keys:
 
     @contextlib.contextmanager
     def _opened(self) -> Iterator[sqlite3.Connection]:
-        """Open the subjects' file for one transaction."""
+        """Open the subjects' file."""
         if not self._subjects.exists():
             self._subjects.parent.mkdir(parents=True, exist_ok=True)
             with contextlib.suppress(FileExistsError):
                 os.close(os.open(self._subjects, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        connection = sqlite3.connect(self._subjects, timeout=60.0)
+        connection = sqlite_file.connect(self._subjects, wait_s=60.0)
         try:
             # no write-ahead log: it would hold on to a key that was destroyed
             connection.execute("PRAGMA journal_mode = DELETE")
             connection.execute("PRAGMA secure_delete = ON")
             connection.execute("PRAGMA synchronous = FULL")
             connection.execute("CREATE TABLE IF NOT EXISTS subjects (id BLOB PRIMARY KEY, salt BLOB NOT NULL) WITHOUT ROWID")
-            with connection:
-                yield connection
+            yield connection
         finally:
             connection.close()
 

@@ -14,23 +14,24 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from kaizenml import sqlite_file
 from kaizenml.errors import Corrupt, InvalidInput, KaizenError, StorageFull, Unavailable, nearest
 from kaizenml.features.encoding.encoder import parse_time_us
 from kaizenml.features.signature import Signature
 from kaizenml.serving.ids import Ids, seconds_of
 
 FILE = "outcomes.db"
-FORMAT = 1
 SHOWN = 100  # ids named in an answer
-_CREATE = """
-CREATE TABLE IF NOT EXISTS outcomes (
+_TABLES = (
+    """CREATE TABLE IF NOT EXISTS outcomes (
   seq INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, endpoint TEXT NOT NULL, value TEXT NOT NULL,
-  at REAL NOT NULL, received_at REAL NOT NULL, timing TEXT NOT NULL, known INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS outcomes_by_endpoint ON outcomes (endpoint, seq);
-CREATE TABLE IF NOT EXISTS conflicts (
+  at REAL NOT NULL, received_at REAL NOT NULL, timing TEXT NOT NULL, known INTEGER NOT NULL)""",
+    "CREATE INDEX IF NOT EXISTS outcomes_by_endpoint ON outcomes (endpoint, seq)",
+    """CREATE TABLE IF NOT EXISTS conflicts (
   id TEXT NOT NULL, endpoint TEXT NOT NULL, value TEXT NOT NULL, at REAL NOT NULL, received_at REAL NOT NULL, PRIMARY KEY (id, value)
-) WITHOUT ROWID;
-"""
+) WITHOUT ROWID""",
+)
+_SCHEMA = sqlite_file.Schema(format=1, statements=_TABLES)
 _INSERT = "INSERT INTO outcomes (id, endpoint, value, at, received_at, timing, known) VALUES (?, ?, ?, ?, ?, ?, ?)"
 _CONFLICT = "INSERT OR REPLACE INTO conflicts (id, endpoint, value, at, received_at) VALUES (?, ?, ?, ?, ?)"
 _CHUNK = 1000
@@ -134,18 +135,12 @@ class OutcomeStore:
         """
         rows = [self._row(endpoint, outcome, signatures, now, position) for position, outcome in enumerate(found)]
         try:
-            connection = self._connection or self._open()
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                taken = _keep(connection, rows)
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+            if self._connection is None:
+                self._connection = sqlite_file.connect(self._path, _SCHEMA, durable=self._durable)
+            with sqlite_file.transaction(self._connection) as connection:
+                return _keep(connection, rows)
         except sqlite3.Error as error:
             raise _translated(error, self._path) from error
-        return taken
 
     def close(self) -> None:
         if self._connection is not None:
@@ -171,23 +166,6 @@ class OutcomeStore:
             asked = seconds_of(outcome.id)
             timing = "early" if at < asked else "late" if max(at, now) > asked + self._window_s else "in time"
         return (outcome.id, endpoint, value, at, now, timing, int(known))
-
-    def _open(self) -> sqlite3.Connection:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        connection = sqlite3.connect(self._path, isolation_level=None, timeout=15.0, check_same_thread=False)
-        try:
-            found = connection.execute("PRAGMA user_version").fetchone()[0]
-            if found > FORMAT:
-                raise Corrupt(f"{self._path} has format {found}; this kaizenml reads up to {FORMAT}", remedy="pip install --upgrade kaizenml")
-            connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute(f"PRAGMA synchronous = {'FULL' if self._durable else 'NORMAL'}")
-            if found < FORMAT:
-                connection.executescript(f"BEGIN IMMEDIATE; {_CREATE} PRAGMA user_version = {FORMAT}; COMMIT;")
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
-        return connection
 
 
 def since(state: Path, endpoint: str, cursor: int, limit: int = 10_000) -> list[Kept]:
@@ -273,7 +251,7 @@ def _query(state: Path, query: str, values: tuple[Any, ...]) -> Iterable[tuple[A
     if not path.exists():
         return []
     try:
-        connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=15.0)
+        connection = sqlite_file.connect(path, readonly=True)
         try:
             return connection.execute(query, values).fetchall()
         finally:

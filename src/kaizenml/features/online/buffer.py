@@ -19,16 +19,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from kaizenml import sqlite_file
 from kaizenml.errors import Conflict, Corrupt, StorageFull, Unavailable
 
-FORMAT = 2
 FILE = "pushed.db"
-_SCHEMA = (
+_TABLES = (
     "CREATE TABLE IF NOT EXISTS pushed (seq INTEGER PRIMARY KEY AUTOINCREMENT, view TEXT NOT NULL, rows INTEGER NOT NULL, body BLOB NOT NULL)",
     "CREATE INDEX IF NOT EXISTS pushed_by_view ON pushed (view, seq)",
     "CREATE TABLE IF NOT EXISTS sealed (view TEXT PRIMARY KEY, last INTEGER NOT NULL)",
     "CREATE TABLE IF NOT EXISTS taken (stream TEXT NOT NULL, entry TEXT NOT NULL, PRIMARY KEY (stream, entry)) WITHOUT ROWID",
 )  # AUTOINCREMENT: numbers are never used again, so a token names its rows for ever
+_SCHEMA = sqlite_file.Schema(format=2, statements=_TABLES)
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[dict[str, Any]]).decode
 
@@ -125,15 +126,8 @@ class PushBuffer:
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         values = {"file": str(self.path)}
         try:
-            with self._open() as connection:
-                connection.execute("BEGIN IMMEDIATE")
-                try:
-                    yield connection
-                    connection.execute("COMMIT")
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
+            with self._open() as connection, sqlite_file.transaction(connection):
+                yield connection
         except sqlite3.Error as error:
             text = str(error)
             if "disk is full" in text or "disk I/O error" in text:
@@ -153,11 +147,12 @@ class PushBuffer:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         if self._pid != os.getpid():  # forked: a SQLite connection must not cross a fork
-            _inherited.append(self._connection)
+            if self._connection is not None:
+                sqlite_file.abandon(self._connection)
             self._connection, self._lock, self._pid = None, threading.Lock(), os.getpid()
         with self._lock:
             if self._connection is None:
-                self._connection = _connect(self.path)
+                self._connection = sqlite_file.connect(self.path, _SCHEMA)
             yield self._connection
 
 
@@ -176,25 +171,3 @@ def buffer_of(state: Path) -> PushBuffer:
 _MOST_OPEN = 4
 _buffers: dict[Path, PushBuffer] = {}
 _buffers_lock = threading.Lock()
-_inherited: list[sqlite3.Connection | None] = []  # of a parent process; closing them here could harm its file
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    connection = sqlite3.connect(path, isolation_level=None, timeout=15.0, check_same_thread=False)
-    try:
-        found = connection.execute("PRAGMA user_version").fetchone()[0]
-        if found > FORMAT:
-            raise Corrupt(f"{path} has format {found}; this kaizenml reads up to {FORMAT}", remedy="pip install --upgrade kaizenml")
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        if found < FORMAT:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA:
-                connection.execute(statement)
-            connection.execute(f"PRAGMA user_version = {FORMAT}")
-            connection.execute("COMMIT")
-    except BaseException:
-        connection.close()
-        raise
-    return connection

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from kaizenml import sqlite_file
 from kaizenml.errors import Unavailable
 
 Found = TypeVar("Found")
@@ -18,17 +19,11 @@ _WAIT_S = 60.0
 @contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """Open a file of the project for one write transaction; what is deleted in it is overwritten."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_S)
+    connection = sqlite_file.connect(path, wait_s=_WAIT_S)
     try:
         connection.execute("PRAGMA secure_delete = ON")
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with sqlite_file.transaction(connection):
             yield connection
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
     finally:
         connection.close()
 
@@ -43,7 +38,7 @@ def scrub(path: Path) -> None:
     if not path.exists():
         return
     deadline = time.perf_counter() + _WAIT_S
-    connection = sqlite3.connect(path, isolation_level=None, timeout=_WAIT_S)
+    connection = sqlite_file.connect(path, wait_s=_WAIT_S)
     try:
         connection.execute("PRAGMA secure_delete = ON")
         _patiently(path, deadline, lambda: connection.execute("VACUUM") is not None)
