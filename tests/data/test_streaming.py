@@ -18,7 +18,7 @@ import pyarrow.parquet
 import pytest
 
 from kaizenml.context import Context
-from kaizenml.data import hashing, ingest, operations, part_writer, seen, store, tables
+from kaizenml.data import contract_file, hashing, ingest, operations, part_writer, seen, staged, store, tables
 from kaizenml.data.intake import files, sources, streams
 from kaizenml.data.kinds import normalise
 from kaizenml.errors import ContractBroken, InvalidData
@@ -103,6 +103,77 @@ def test_other_formats_come_in_pieces_too(ctx: Context, small, ending: str):
     assert version.columns == {"id": "integer", "x": "number", "day": "category", "n": "integer"} or ending == "jsonl"
     assert tables.read(ctx, "t", rows.column_names).equals(normalise(rows))
     tables.verify(ctx, "t")
+
+
+CHECKS = """
+[[checks]]
+name = "late ones cost nothing"
+sql = "select a._row from rows a, (select max(id) last from rows) b where a.id > b.last - 5 and x > 0"
+
+[[checks]]
+name = "as many as before"
+sql = "select _row from rows where x = (select x from rows where id = 195)"
+
+[[checks]]
+name = "even ones"
+sql = "select id, x from rows where id % 100 = 4"
+severity = "warn"
+"""
+
+
+def with_checks(ctx: Context, name: str, checks: str) -> Path:
+    operations.add(ctx, name, table=pa.table({"id": [-1], "x": [0.5], "mail": ["a@b.org"]}), key="id", why="first")
+    path = contract_file.path_of(ctx.root, name)
+    path.write_text(path.read_text().replace("[[columns]]", f"{checks}\n[[columns]]", 1))
+    return path
+
+
+def test_checks_in_sql_see_an_addition_in_pieces_as_a_whole(ctx: Context, small):
+    pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install 'kaizenml[duckdb]'")
+    many = pa.table({"id": [*range(200), 7, 198], "x": [row * 0.5 for row in range(197)] + [-1.0, 98.0, -1.0, 3.5, 0.0], "mail": ["c@d.org"] * 202})
+    for name in ("whole", "pieces"):
+        with_checks(ctx, name, CHECKS)
+    one = pyarrow.Table.from_batches(many.to_batches(max_chunksize=1000))
+    at_once = operations.add(ctx, "whole", table=one)
+    files = len(tables.part_files(tables.folder(ctx, "pieces"))[1])
+    in_pieces = operations.add(ctx, "pieces", table=pa.RecordBatchReader.from_batches(many.schema, many.to_batches(max_chunksize=7)))
+    assert len(tables.part_files(tables.folder(ctx, "pieces"))[2]) > files, "it came in pieces"
+    assert (in_pieces.hash, in_pieces.quarantined, in_pieces.warnings) == (at_once.hash, at_once.quarantined, at_once.warnings)
+    assert in_pieces.warnings == {"check 'even ones' found 2": 2}
+    kept_out = [operations.quarantine(ctx, name).samples for name in ("whole", "pieces")]
+    assert kept_out[0] == kept_out[1]
+    # 196 and 199 by the first check; 195 by the second, which finds what the first one left; 7 and 198 came twice
+    assert [row["_row"] for row in kept_out[1]] == [196, 197, 199, 201, 202]
+    assert not list((ctx.state / "tmp").glob("*")), "what was kept aside is gone"
+    tables.verify(ctx, "pieces")
+    assert operations.check(ctx, "pieces").reasons == {}
+    limit = '\n[[checks]]\nname = "few"\nsql = "select count(*) - 20 from rows"\n'
+    path = contract_file.path_of(ctx.root, "pieces")
+    path.write_text(path.read_text().replace("\n[[columns]]", f"{limit}\n[[columns]]", 1))
+    later = pa.table({"id": range(300, 360), "x": [0.5] * 60, "mail": [None] * 60})
+    with pytest.raises(ContractBroken, match="check 'few' found 35"):
+        operations.add(ctx, "pieces", table=pa.RecordBatchReader.from_batches(later.schema, later.to_batches(max_chunksize=7)))
+    assert operations.show(ctx, "pieces").version.number == 2
+
+
+def test_only_what_checks_read_is_kept_aside_and_goes_though_its_process_was_killed(ctx: Context, small, monkeypatch):
+    pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install 'kaizenml[duckdb]'")
+    with_checks(ctx, "t", CHECKS)
+    seen: list[str] = []
+
+    def killed(self) -> None:
+        seen.extend(pyarrow.parquet.read_schema(self._scratch.path / "rows.parquet").names)
+        os.close(self._scratch._held[1])
+
+    monkeypatch.setattr(staged.Staged, "close", killed)
+    rows = pa.table({"id": range(60), "x": [0.5] * 60, "mail": ["c@d.org"] * 60})
+    operations.add(ctx, "t", table=pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches(max_chunksize=7)))
+    assert set(seen) == {"_row", "id", "x"}, "no address is in a file that no check asks for"
+    monkeypatch.undo()
+    left = list((ctx.state / "tmp").iterdir())
+    assert left, "as if the process had been killed"
+    operations.add(ctx, "t", table=pa.table({"id": [1000], "x": [0.0], "mail": ["e@f.org"]}))
+    assert not list((ctx.state / "tmp").iterdir())
 
 
 def test_a_stream_of_record_batches_is_taken_though_it_can_be_read_only_once(ctx: Context, small):

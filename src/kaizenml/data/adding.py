@@ -9,7 +9,7 @@ from typing import NamedTuple
 import msgspec
 
 from kaizenml.context import Context
-from kaizenml.data import contract_file, ingest, making, provenance, store, tables
+from kaizenml.data import contract_file, ingest, making, provenance, scratch, store, tables
 from kaizenml.data.dataset import Dataset, DatasetVersion, Intake, Trust
 from kaizenml.data.ingest import Asked, Progress
 from kaizenml.data.intake import opening
@@ -59,6 +59,7 @@ def add(
         if what is None:
             return None
         with closing(what.incoming):
+            scratch.clean(ctx.state / scratch.FOLDER)
             tables.clean(tables.folder(ctx, name), set(parts))
             tables.clean(tables.quarantine_folder(ctx, name), set(parts), by=VERSION)
             base = there.newest if what.mode == "append" else None

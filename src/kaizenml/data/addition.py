@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from decimal import Decimal
+from functools import partial
 from typing import NamedTuple, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.clock import format_duration, parse_duration
 from kaizenml.data import sql
 from kaizenml.data.dataset import Contract, Query, Severity
+from kaizenml.data.staged import ROW, Staged
 from kaizenml.errors import InvalidData, UsageError
+
+Numbers = npt.NDArray[np.int64]
 
 
 class Before(NamedTuple):
@@ -141,29 +148,61 @@ def _check_freshness(newest: datetime | None, rows: int, contract: Contract, bef
         faults.whole(rule, 0, contract.freshness.severity)
 
 
+def check_staged(staged: Staged, contract: Contract, faults: Told) -> dict[str, Numbers]:
+    """Run the checks in SQL over an addition that was kept aside, one after the other, each over what the earlier ones left.
+
+    Returns
+    -------
+    By rule, in the order of the checks, the numbers of the rows (from 1, sorted) that are to be kept apart.
+    """
+    found: dict[str, Numbers] = {}
+    for query in contract.checks:
+        numbers = _named(query, partial(staged.ask, query, [*found.values()]), faults)
+        if numbers is None or not len(numbers):
+            continue
+        if query.severity in ("warn", "refuse"):
+            faults.whole(_rule(query), len(numbers), query.severity)
+        if query.severity != "warn":
+            found[_rule(query)] = numbers
+    return found
+
+
 def _check_query(rows: pa.Table, query: Query, faults: Faults) -> None:
     places = faults.good()
-    numbers = pc.add(places.cast(pa.int64()), 1)
+    given = rows.take(places).append_column(ROW, pc.add(places.cast(pa.int64()), 1))
+    numbers = _named(query, lambda: sql.answer(query.sql, {"rows": given}, ROW), faults)
+    if numbers is not None:
+        named = pc.is_in(given[ROW], value_set=pa.array(numbers))
+        faults.mark(places.filter(named.combine_chunks()).to_pylist(), _rule(query), query.severity or "quarantine")
+
+
+def _rule(query: Query) -> str:
+    return f"check {query.name!r}"
+
+
+def _named(query: Query, ask: Callable[[], sql.Answer], faults: Told) -> Numbers | None:
+    """Run a check; return the numbers of the rows that it names, or None where it names none and what it found is noted."""
     try:
-        found = sql.query(query.sql, {"rows": rows.take(places).append_column("_row", numbers)})
+        found = ask()
     except InvalidData as error:
-        raise InvalidData(f"check {query.name!r}: {error.what}", remedy=error.remedy, values=error.values | {"check": query.name}) from None
-    if "_row" in found.column_names:
-        named = set(found["_row"].to_pylist())
-        faults.mark([place for place in places.to_pylist() if place + 1 in named], f"check {query.name!r}", query.severity or "quarantine")
-        return
+        raise InvalidData(f"{_rule(query)}: {error.what}", remedy=error.remedy, values=error.values | {"check": query.name}) from None
+    if found.named is not None:
+        try:
+            return np.unique(found.named.drop_null().cast(pa.int64()).to_numpy())
+        except pa.ArrowInvalid as error:
+            raise InvalidData(f"{_rule(query)} gives a {ROW} that is no row's number", remedy=f"select {ROW} as rows have it",
+                              values={"check": query.name, "reason": str(error)[:200]}) from None  # fmt: skip
     if query.severity == "quarantine":
-        raise InvalidData(f"check {query.name!r} names no rows to put into quarantine", remedy="select _row, or set severity to refuse or warn",
-                          values={"check": query.name, "columns": found.column_names})  # fmt: skip
+        raise InvalidData(f"{_rule(query)} names no rows to put into quarantine", remedy=f"select {ROW}, or set severity to refuse or warn",
+                          values={"check": query.name, "columns": found.columns})  # fmt: skip
     count = _count(found)
     if count:
-        faults.whole(f"check {query.name!r} found {count:,}", count, query.severity or "refuse")
+        faults.whole(f"{_rule(query)} found {count:,}", count, query.severity or "refuse")
+    return None
 
 
-def _count(found: pa.Table) -> int:
+def _count(found: sql.Answer) -> int:
     """Return how much is wrong: the number, where the query gives a single one, else the rows that it gives."""
-    if found.num_rows == 1 and found.num_columns == 1:
-        value = found[0][0].as_py()
-        if value is None or isinstance(value, bool | int | float):
-            return int(value or 0)
-    return int(found.num_rows)
+    if found.rows == 1 and len(found.columns) == 1 and (found.single is None or isinstance(found.single, bool | int | float | Decimal)):
+        return int(found.single or 0)
+    return found.rows

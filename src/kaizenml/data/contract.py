@@ -180,6 +180,27 @@ def check(
     )
 
 
+def without(checked: Checked, table: pa.Table, named: Mapping[str, addition.Numbers], first: int) -> Checked:
+    """Move rows that rules name from the good ones to the bad ones.
+
+    Parameters
+    ----------
+    table : the rows that were checked.
+    named : by rule, the rows' numbers from 1.
+    first : so many rows were given before these.
+    """
+    numbers = pc.add(checked.rows.cast(pa.int64()), first + 1)
+    reasons: dict[int, list[Reason]] = {}
+    for rule, rows in named.items():
+        for number in numbers.filter(pc.is_in(numbers, value_set=pa.array(rows, pa.int64()))).to_pylist():
+            reasons.setdefault(number - 1 - first, []).append(Reason(rule, rule))
+    if not reasons:
+        return checked
+    keep = pc.invert(pc.is_in(checked.rows, value_set=pa.array(list(reasons), checked.rows.type)))
+    bad = pa.concat_tables([checked.bad, as_bad(table, reasons, first)], promote_options="default").sort_by("_row")
+    return checked._replace(good=checked.good.filter(keep), rows=checked.rows.filter(keep), bad=bad)
+
+
 def check_contract(contract: Contract) -> None:
     """Raise InvalidData when a contract contradicts itself."""
     names = [column.name for column in contract.columns]

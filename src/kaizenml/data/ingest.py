@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.context import Context
-from kaizenml.data import addition, making, provenance, tables, uniqueness
+from kaizenml.data import addition, making, provenance, scratch, tables, uniqueness
 from kaizenml.data import contract as rules
 from kaizenml.data.dataset import Column, Contract, Dataset, DatasetVersion
 from kaizenml.data.found import Found
@@ -28,12 +28,14 @@ from kaizenml.data.kinds import STORED, VERSION, kind_of, notes_of
 from kaizenml.data.part_writer import PartWriter
 from kaizenml.data.people import personal
 from kaizenml.data.seen import Hashes, Seen, among, hash_of
+from kaizenml.data.staged import Staged
 from kaizenml.data.widening import Widening
-from kaizenml.errors import Conflict, InvalidData
+from kaizenml.errors import Conflict
 
 Progress = Callable[[str, float], None]
 
-_PASSES = 4  # one, one after what the first taught, one for keys that came twice; the fourth only if the source changes under us
+# one, one after what the first taught, one for keys that came twice, one for rows that checks in SQL name; more only if the source changes under us
+_PASSES = 5
 _KEYS_AT_ONCE = 2_000_000  # rows that are there: above, their keys are compared by hash, for they would fill the memory
 
 
@@ -123,6 +125,8 @@ class _Learnt:
     changes: list[str] = field(default_factory=list)
     suspects: dict[int, Hashes] = field(default_factory=dict)  # by place in told_apart: hashes that came more than once
     columns: set[str] = field(default_factory=set)  # that the source has shown
+    named: dict[str, addition.Numbers] | None = None  # by check in SQL, numbers of the rows that it keeps apart; None: not run yet
+    warnings: dict[str, int] = field(default_factory=dict)  # that checks in SQL gave
     fixed: frozenset[str] = frozenset()  # columns that the contract had before
     as_text: frozenset[str] = frozenset()
 
@@ -139,6 +143,7 @@ class _Reading:
         self._earlier: list[pa.Table] = []
         self._known = learnt.contract is not None
         self._before: addition.Before | None = None
+        self._staged: Staged | None = None
         if self._known and not learnt.fixed and not learnt.columns:
             assert learnt.contract is not None
             learnt.fixed = frozenset(column.name for column in learnt.contract.columns)
@@ -148,6 +153,8 @@ class _Reading:
         """Remove what was kept aside."""
         for seen in self._seen.values():
             seen.close()
+        if self._staged is not None:
+            self._staged.close()
 
     def through(self, incoming: Incoming, progress: Progress | None) -> Found | None:
         """Read all pieces; None when the source has to be read again, for ``learnt`` knows better now."""
@@ -168,9 +175,9 @@ class _Reading:
         return None if self._again else found
 
     def _fits(self) -> bool:
-        """Whether keys of the rows that are there may be compared in memory, and all rules be checked at once."""
+        """Whether keys of the rows that are there may be compared in memory."""
         contract, newest = self._learnt.contract, self._onto.newest
-        return newest is None or contract is None or newest.rows <= _KEYS_AT_ONCE or not contract.told_apart or bool(contract.checks)
+        return newest is None or contract is None or newest.rows <= _KEYS_AT_ONCE or not contract.told_apart
 
     def _typed(self, piece: Piece) -> pa.Table:
         learnt = self._learnt
@@ -189,28 +196,22 @@ class _Reading:
             learnt.contract = making.learn(self._ctx, asked.name, rows, key=asked.key, time=asked.time)
         promise = learnt.contract
         keys = personal.keys_for(self._ctx, promise, self._onto.newest)
-        if not whole:
-            if promise.checks:
-                raise InvalidData(
-                    f"the contract of {asked.name!r} has checks in SQL, and this is more than they can be run over at once",
-                    remedy="add it in smaller files, or say in the contract's file what the checks say, by columns",
-                    values={"checks": [check.name for check in promise.checks]},
-                )
-            if sparse or self._so_far.rows:
-                rows = _padded(rows, promise)
+        if not whole and (sparse or self._so_far.rows):
+            rows = _padded(rows, promise)
         before = self._compared(promise, keys, whole=whole)
-        limits = {} if whole else {"rows": None, "freshness": None}
+        limits: dict[str, Any] = {} if whole else {"rows": None, "freshness": None, "checks": []}  # these are of all pieces together
         checked = making.hold(
             self._ctx, asked.name, rows, msgspec.structs.replace(promise, **limits), self._onto.newest, before=before, partial=asked.partial,
             so_far=self._so_far,
         )  # fmt: skip
-        contract = msgspec.structs.replace(checked.contract, rows=promise.rows, freshness=promise.freshness)
+        contract = msgspec.structs.replace(checked.contract, rows=promise.rows, freshness=promise.freshness, checks=promise.checks)
         if contract != promise:
             self._again = self._again or self._so_far.rows > 0
             learnt.contract = contract
             learnt.changes += checked.changes
         if not whole and not self._again:
             self._note_keys(contract, checked.good, keys)
+            checked = self._by_query(contract, rows, checked)
         keys = personal.keys_for(self._ctx, contract, self._onto.newest)  # new columns may ask for them
         good, bad = personal.protect(checked.good, contract, keys), personal.protect(checked.bad, contract, keys)
         names = provenance.names_of(rows, asked.source_name or provenance.main_of(self._onto.dataset), asked.source_column)
@@ -243,10 +244,32 @@ class _Reading:
                     self._again = True
                     known = learnt.suspects.get(place)
                     learnt.suspects[place] = repeated if known is None else pc.unique(pa.array([*known, *repeated])).sort().to_numpy()
+            self._ask_queries(found)
             assert self._before is not None  # at least one piece was compared
             addition.check_whole(found.rows, found.newest, found.contract, self._before, found)
         if self._writers is not None and not self._again and found.good:
             found.hash = self._hash.value()
+
+    def _by_query(self, contract: Contract, rows: pa.Table, checked: rules.Checked) -> rules.Checked:
+        """Keep the good rows aside for the checks in SQL; when these were run, move those that they named to the bad ones."""
+        learnt, first = self._learnt, self._so_far.rows
+        if learnt.named is not None:
+            return rules.without(checked, rows, learnt.named, first)
+        if contract.checks:
+            self._staged = self._staged or Staged(self._ctx.state / scratch.FOLDER, contract.checks)
+            self._staged.add(checked.good, pc.add(checked.rows.cast(pa.int64()), first + 1))
+        return checked
+
+    def _ask_queries(self, found: Found) -> None:
+        """Run the checks in SQL over all rows. Where rows are to be kept apart, the source is read again without them."""
+        learnt = self._learnt
+        if self._staged is not None and not self._again:
+            told = Found(contract=found.contract)
+            learnt.named = addition.check_staged(self._staged, found.contract, told)
+            learnt.warnings = dict(told.warnings)
+            found.refusals.update(told.refusals)
+            self._again = bool(learnt.named) and not told.refusals  # what is refused need not be told apart
+        found.warnings.update(learnt.warnings)
 
     def _compared(self, promise: Contract, keys: Keys | None, *, whole: bool) -> addition.Before:
         if whole:
@@ -297,7 +320,7 @@ class _Reading:
 
     def _seen_of(self, place: int) -> Seen:
         if place not in self._seen:
-            self._seen[place] = Seen(self._ctx.state / "tmp")
+            self._seen[place] = Seen(self._ctx.state / scratch.FOLDER)
         return self._seen[place]
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from kaizenml.data.scratch import Scratch
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -23,8 +23,7 @@ class Seen:
     """Collects hashes and tells which came more than once. Holds 64 MB at most, then files below ``folder``."""
 
     def __init__(self, folder: Path) -> None:
-        self._parent = folder
-        self._folder: Path | None = None
+        self._scratch = Scratch(folder, "seen")
         self._held: list[Hashes] = []
         self._count = 0
 
@@ -37,26 +36,22 @@ class Seen:
 
     def repeated(self) -> Hashes:
         """Return, sorted, the hashes that were taken more than once."""
-        if self._folder is None:
+        if not self._scratch.made:
             return _twice(np.concatenate([*self._held, np.empty(0, np.uint64)]))
         self._spill()
-        found = [_twice(np.fromfile(path, np.uint64)) for path in sorted(self._folder.iterdir())]
+        found = [_twice(np.fromfile(path, np.uint64)) for path in sorted(self._scratch.path.iterdir())]
         return np.concatenate([*found, np.empty(0, np.uint64)])
 
     def close(self) -> None:
         """Remove the files."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
 
     def _spill(self) -> None:
-        if self._folder is None:
-            self._parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix="seen-", dir=self._parent))
         hashes = np.sort(np.concatenate([*self._held, np.empty(0, np.uint64)]))
         bounds = np.searchsorted(hashes >> np.uint64(56), np.arange(257))
         for first in range(256):
             if bounds[first] < bounds[first + 1]:
-                with (self._folder / f"{first:02x}").open("ab") as file:
+                with (self._scratch.path / f"{first:02x}").open("ab") as file:
                     file.write(hashes[bounds[first] : bounds[first + 1]].tobytes())
         self._held, self._count = [], 0
 

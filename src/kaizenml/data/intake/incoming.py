@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +9,8 @@ from typing import NamedTuple
 
 import pyarrow as pa
 from pyarrow import feather
+
+from kaizenml.data.scratch import Scratch
 
 
 class Piece(NamedTuple):
@@ -51,8 +51,7 @@ class Spool:
 
     def __init__(self, pieces: Iterator[Piece], folder: Path) -> None:
         self._pieces = pieces
-        self._parent = folder
-        self._folder: Path | None = None
+        self._scratch = Scratch(folder, "rows")
         self._kept: list[Piece] = []  # without their rows, but for the first one
         self._read = False
 
@@ -71,11 +70,7 @@ class Spool:
 
     def close(self) -> None:
         """Remove the files."""
-        if self._folder is not None:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        self._scratch.close()
 
     def _file(self, place: int) -> str:
-        if self._folder is None:
-            self._parent.mkdir(parents=True, exist_ok=True)
-            self._folder = Path(tempfile.mkdtemp(prefix="rows-", dir=self._parent))
-        return str(self._folder / f"{place:06d}.arrow")
+        return str(self._scratch.path / f"{place:06d}.arrow")

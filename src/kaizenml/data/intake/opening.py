@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from kaizenml.context import Context
+from kaizenml.data import scratch
 from kaizenml.data.intake import databases, files, locations
 from kaizenml.data.intake.incoming import Incoming, Piece, Spool
 from kaizenml.data.intake.streams import Located, reachable
@@ -174,4 +175,4 @@ def _recorded(ctx: Context, source: str) -> str:
 
 
 def _spools(ctx: Context) -> Path:
-    return ctx.state / "tmp"
+    return ctx.state / scratch.FOLDER
