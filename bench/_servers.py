@@ -46,7 +46,7 @@ class Server(NamedTuple):
 
     def cpu(self) -> float:
         """Return the seconds of processor time, user and system, of all its processes so far."""
-        return sum(_cpu(pid) for pid in family(self.pid, self.mark))
+        return sum(cpu_of(pid) for pid in family(self.pid, self.mark))
 
     def calm(self) -> float:
         """Return the same once what was left to do after the answers is done (waiting 5 seconds at most)."""
@@ -198,7 +198,8 @@ def _marked(pid: int, mark: str) -> bool:
         return False
 
 
-def _cpu(pid: int) -> float:
+def cpu_of(pid: int) -> float:
+    """Return the seconds of processor time of one process so far."""
     parts = _stat(pid)
     # with that of its children that have ended, or a process that ends would take its time along
     return sum(map(int, parts[11:15])) / os.sysconf("SC_CLK_TCK") if parts else 0.0

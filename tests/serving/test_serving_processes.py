@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import sys
 import threading
 import time
 from pathlib import Path
@@ -109,6 +111,36 @@ def test_the_whole_server_killed_loses_nothing_and_leaves_no_worker(ctx):
     drain(ctx)
     assert asker.answered
     assert set(asker.answered) <= set(predictions.read(ctx, "shop", columns=["id"])["id"].to_pylist())
+
+
+def _sockets(pid: int) -> int:
+    handles = Path(f"/proc/{pid}/fd").iterdir()
+    return sum(os.readlink(handle).startswith("socket:") for handle in handles if handle.is_symlink())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux spreads connections over sockets of one port")
+def test_newcomers_are_spread_over_the_workers_and_where_theirs_is_killed_the_next_one_answers(ctx):
+    state = _deploy(ctx)
+    with bundles.served("--state", str(state), "--workers", "2", log=state / "log") as (process, url), contextlib.ExitStack() as stack:
+        workers = _workers(process.pid)
+        had = [_sockets(pid) for pid in workers]
+        address = ("127.0.0.1", int(url.rpartition(":")[2]))
+        for _ in range(128):
+            stack.enter_context(socket.create_connection(address))
+        deadline = time.monotonic() + 10
+        while sum(more := [_sockets(pid) - before for pid, before in zip(workers, had, strict=True)]) < 128:
+            assert time.monotonic() < deadline, f"{sum(more)} of 128 connections were taken"
+            time.sleep(0.02)
+        assert min(more) > 32  # an even share is 64 ± 6
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        waiting = [stack.enter_context(socket.create_connection(address, timeout=15)) for _ in range(16)]
+        for connection in waiting:
+            connection.sendall(b"GET /health/live HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        for pid in workers:
+            os.kill(pid, signal.SIGKILL)
+        assert [connection.recv(12) for connection in waiting] == [b"HTTP/1.1 200"] * 16
 
 
 @pytest.mark.slow
