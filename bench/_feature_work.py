@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow.compute as pc
 import pyarrow.parquet
@@ -77,11 +80,42 @@ def main() -> None:
         columns = [f"{name}_forever_{column}" for name in plan["online"] for column in plan["views"][name]["columns"]]
         return {"seconds": sorted(taken)[len(taken) // 2], "sums": [sum(row[column] or 0.0 for row in found) for column in columns]}
 
+    def floor(keys: list[int], calls: int) -> dict[str, Any]:
+        return _floor(online, [f"kaizen:bench:on:{every[f'{name}_forever'].ref}:{key}".encode() for name in plan["online"] for key in keys], calls)
+
     print(json.dumps({"ready": True}), flush=True)
-    work = {"join": join, "materialize": materialize, "look_up": look_up}
+    work = {"join": join, "materialize": materialize, "look_up": look_up, "floor": floor}
     for line in sys.stdin:
         asked = json.loads(line)
         print(json.dumps(work[asked.pop("do")](**asked)), flush=True)
+
+
+def _floor(url: str, names: list[bytes], calls: int) -> dict[str, Any]:
+    """Take the time below which nobody comes: the same values over a bare socket, parsed in C and not looked at; and redis-py's PING."""
+    import hiredis
+    import redis
+
+    parts, reader = urlsplit(url), hiredis.Reader()
+    message = b"".join([b"*%d\r\n" % (len(names) + 1), *(b"$%d\r\n%s\r\n" % (len(part), part) for part in (b"MGET", *names))])
+    with socket.create_connection((parts.hostname or "", parts.port or 6379)) as bare, redis.Redis.from_url(url) as client:
+
+        def fetch() -> list[bytes]:
+            bare.sendall(message)
+            while (answer := reader.gets()) is False:
+                reader.feed(bare.recv(1 << 16))
+            return list(answer)
+
+        assert all(fetch()), "the store is filled before"
+        return {"fetch": _median(fetch, calls), "ping": _median(client.ping, calls)}
+
+
+def _median(call: Callable[[], object], calls: int) -> float:
+    taken = []
+    for _ in range(calls):
+        begun = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - begun)
+    return sorted(taken)[len(taken) // 2]
 
 
 if __name__ == "__main__":

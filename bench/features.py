@@ -180,10 +180,14 @@ def _measure(subject: Subject, worker: Worker, plan: dict[str, Any], *, quick: b
         made.append((f"materialize 2 views{store}", _plain(subject.name), "s", worker.ask("materialize")["seconds"]))
     if "online" in subject.does:
         for entities in (1, 100):
-            calls = 20 if quick else 300
+            calls = 100 if quick else 300
             found = worker.ask("look_up", keys=_keys(plan, entities), calls=calls)
             what = f"20 features of {entities} {'entity' if entities == 1 else 'entities'}{store}"
             made.append((what, _plain(subject.name), "ms", found["seconds"] * 1e3))
+            if subject.name == f"{OURS} on Redis":
+                floor = worker.ask("floor", keys=_keys(plan, entities), calls=calls)
+                made.append((what, "the same MGET over a bare socket", "ms", floor["fetch"] * 1e3))
+                made.append((what, "redis-py's PING", "ms", floor["ping"] * 1e3))
     return made
 
 

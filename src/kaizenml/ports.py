@@ -41,6 +41,10 @@ class OnlineStore(Protocol):
         """Return one row or None for each key, in order."""
         ...
 
+    def read_many(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[OnlineRow | None]]:
+        """Return for each view and its keys what ``read`` returns. An engine behind a network asks once for all of them."""
+        ...
+
     def keys(self, view: str) -> Iterator[str]:
         """Go through the keys that a view holds, in no order. Rows that come or go meanwhile may be among them or not."""
         ...

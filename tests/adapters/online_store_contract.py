@@ -47,6 +47,15 @@ class OnlineStoreContract:
         ]
         assert store.read(VIEW, ["JFK"]) == [OnlineRow(1.5, {"temp": 3.25, "sky": "clear"})]
 
+    def test_several_views_are_read_together_each_as_alone(self, store: OnlineStore) -> None:
+        store.write(VIEW, [("JFK", 1.0, {"temp": 1.0}), ("LGA", 2.0, {"temp": 2.0})])
+        store.write("spend.0", [("JFK", 3.0, {"sum": 3.0})])
+        asked = [(VIEW, ["LGA", "none", "JFK"]), ("empty.0", ["JFK"]), ("spend.0", []), ("spend.0", ["JFK"])]
+        assert store.read_many(asked) == [store.read(view, keys) for view, keys in asked]
+        assert store.read_many(asked)[3] == [OnlineRow(3.0, {"sum": 3.0})]
+        assert store.read_many([(VIEW, [])]) == [[]]
+        assert store.read_many([]) == []
+
     def test_values_of_every_kind_come_back_exactly(self, store: OnlineStore) -> None:
         values = {"f": 0.1 + 0.2, "tiny": 5e-324, "i": 2**63 - 1, "b": True, "t": "snø ☃ 'x'", "none": None, "at": "2013-01-01T05:00:00Z"}
         store.write(VIEW, [("ключ 'x' \u0000 %", 0.0, values)])

@@ -98,6 +98,30 @@ def test_a_reader_does_not_write_and_says_when_there_is_no_server(redis: str) ->
     away.close()
 
 
+def test_a_connection_that_the_server_dropped_is_opened_again(redis: str) -> None:
+    store = RedisOnlineStore(redis, "shop", readonly=True)
+    store._redis.set(store._key(VIEW, "JFK"), b"\x01" + b"\0" * 8 + b"\x80")
+    for _ in range(2):
+        assert store.read(VIEW, ["JFK"]) == [OnlineRow(0.0, {})]
+        assert len(store._idle) == 1
+        assert store._redis.client_kill_filter(_type="normal", skipme=True) >= 1
+    assert store.read(VIEW, ["JFK"]) == [OnlineRow(0.0, {})]
+    store.close()
+
+
+def test_an_answer_that_came_too_late_is_not_taken_for_another_keys(redis: str) -> None:
+    store = RedisOnlineStore(redis, "shop")
+    store.write(VIEW, [("JFK", 1.0, {"x": 1}), ("LGA", 2.0, {"x": 2})])
+    assert store.read(VIEW, ["JFK"]) == [OnlineRow(1.0, {"x": 1})]
+    store._idle[0].update_current_socket_timeout(0.05)
+    store._redis.client_pause(200)
+    with pytest.raises(Unavailable, match="does not answer"):
+        store.read(VIEW, ["JFK"])
+    assert not store._idle
+    assert store.read(VIEW, ["LGA"]) == [OnlineRow(2.0, {"x": 2})]
+    store.close()
+
+
 def test_a_damaged_value_and_one_of_a_newer_format_are_named(redis: str) -> None:
     store = RedisOnlineStore(redis, "shop")
     client = store._redis

@@ -13,6 +13,7 @@ import os
 import re
 import struct
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -101,6 +102,7 @@ class RedisOnlineStore:
         self._prefix = f"kaizen:{project}:".encode()
         self._write_script = self._redis.register_script(_WRITE)
         self._change_script = self._redis.register_script(_CHANGE)
+        self._idle: deque[Any] = deque()  # connections that nobody reads by now; taking and giving back needs no lock
         self._silent_until = 0.0
         self._pid = os.getpid()
 
@@ -154,12 +156,36 @@ class RedisOnlineStore:
         return len(asked) - len(lost), [tried[place - 1] for place in lost]
 
     def read(self, view: str, keys: Sequence[str]) -> list[OnlineRow | None]:
-        if not keys:
-            return []
+        return self.read_many([(view, keys)])[0]
+
+    def read_many(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[OnlineRow | None]]:
+        names = [prefix + key.encode() for view, keys in asked for prefix in (self._key(view, ""),) for key in keys]
+        if not names:
+            return [[] for _ in asked]
         if self._silent_until and time.monotonic() < self._silent_until:
             raise self._away("it did not answer a moment ago")
-        found: list[bytes | None] = self._asked(lambda: self._redis.mget([self._key(view, key) for key in keys]))
-        return [None if body is None else self._row(body) for body in found]
+        bodies = iter(self._asked(lambda: self._fetched(names)))
+        return [[None if (body := next(bodies)) is None else self._row(body) for _ in keys] for _, keys in asked]
+
+    def _fetched(self, names: list[bytes]) -> list[bytes | None]:
+        """Ask by connections of our own: the client's pool, its measuring and its retries cost more than the answer takes."""
+        if self._pid != os.getpid():  # forked: what was open is the parent's
+            self._idle, self._pid = deque(), os.getpid()
+        try:
+            connection, used = self._idle.pop(), True
+        except IndexError:
+            connection, used = self._redis.connection_pool.make_connection(), False
+        try:
+            connection.send_command("MGET", *names)
+            found: list[bytes | None] = connection.read_response()
+        except self._errors.ConnectionError:
+            if not used:
+                raise
+            connection.disconnect()  # it idled away, or the server was started anew: sending connects again, once
+            connection.send_command("MGET", *names)
+            found = connection.read_response()
+        self._idle.append(connection)  # none that failed: an answer that comes late must not be taken for another's
+        return found
 
     def keys(self, view: str) -> Iterator[str]:
         prefix = self._key(view, "")
@@ -190,6 +216,8 @@ class RedisOnlineStore:
 
     def close(self) -> None:
         if self._pid == os.getpid():
+            while self._idle:
+                self._idle.pop().disconnect()
             self._redis.close()
 
     def _key(self, view: str, key: str) -> bytes:

@@ -98,6 +98,9 @@ class SqliteOnlineStore:
         except msgspec.DecodeError as error:
             raise self._corrupt(str(error)) from error
 
+    def read_many(self, asked: Sequence[tuple[str, Sequence[str]]]) -> list[list[OnlineRow | None]]:
+        return [self.read(view, keys) for view, keys in asked]
+
     def keys(self, view: str) -> Iterator[str]:
         connection = self._connection()
         after: str | None = None

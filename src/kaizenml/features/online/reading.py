@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 from kaizenml.errors import InvalidInput
 from kaizenml.features.defining.expressions import compute
 from kaizenml.features.signature import Derived, ViewUse
-from kaizenml.features.view import Aggregate, feature_names, key_of
+from kaizenml.features.view import Aggregate, entity_key, feature_names, key_of
 from kaizenml.features.windows.moments import History, Reading
 from kaizenml.ports import OnlineRow, OnlineStore
 
@@ -38,7 +38,7 @@ def look_up(
 
     Parameters
     ----------
-    store : the online store; each view is read once for all rows.
+    store : the online store; it is read once, for all views and rows.
     views : the views in the model's signature.
     rows : request rows. A feature that a row holds itself is not looked up: the request wins.
     now : seconds since 1970: the moment that windows end at, and for the views' time to live.
@@ -57,15 +57,16 @@ def look_up(
     found = Found({} for _ in rows)
     found.ats = {}
     t = round(now * 1e6)
-    for view in views:
+    asked = [_keys(view.entities, rows) for view in views]
+    wanted = [list(dict.fromkeys(key for key in keys if key is not None)) for keys in asked]
+    held = store.read_many([(view.ref, keys) for view, keys in zip(views, wanted, strict=True)]) if any(wanted) else [[] for _ in views]
+    for view, keys, known, stored in zip(views, asked, wanted, held, strict=True):
         plan = _plan(view)
         own = plan.own
         entities = view.entities
-        keys = [key_of([row.get(name) for name in entities]) for row in rows]
-        wanted = list(dict.fromkeys(key for key in keys if key is not None))
         ready: dict[str | None, dict[str, Any]] = {None: plan.unknown}
         ats: dict[str | None, float | None] = {}
-        for entity, kept in zip(wanted, store.read(view.ref, wanted) if wanted else (), strict=True):
+        for entity, kept in zip(known, stored, strict=True):
             ready[entity], ats[entity] = plan.features(kept, t)
         found.ats[view.name] = [ats.get(key) for key in keys]
         for position, (row, key, features) in enumerate(zip(rows, keys, found, strict=True)):
@@ -83,6 +84,13 @@ def look_up(
         for position, (row, features) in enumerate(zip(rows, found, strict=True)):
             compute(derived, row, features, position)
     return found
+
+
+def _keys(entities: list[str], rows: Sequence[Mapping[str, Any]]) -> list[str | None]:
+    if len(entities) == 1:
+        name = entities[0]
+        return [entity_key(row.get(name)) for row in rows]
+    return [key_of([row.get(name) for name in entities]) for row in rows]
 
 
 def freshness(found: Found, views: Sequence[ViewUse], now: float) -> dict[str, dict[str, Any]]:
