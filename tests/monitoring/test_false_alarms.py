@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -93,3 +95,34 @@ def test_wind_that_calms_down_as_it_did_before_is_weather() -> None:
 def test_a_steady_input_that_comes_at_half_its_size_is_another_unit() -> None:
     found = failures([10, 10.5, 9.5] * 7, [10, 10, 10, 10, 5, 5, 5])
     assert [(failure.kind, failure.columns, failure.since) for failure in found] == [("units", ["wind"], "2026-04-05")]
+
+
+def lately(rng: np.random.Generator, day: int, hours: range, gone: range) -> pa.Table:
+    """Rows of some hours of a day; the mean of the last hours is not there in those that are gone."""
+    hour = np.sort(rng.choice(np.array(hours), 20 * len(hours)))
+    at = pa.array([datetime(2026, 3, 1, tzinfo=UTC) + timedelta(days=day, hours=int(h)) for h in hour], pa.timestamp("us", "UTC"))
+    return pa.table({"at": at, "delay_2h": np.where(np.isin(hour, gone), np.nan, rng.normal(10, 5, len(hour)))})
+
+
+def test_a_window_that_is_empty_every_morning_is_no_flood_and_a_flood_goes_on_over_the_morning() -> None:
+    rng, day, night = np.random.default_rng(3), range(5, 24), range(7)
+    table = pa.concat_tables([lately(rng, number, day, night) for number in range(30)])
+    bins = profile.learn(table, [Field(name="delay_2h", kind="number", view="origin")])
+    whole = profile.count(bins, table)
+    days, early = reference.usual_days(bins, table, "at")
+    made = reference.Reference(
+        release="r@1", dataset="d@1", rows=table.num_rows, days=len(days), bins=bins, counts=profile.encode(whole), solid=[False],
+        daily=drift.usual(bins, whole, days), early=early,
+    )  # fmt: skip
+    usual, flooded = profile.count(bins, lately(rng, 30, day, night)), profile.count(bins, lately(rng, 30, day, range(16)))
+    morning = profile.count(bins, lately(rng, 31, range(5, 8), night))
+
+    def said(*profiles: Profile) -> list[tuple[str, bool]]:
+        windows = {f"2026-03-{place + 20}": one for place, one in enumerate(profiles)}
+        return [(failure.since, failure.current) for failure in upstream.failures(made, windows, today=max(windows), alpha=0.01)]
+
+    assert early == [1.0]
+    assert said(usual, usual, morning) == []
+    assert said(usual, flooded, morning) == [("2026-03-21", True)]
+    assert said(usual, flooded, profile.count(bins, lately(rng, 31, range(5, 20), night))) == [("2026-03-21", False)]
+    assert said(usual, flooded, usual, morning) == [("2026-03-21", False)]

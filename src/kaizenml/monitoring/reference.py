@@ -30,7 +30,7 @@ from kaizenml.releases import operations as releases
 from kaizenml.training import model_file
 from kaizenml.training import store as runs
 
-FORMAT = 1
+FORMAT = 2
 ROWS = 100_000  # newest rows with a target
 DAYS = 120  # newest days that say what a usual day is
 DAY_ROWS = 30  # a day with fewer says nothing about days
@@ -68,6 +68,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     states: dict[str, float] = {}  # view -> fewest distinct values for a key on a usual day
     expected: float | None = None  # loss on the hold-out before release (log loss; squared error)
     own: float | None = None  # loss the model itself expects on the newest rows
+    early: list[float] = []  # highest missing share of a column in a usual day's first hours, however few rows they had
 
     @property
     def whole(self) -> Profile:
@@ -148,7 +149,7 @@ def make(ctx: Context, release: str) -> Reference:
     table = table.slice(max(0, table.num_rows - ROWS)).combine_chunks()
     bins = profile.learn(table, signature.fields, entities={view.name: view.entities[0] for view in signature.views if len(view.entities) == 1})
     whole = profile.count(bins, table)
-    days = _days(bins, table, signature.time)
+    days, early = usual_days(bins, table, signature.time)
     weeks = [profile.total(bins, days[start : start + 7]) for start in range(0, len(days) - 6, 7)]
     expected = _expected(ctx, shown.pins.model)
     return Reference(
@@ -166,6 +167,7 @@ def make(ctx: Context, release: str) -> Reference:
         states=_usual_states(days),
         expected=expected,
         own=_own(spec, _model(ctx, release), table),
+        early=early,
     )
 
 
@@ -189,10 +191,10 @@ def usual_swing(bins: Bins, days: list[Profile]) -> list[float]:
     return [float(value) for value in found]
 
 
-def _days(bins: Bins, table: pa.Table, time_column: str | None) -> list[Profile]:
-    """Profiles of the newest days that have rows enough."""
+def usual_days(bins: Bins, table: pa.Table, time_column: str | None) -> tuple[list[Profile], list[float]]:
+    """Profiles of the newest days that have rows enough, and what such days were missing at worst before they were over."""
     if time_column is None or time_column not in table.column_names or not pa.types.is_timestamp(table.schema.field(time_column).type):
-        return []
+        return [], []
     column = table[time_column]
     micros = pc.cast(pc.cast(column, pa.timestamp("us", tz=column.type.tz)), pa.int64()).fill_null(-1).to_numpy()
     day = micros // (DAY_S * 1_000_000)
@@ -200,10 +202,27 @@ def _days(bins: Bins, table: pa.Table, time_column: str | None) -> list[Profile]
     bounds = np.append(starts, len(day))
     full = np.flatnonzero((np.diff(bounds) >= DAY_ROWS) & (micros[starts] >= 0))[-DAYS:]
     if not len(full):
-        return []
+        return [], []
     first = int(full[0])
     counted = profile.count_blocks(bins, table, bounds[first : int(full[-1]) + 2])
-    return [counted[place - first] for place in full.tolist()]
+    return [counted[place - first] for place in full.tolist()], _early(bins, table, [(bounds[place], bounds[place + 1]) for place in full.tolist()])
+
+
+def _early(bins: Bins, table: pa.Table, days: list[tuple[int, int]]) -> list[float]:
+    """Return the highest missing share of each column among the first rows of a day, be they few or all of the day's.
+
+    A window over the last hours is empty in the morning: nothing is broken then, although the whole day misses less.
+    """
+    found = []
+    for column in bins.columns:
+        absent = pc.is_null(table[column.name], nan_is_null=True).to_numpy()
+        missed = np.concatenate([[0], np.cumsum(absent)])
+        highest = 0.0
+        for start, stop in days:
+            seen = np.arange(DAY_ROWS, stop - start + 1)
+            highest = max(highest, float(((missed[start + seen] - missed[start]) / seen).max()))
+        found.append(highest)
+    return found
 
 
 def states_per_key(counted: Profile, view: str) -> float:

@@ -56,7 +56,7 @@ def failures(reference: Reference, windows: Mapping[str, Profile], *, today: str
     days = {day: window for day, window in sorted(windows.items()) if window.rows >= ENOUGH}
     if not days or not reference.bins.columns:
         return []
-    found = _nulls(reference, days, alpha)
+    found = _nulls(reference, days, today, alpha)
     flooded = {day for failure in found for day in failure.days}
     whole = {day: window for day, window in days.items() if day < today and day not in flooded}
     newest = max(days)
@@ -67,7 +67,7 @@ def failures(reference: Reference, windows: Mapping[str, Profile], *, today: str
     return sorted(found, key=lambda failure: not failure.current)
 
 
-def _nulls(reference: Reference, days: dict[str, Profile], alpha: float) -> list[Failure]:
+def _nulls(reference: Reference, days: dict[str, Profile], today: str, alpha: float) -> list[Failure]:
     columns = reference.bins.columns
     whole = reference.whole
     before = whole.missing / max(whole.rows, 1)
@@ -77,6 +77,11 @@ def _nulls(reference: Reference, days: dict[str, Profile], alpha: float) -> list
     jumps = np.array([window.missing for window in days.values()]) / rows - before
     noise = drift.share_noise(before, rows, whole.rows, each)
     jumped = jumps > np.maximum(usual + noise, FLOOD)
+    # the first hours of a day are not like whole days: they may go on with a flood, and begin one only beyond what first hours were ever like
+    early = jumps > np.maximum(np.asarray(reference.early or before) - before, usual) + noise
+    for place, day in enumerate(days):
+        if day >= today:
+            jumped[place] &= early[place] | (jumped[place - 1] if place else False)
     found = []
     groups = {column.view for column in columns}
     for view in sorted(groups, key=str):
