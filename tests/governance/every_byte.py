@@ -61,12 +61,13 @@ def _sqlite(path: Path) -> Iterator[bytes]:
         for table in tables:
             for row in connection.execute(f'SELECT * FROM "{table}"'):
                 for value in row:
-                    yield from _unpacked(value)
+                    yield from unpacked(value)
     finally:
         connection.close()
 
 
-def _unpacked(value: Any) -> Iterator[bytes]:
+def unpacked(value: Any) -> Iterator[bytes]:
+    """Yield the bytes of a value, and what is packed in them."""
     yield value if isinstance(value, bytes) else str(value).encode()
     if isinstance(value, bytes):
         try:

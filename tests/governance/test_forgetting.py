@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import every_byte
+import on_servers
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import whole_shop as shop
 from whole_shop import served
 
-from kaizenml import audit
+from engines import S3
+from kaizenml import audit, moving
 from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data import tables
-from kaizenml.errors import Corrupt, NotFound, UsageError
+from kaizenml.errors import Conflict, Corrupt, NotFound, UsageError
 from kaizenml.features import operations as features
 from kaizenml.governance import operations as governance
 from kaizenml.governance.forgetting import certificate
@@ -85,6 +88,39 @@ def test_no_byte_of_a_person_is_left_anywhere_while_a_server_answers(ctx: Contex
     assert made.removed["rows of orders"] == 3
     assert made.removed["predictions of shop"] == made.removed["outcomes"] == 10
     assert [each.release for each in made.learnt] == ["shop@1"]
+
+
+@pytest.mark.slow
+def test_no_byte_of_a_person_is_left_on_postgres_s3_and_redis(ctx: Context, postgres: str, s3: S3, redis: str, tmp_path: Path):
+    pytest.importorskip("redis", reason="the client of Redis is not installed: pip install 'kaizenml[redis]'")
+    ctx.online.close()
+    ctx.catalog.close()
+    on_servers.keep_versions(s3)
+    moving.migrate(ctx.root, catalog=postgres, objects_at=f"{s3.url}/shop", online=redis, actor="maria")
+    now = shop.opened(ctx.root)
+    with moving.closing_all(now):
+        with pytest.raises(Conflict, match="from before the project moved"):
+            governance.forget(now, subject=[shop.SUBJECT])
+        for name in ("catalog.db", "online.db", "data"):  # what the page on moving says is no longer needed
+            (shutil.rmtree if name == "data" else os.unlink)(now.state / name)
+        features.materialize(now, "people")
+        data.add(now, "orders", table=shop.orders(5, first=1300, theirs=("z-later",)))
+        there = on_servers.copied(tmp_path / "before", postgres, s3, redis)
+        told = {hit.partition("/")[0] for hit in every_byte.found(there, *THEIRS, numbers=(shop.WHO,))}
+        assert told == {"postgres", "redis", "s3"}
+        with served(now) as client:
+            shop.ask(now, client)
+            made = governance.forget(now, subject=[shop.SUBJECT], why="asked by letter")
+            there = on_servers.copied(tmp_path / "after", postgres, s3, redis)
+            assert every_byte.found(there, *THEIRS, "z-later", numbers=(shop.WHO,)) == []
+            assert every_byte.found(now.root, *THEIRS, "z-later", numbers=(shop.WHO,)) == []
+            assert len(shop.ask(now, client, tell=False)) == 15
+        assert made.removed["rows of orders"] == 4
+        for ref in ("orders@1", "orders@5", "customers@1"):
+            data.verify(now, ref)
+        assert releases.verify(now, "shop@1").ref == "shop@1"
+        assert made.certificate is not None
+        assert any("bucket keeps older versions" in each for each in made.certificate.not_reached)
 
 
 @pytest.mark.slow

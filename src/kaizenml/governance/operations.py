@@ -203,6 +203,7 @@ def forget(
     Raises
     ------
     UsageError : no subject, or the reason names it.
+    Conflict : files from before the project moved to servers still hold what is forgotten there.
     Waiting : a serving process has not let go of its journal; repeat.
     Unavailable : another forgetting, the loop or a reader holds what is needed.
 

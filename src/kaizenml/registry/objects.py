@@ -49,6 +49,17 @@ def replace(ctx: Context, before: Path, after: Path) -> None:
                 _client().delete(store, name)
 
 
+def keeps_versions(ctx: Context) -> bool:
+    """Whether the bucket keeps what was deleted or written over, as an older version of the object."""
+    store = _store(ctx)
+    if store is None:
+        return False
+    with _Answers():
+        told = _client().put(store, "lists/probe", b"")
+        _client().delete(store, "lists/probe")
+    return told["version"] not in (None, "null")
+
+
 def fetch(
     ctx: Context, folder: Path, *, known: dict[str, str] | None = None, digest: str | None = None, last: dict[str, bytes] | None = None
 ) -> bool:

@@ -45,6 +45,7 @@ class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
 
 def carry_out(ctx: Context, wanted: list[Subject], why: str, progress: forgetting.Progress) -> Forgetting:
     """Forget; what an earlier call did not end goes first."""
+    forgetting.check_moved(ctx)
     with forgetting.alone(ctx):
         left = wishes.unfinished(ctx.state)
         if not wanted and not left:

@@ -17,15 +17,17 @@ import sqlalchemy as sa
 
 from kaizenml.context import Context
 from kaizenml.data import keys as project_keys
+from kaizenml.data import scratch
 from kaizenml.data.dataset import Dataset
 from kaizenml.data.keys import Keys
-from kaizenml.errors import Unavailable
+from kaizenml.errors import Conflict, Unavailable
 from kaizenml.governance.forgetting import answers, certificate, datasets, models, online, sqlite, watching
 from kaizenml.governance.forgetting import learnt as training
 from kaizenml.governance.forgetting import wish as wishes
 from kaizenml.governance.forgetting.certificate import Certificate, Place, Renewed
 from kaizenml.governance.forgetting.models import Telling
 from kaizenml.governance.forgetting.wish import Wish
+from kaizenml.registry import objects
 from kaizenml.registry import store as registry
 from kaizenml.releases import store as releases
 from kaizenml.serving.journaling import predictions
@@ -47,6 +49,25 @@ def alone(ctx: Context) -> Iterator[None]:
     (ctx.state / wishes.FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
     with _locked(ctx.state / wishes.FOLDER / "lock", "another forgetting"), _locked(ctx.state / "loop.lock", "the loop"):
         yield
+
+
+def check_moved(ctx: Context) -> None:
+    """Raise Conflict where files lie about that nothing looks at any more, since the project moved to servers."""
+    project = ctx.settings.project
+    old = (("catalog.db", project.catalog), ("online.db", project.online), ("data", project.objects))
+    left = [ctx.state / name for name, moved in old if moved and _holds_rows(ctx.state / name)]
+    if left:
+        names = ", ".join(path.name for path in left)
+        remove = " ".join(f"{path}*" if path.suffix else str(path) for path in left)
+        raise Conflict(
+            f"{names} in {ctx.state} are from before the project moved, and hold persons that would not be forgotten there",
+            remedy=f"see that all is well where it is now (kaizen audit verify), then: rm -r {remove}",
+            values={"files": [str(path) for path in left]},
+        )
+
+
+def _holds_rows(path: Path) -> bool:
+    return path.is_file() or (path.is_dir() and next(path.rglob("*.parquet"), None) is not None)
 
 
 def look(ctx: Context, wish: Wish, keys: Keys) -> int:
@@ -106,6 +127,7 @@ def purge(ctx: Context, wish: Wish, keys: Keys, save: Callable[[], None], progre
 def run(ctx: Context, wish: Wish, progress: Progress) -> Certificate:
     """Forget the subjects of a wish, whatever of it is done already, and return the certificate."""
     keys = project_keys.open_keys(ctx.state)
+    scratch.clean(ctx.state / scratch.FOLDER)
 
     def save() -> None:
         wishes.save(ctx.state, wish)
@@ -260,7 +282,12 @@ def _not_reached(ctx: Context) -> list[str]:
     if ctx.settings.project.online:
         said.append("The online store's server: its log, its snapshots and its streams are kept as its operator has set.")
     if ctx.settings.project.objects:
-        said.append("The object store: older versions and replicas of objects, where the bucket keeps such.")
+        if objects.keeps_versions(ctx):
+            said.append(
+                "The object store: the bucket keeps older versions of objects, and so those with the rows that went. Let it end them (a lifecycle "
+                f"rule on {ctx.settings.project.objects} for versions that are not current), or delete them."
+            )
+        said.append("The object store: replicas and backups of the bucket, where it has such.")
     return [
         *said,
         "What trained models have learnt: decided release by release, see above.",
