@@ -26,6 +26,7 @@ from kaizenml.serving.client import Client
 from kaizenml.serving.journaling import journal
 from kaizenml.serving.journaling.drain import _decode
 from kaizenml.serving.journaling.records import PredictionRecord, ShadowRecord
+from kaizenml.serving.routing import Routing, load
 from kaizenml.training import model_file
 from kaizenml.training.model_file import Member, ModelSpec, Naive
 
@@ -280,3 +281,73 @@ def test_a_release_that_leaves_takes_its_process_along(tmp_path):
             assert time.monotonic() < until
             time.sleep(0.05)
         client.predict("shop", [bundles.GOOD])
+
+
+def _started_by(state: Path, number: int, code: str) -> Route:
+    """A bundle whose process runs ``code`` when it starts."""
+    route = python_bundle(state, number)
+    path = state / route.bundle / "model" / "code" / "m.py"
+    path.write_text(code + CODE)
+    return route
+
+
+def _loaded(state: Path, current: Routing, patience_s: float, killed: str | None = None, revision: int = 1, **champions: Route) -> Routing:
+    routes = {name: EndpointRoute(endpoint=name, revision=revision, arms=[route], killed=killed) for name, route in champions.items()}
+    return load(state, Snapshot(revision=revision, written_at=0.0, endpoints=routes), current, patience_s=patience_s)
+
+
+def _until_started(routing: Routing) -> None:
+    until = time.monotonic() + 30
+    while not routing.started:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_models_in_processes_of_their_own_start_side_by_side_and_one_that_fails_does_not_hinder_the_others(tmp_path):
+    state, here = tmp_path / ".kaizen", tmp_path / "here"
+    here.mkdir()
+    # each of three is ready only when all three are there
+    meet = "import os, time\nopen({0!r} + '/{1}', 'w').close()\nwhile len(os.listdir({0!r})) < 3:\n    time.sleep(0.01)\n"
+    routes = {f"e{number}": _started_by(state, number, meet.format(str(here), number)) for number in (1, 2, 3)}
+    routes["failing"] = _started_by(state, 4, "raise LookupError('no licence')\n")
+    routes["trees"] = bundles.write_bundle(state)
+    routing = _loaded(state, Routing(), 30.0, **routes)
+    assert [endpoint.arms[0].model is not None for endpoint in routing.endpoints.values()] == [True, True, True, False, True]
+    (problem,) = routing.problems
+    assert "endpoint failing answers with own@4 alone and naively" in problem
+    assert "no licence" in problem
+    assert not routing.unavailable
+    assert not routing.starting
+
+
+@pytest.mark.slow
+def test_a_model_that_hangs_at_its_start_holds_up_no_change_and_comes_in_when_it_is_ready(tmp_path):
+    state, go = tmp_path / ".kaizen", tmp_path / "go"
+    hang = f"import os, time\nwhile not os.path.exists({str(go)!r}):\n    time.sleep(0.01)\n"
+    hanging, first = _started_by(state, 2, hang), bundles.write_bundle(state)
+    fresh = _loaded(state, Routing(), 0.1, own=hanging, shop=first)
+    assert fresh.endpoints["shop"].arms[0].model is not None
+    assert "own@2 does not load: it is still being started" in fresh.problems[0]
+    assert fresh.endpoints["own"].arms[0].broken
+    # where another release answers, that one goes on, and can be killed
+    before = _loaded(state, Routing(), 30.0, own=first)
+    waiting = _loaded(state, before, 0.1, revision=2, own=hanging)
+    assert waiting.endpoints["own"].arms[0].route.release == "shop@1"
+    killed = _loaded(state, waiting, 0.1, revision=3, killed="look at this", own=hanging)
+    assert killed.endpoints["own"].route.killed == "look at this"
+    assert killed.endpoints["own"].arms[0].route.release == "shop@1"
+    assert list(killed.starting.values()) == list(waiting.starting.values())  # it was not started once more
+    go.touch()
+    _until_started(killed)
+    ready = _loaded(state, killed, 0.1, revision=4, own=hanging)
+    assert ready.endpoints["own"].arms[0].route.release == "own@2"
+    assert ready.problems == []
+    # nobody waits for the other one any more: its process ends when it is ready
+    (future,) = fresh.starting.values()
+    _loaded(state, fresh, 0.1, revision=2, shop=first)
+    process = future.result(timeout=30).model._learners[0]
+    until = time.monotonic() + 10
+    while process.pid is not None:
+        assert time.monotonic() < until
+        time.sleep(0.01)

@@ -1,11 +1,14 @@
 """From the routing snapshot to loaded models: what each endpoint answers with, in this process.
 
 Models are loaded beside the running ones and swapped in at once. What cannot be loaded leaves the old route in place
-and is told in ``problems``. Hot path.
+and is told in ``problems``. Models that run in processes of their own start side by side, and only so long is waited for them:
+one that hangs hinders neither the others nor the kill switch. Hot path.
 """
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +19,7 @@ import msgspec
 from kaizenml.errors import KaizenError
 from kaizenml.features.signature import Signature
 from kaizenml.registry import files, runtimes
+from kaizenml.registry.own_process import OwnProcess
 from kaizenml.registry.runtimes import Model, Prediction
 from kaizenml.rollouts.snapshot import EndpointRoute, Route, Snapshot
 from kaizenml.serving.hiding import Hiding, hiding_for
@@ -25,6 +29,11 @@ from kaizenml.training import model_file
 
 MODEL = "model"  # folder in a bundle
 MANIFEST = "release.json"  # beside it, with the hash of every file
+PATIENCE_S = 0.3
+"""How long a change waits for models in processes of their own, before it comes into force without them."""
+FIRST_PATIENCE_S = 10.0
+"""The same when there is nothing yet that could answer meanwhile."""
+_STARTING = "it is still being started"
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,16 @@ class Routing:
     """Whether a model is among them whose answers are not to be waited for on the event loop."""
     lost: str | None = None
     """Why nothing is known of any endpoint, where something was deployed."""
+    starting: dict[str, Future[LoadedRoute]] = field(default_factory=dict)
+    """By bundle: models that are wanted and whose processes are not ready yet."""
+
+    failures: dict[str, str] = field(default_factory=dict)
+    """By bundle: why models that are wanted are not there."""
+
+    @property
+    def started(self) -> bool:
+        """Whether one of those is ready now, or has failed."""
+        return any(future.done() for future in self.starting.values())
 
     @cached_property
     def paths(self) -> dict[bytes, str]:
@@ -88,7 +107,7 @@ class Routing:
         return {} if self.waits else {f"/predict/{name}".encode(): name for name in self.endpoints}
 
 
-def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
+def load(state: Path, snapshot: Snapshot, current: Routing, *, patience_s: float | None = None) -> Routing:
     """Load what the snapshot asks for, reusing the models that are loaded. Slow: never call it on the event loop.
 
     Parameters
@@ -96,6 +115,8 @@ def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
     state : the project's state folder; bundles are relative to it.
     snapshot : the routes to bring about.
     current : what is served now; where a release does not load, its endpoint stays as it is there.
+    patience_s : how long to wait for models in processes of their own; what is not ready then is left out as if it did not load, and goes on
+        starting beside what is served. Default: until they are ready or have failed.
     """
     cache = {
         loaded.route.bundle: loaded
@@ -103,15 +124,18 @@ def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
         for loaded in (*endpoint.arms, *endpoint.shadows, *endpoint.others.values())
         if loaded.model is not None
     }
+    loading = _Loading(state, cache, current)
+    loading.begin(snapshot)
+    wait(loading.starting.values(), patience_s)
     problems: list[str] = []
     endpoints: dict[str, LoadedEndpoint] = {}
     unavailable: dict[str, str] = {}
     for name, route in snapshot.endpoints.items():
-        arms, failed = _load_all(state, route.arms, cache)
-        shadows, lost = _load_all(state, route.shadows, cache)
+        arms, failed = loading.all(route.arms)
+        shadows, lost = loading.all(route.shadows)
         problems += [f"endpoint {name}: shadow {release} does not run: {why}" for release, why in lost.items()]
         before = current.endpoints.get(name)
-        others, absent = _load_all(state, route.others, cache)
+        others, absent = loading.all(route.others)
         problems += [f"endpoint {name}: rules that name {release} answer naively: it does not load: {why}" for release, why in absent.items()]
         if route.problem:
             problems.append(f"endpoint {name}: the rules in kaizen.toml are not in force, the last good ones are: {route.problem}")
@@ -119,7 +143,7 @@ def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
             endpoints[name] = _bind(LoadedEndpoint(route, arms, shadows), others, before, problems)
             continue
         told = "; ".join(f"{release} does not load: {why}" for release, why in failed.items())
-        if before is not None:
+        if before is not None and not before.arms[0].broken:
             # the switch itself never waits for a model: a killed endpoint is killed whatever else fails
             kept = msgspec.structs.replace(before.route, killed=route.killed, rules=route.rules, others=route.others)
             endpoints[name] = _bind(LoadedEndpoint(kept, before.arms, before.shadows), others, before, problems)
@@ -145,7 +169,95 @@ def load(state: Path, snapshot: Snapshot, current: Routing) -> Routing:
         for endpoint in endpoints.values()
         for loaded in (*endpoint.arms, *endpoint.shadows, *endpoint.others.values())
     )
-    return Routing(snapshot.revision, endpoints, unavailable, problems, waits)
+    # what is ready was taken, and what has failed is tried again from the beginning
+    pending = {bundle: future for bundle, future in loading.starting.items() if not future.done()}
+    return Routing(snapshot.revision, endpoints, unavailable, problems, waits, starting=pending, failures=loading.failures)
+
+
+class _Loading:
+    """Loads releases for one change; those in processes of their own side by side.
+
+    Parameters
+    ----------
+    state : the project's state folder.
+    cache : by bundle, what is loaded; grows.
+    current : what is served now.
+    """
+
+    def __init__(self, state: Path, cache: dict[str, LoadedRoute], current: Routing) -> None:
+        self._state = state
+        self._cache = cache
+        self._before = current
+        self.starting: dict[str, Future[LoadedRoute]] = {}
+        self.failures: dict[str, str] = {}
+
+    def begin(self, snapshot: Snapshot) -> None:
+        """Start the processes of models that are wanted and not there; those that are starting since an earlier time go on."""
+        routes = [route for endpoint in snapshot.endpoints.values() for route in (*endpoint.arms, *endpoint.shadows, *endpoint.others)]
+        wanted = {route.bundle: route for route in routes}
+        for bundle, future in self._before.starting.items():
+            if bundle in wanted:
+                self.starting[bundle] = future
+            else:
+                future.add_done_callback(_discard)
+        for bundle, route in wanted.items():
+            if bundle not in self._cache and bundle not in self.starting and _has_own_process(self._state / bundle / MODEL):
+                future = self.starting[bundle] = Future()
+                threading.Thread(target=_load_into, args=(future, self._state, route), name="model-start", daemon=True).start()
+
+    def all(self, routes: list[Route]) -> tuple[list[LoadedRoute], dict[str, str]]:
+        """Return what could be loaded, and by release why the others could not."""
+        loaded: list[LoadedRoute] = []
+        failed: dict[str, str] = {}
+        for route in routes:
+            have = self._one(route)
+            if isinstance(have, str):
+                failed[route.release] = self.failures[route.bundle] = have
+                continue
+            if have.route != route:
+                have = LoadedRoute(route, have.model, have.signature, have.naive, _tail(route, have.signature))
+            self._cache[route.bundle] = have
+            loaded.append(have)
+        return loaded, failed
+
+    def _one(self, route: Route) -> LoadedRoute | str:
+        have, future = self._cache.get(route.bundle), self.starting.get(route.bundle)
+        if have is not None:
+            return have
+        if future is not None and not future.done():
+            return self._before.failures.get(route.bundle, _STARTING)  # why it failed before says more
+        try:
+            if future is None:
+                return load_route(self._state, route)
+        except (KaizenError, OSError, ValueError, RuntimeError) as error:
+            return _why(error)
+        # not raised: it would be held by this frame, and hold it, and with it models beyond their release
+        error_there = future.exception()
+        return future.result() if error_there is None else _why(error_there)
+
+
+def _why(error: BaseException) -> str:
+    return error.what if isinstance(error, KaizenError) else f"{type(error).__name__}: {error}"
+
+
+def _load_into(future: Future[LoadedRoute], state: Path, route: Route) -> None:
+    try:
+        future.set_result(load_route(state, route))
+    except BaseException as error:
+        future.set_exception(error)
+
+
+def _discard(future: Future[LoadedRoute]) -> None:
+    """End the process of a model that nobody waits for any more."""
+    if future.exception() is None and (model := future.result().model) is not None:
+        model.close()
+
+
+def _has_own_process(folder: Path) -> bool:
+    try:
+        return any(runtimes.KINDS.get(member.kind) is OwnProcess for member in model_file.read(folder).members)
+    except (KaizenError, OSError):
+        return False  # said when it is loaded
 
 
 def _bind(endpoint: LoadedEndpoint, others: list[LoadedRoute], before: LoadedEndpoint | None, problems: list[str]) -> LoadedEndpoint:
@@ -191,22 +303,6 @@ def _verify(bundle: Path, release: str) -> None:
 
 class _Hashes(msgspec.Struct):
     files: dict[str, str] = {}
-
-
-def _load_all(state: Path, routes: list[Route], cache: dict[str, LoadedRoute]) -> tuple[list[LoadedRoute], dict[str, str]]:
-    loaded: list[LoadedRoute] = []
-    failed: dict[str, str] = {}
-    for route in routes:
-        have = cache.get(route.bundle)
-        try:
-            if have is None:
-                have = cache[route.bundle] = load_route(state, route)
-            elif have.route != route:
-                have = LoadedRoute(route, have.model, have.signature, have.naive, _tail(route, have.signature))
-            loaded.append(have)
-        except (KaizenError, OSError, ValueError, RuntimeError) as error:
-            failed[route.release] = error.what if isinstance(error, KaizenError) else f"{type(error).__name__}: {error}"
-    return loaded, failed
 
 
 def _naive_only(state: Path, route: Route, why: str) -> LoadedRoute | None:

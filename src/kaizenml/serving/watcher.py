@@ -16,7 +16,7 @@ from kaizenml.rollouts.rules import describe
 from kaizenml.rollouts.snapshot import Snapshot
 from kaizenml.serving.engine import Engine
 from kaizenml.serving.journaling.journal import Journal
-from kaizenml.serving.routing import Routing, load
+from kaizenml.serving.routing import FIRST_PATIENCE_S, PATIENCE_S, Routing, load
 
 log = logging.getLogger("kaizenml.serving")
 EVERY_S = 0.2
@@ -107,7 +107,8 @@ class Watcher:
 
     async def _look(self) -> None:
         mark = self._mark()
-        retry = bool(self._engine.routing.problems) and self._retry_in <= 0
+        before = self._engine.routing
+        retry = (bool(before.problems) and self._retry_in <= 0) or before.started
         if mark == self._seen and not retry:
             return
         self._retry_in = RETRY_S
@@ -115,7 +116,8 @@ class Watcher:
         wanted = self._read()
         if wanted is None:
             return
-        routing = await asyncio.to_thread(load, self._state, wanted, self._engine.routing)
+        patience_s = None if self._fixed else PATIENCE_S if before.endpoints else FIRST_PATIENCE_S
+        routing = await asyncio.to_thread(load, self._state, wanted, before, patience_s=patience_s)
         self.written_at = wanted.written_at
         self._swap(routing)
 
