@@ -124,7 +124,7 @@ def test_a_server_that_only_falls_back_has_not_been_measured() -> None:
     fallback = GOOD.replace(b'"model"', b'"none!"')
     with server(lambda _: fallback) as port:
         measured = load.run(port, "/", [b"{}"], rate=100.0, seconds=0.1)
-    assert measured.complaints(p99_ms=1000.0) == ["the model decided only 0 of 10 answers"]
+    assert "the model decided only 0 of 10 answers" in measured.complaints(p99_ms=1000.0)
 
 
 @pytest.mark.slow

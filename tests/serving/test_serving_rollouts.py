@@ -213,7 +213,10 @@ def test_a_challenger_that_is_gone_leaves_the_champion_alone_and_a_gone_champion
 @pytest.mark.parametrize("task", ["multiclass", "regression"])
 def test_a_single_bundle_is_served_without_a_project(tmp_path, task):
     route = bundles.write_bundle(tmp_path, task=task)
-    with bundles.served("--bundle", str(tmp_path / route.bundle), log=tmp_path / "log") as (process, url), Client(url) as client:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    served = bundles.served("--bundle", str(tmp_path / route.bundle), env={"TMPDIR": str(scratch)}, log=tmp_path / "log")
+    with served as (process, url), Client(url) as client:
         answer = client.predict("release", [GOOD, GOOD])
         assert answer["release"] == "shop@1"
         said = answer["predictions"][1]
@@ -223,6 +226,8 @@ def test_a_single_bundle_is_served_without_a_project(tmp_path, task):
         else:
             assert said["value"] == answer["classes"][said["probabilities"].index(max(said["probabilities"]))]
         assert process.poll() is None
+        assert [path.name[:14] for path in scratch.iterdir()] == ["kaizen-bundle-"]
+    assert (process.returncode, list(scratch.iterdir())) == (0, [])
 
 
 def test_a_full_disk_is_told_and_nothing_is_answered_without_its_record(ctx):

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from kaizenml import scratch
 from kaizenml.context import Context
-from kaizenml.data import contract_file, ingest, making, provenance, scratch, store, tables
+from kaizenml.data import contract_file, ingest, making, provenance, store, tables
 from kaizenml.data.dataset import Dataset, DatasetVersion, Intake, Trust
 from kaizenml.data.ingest import Asked, Progress
 from kaizenml.data.intake import opening

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from kaizenml.data.dataset import Contract, DatasetVersion, Kind
 from kaizenml.data.kinds import STORED
 from kaizenml.data.parse import parse_as
 from kaizenml.data.people import personal
+from kaizenml.scratch import Scratch
 
 _Side = tuple[DatasetVersion, list[int]]
 Hashes = npt.NDArray[np.uint64]
@@ -81,9 +81,9 @@ def rows(ctx: Context, old: DatasetVersion, new: DatasetVersion, contract: Contr
     compared = {name: kind for name, kind in kinds.items() if name not in sealed}
     if not compared:
         return Rows(added=new.rows, gone=old.rows, changed=None, same=0, key=[], samples=[])
-    with tempfile.TemporaryDirectory(prefix="kaizen-diff-") as folder:
+    with Scratch(None, "kaizen-diff-") as folder:
         buckets = max((old.rows if gone else 0) + (new.rows if came else 0), 1) // BUCKET + 1
-        before, now = (_Spill(Path(folder) / name, buckets) for name in ("old", "new"))
+        before, now = (_Spill(folder / name, buckets) for name in ("old", "new"))
         for spill, version, parts in ((before, old, gone), (now, new, came)):
             for batch in batches(ctx, version, parts, compared):
                 hashed = _hash(batch, list(compared))

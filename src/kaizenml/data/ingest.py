@@ -16,8 +16,9 @@ import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from kaizenml import scratch
 from kaizenml.context import Context
-from kaizenml.data import addition, making, provenance, scratch, tables, uniqueness
+from kaizenml.data import addition, making, provenance, tables, uniqueness
 from kaizenml.data import contract as rules
 from kaizenml.data.dataset import Column, Contract, Dataset, DatasetVersion
 from kaizenml.data.found import Found

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kaizenml.data.scratch import Scratch
+from kaizenml.scratch import Scratch
 
 Hashes = npt.NDArray[np.uint64]
 
@@ -23,7 +23,7 @@ class Seen:
     """Collects hashes and tells which came more than once. Holds 64 MB at most, then files below ``folder``."""
 
     def __init__(self, folder: Path) -> None:
-        self._scratch = Scratch(folder, "seen")
+        self._scratch = Scratch(folder, "seen-")
         self._held: list[Hashes] = []
         self._count = 0
 

@@ -13,7 +13,7 @@ import pyarrow.parquet
 
 from kaizenml.data import sql
 from kaizenml.data.dataset import Query
-from kaizenml.data.scratch import Scratch
+from kaizenml.scratch import Scratch
 
 ROW = "_row"  # a row's number in the addition, from 1
 _LIMIT_S = 1800.0
@@ -23,7 +23,7 @@ class Staged:
     """The good rows so far. Values are as they came, also those that will be hidden: the files go when it is closed."""
 
     def __init__(self, folder: Path, checks: Sequence[Query]) -> None:
-        self._scratch = Scratch(folder, "checks")
+        self._scratch = Scratch(folder, "checks-")
         self._checks = checks
         self._schema: pa.Schema | None = None
         self._kept: list[str] = []

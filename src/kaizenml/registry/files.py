@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import errno
-import fcntl
 import hashlib
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from kaizenml.errors import Corrupt, StorageFull
+from kaizenml.scratch import Scratch
 
 _ASIDE = ".new"
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
@@ -76,45 +75,17 @@ def write_file(path: Path, content: bytes) -> None:
 def aside(parent: Path) -> Iterator[Path]:
     """Hand out a fresh hidden folder below ``parent``; whatever is still in it at the end is removed.
 
-    Fill it, then ``settle`` it. What a killed process left behind is swept by the next one: a lock
-    on the folder, which the system releases with the process, tells the living from the dead.
+    Fill it, then ``settle`` it. What a killed process left behind is swept by the next one.
     """
-    folder, handle = Path(), -1
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        _sweep(parent)
-        while not folder.name or not folder.exists():  # until the lock is on a folder that nobody has swept
-            folder = Path(tempfile.mkdtemp(prefix=".", suffix=_ASIDE, dir=parent))
-            handle = os.open(folder, os.O_RDONLY)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if not folder.exists():
-                os.close(handle)
-        folder.chmod(0o755)
-        yield folder
+        with Scratch(parent, ".", _ASIDE) as folder:
+            folder.chmod(0o755)
+            yield folder
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             what = "the disk is full; nothing was half-written"
             raise StorageFull(what, remedy="free some space and repeat", values={"folder": str(parent)}) from error
         raise
-    finally:
-        if handle >= 0:
-            shutil.rmtree(folder, ignore_errors=True)
-            os.close(handle)
-
-
-def _sweep(parent: Path) -> None:
-    for left in parent.glob(f".*{_ASIDE}"):
-        try:
-            handle = os.open(left, os.O_RDONLY)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(left, ignore_errors=True)
-        except BlockingIOError:
-            pass  # somebody is filling it
-        finally:
-            os.close(handle)
 
 
 def settle(filled: Path, final: Path) -> None:

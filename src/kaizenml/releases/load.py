@@ -145,8 +145,8 @@ def serving(bundle: Path) -> Iterator[int]:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the server: it gets a moment to remove its scratch files (which uvicorn leaves time for on SIGINT only), and no second one."""
-    process.send_signal(signal.SIGINT)
+    """End the server: it gets a moment to remove its scratch files, and no second one."""
+    process.terminate()
     try:
         process.wait(END_S)
     except subprocess.TimeoutExpired:

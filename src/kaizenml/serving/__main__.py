@@ -6,15 +6,16 @@ import argparse
 import contextlib
 import json
 import os
+import signal
 import socket
 import sys
-import tempfile
 from pathlib import Path
 
 import msgspec
 
 from kaizenml import settings as settings_module
 from kaizenml.errors import KaizenError, NotFound
+from kaizenml.scratch import Scratch
 from kaizenml.serving import supervisor
 from kaizenml.serving.connecting.front import Front, front_for, prepare
 from kaizenml.settings import ServeSettings, Settings
@@ -125,8 +126,9 @@ def _serve_bundle(given: argparse.Namespace) -> int:
     listening = supervisor.bind(given.host or serve.host, serve.port if given.port is None else given.port)
     front = _front(given, serve, listening)
     held = _hold(given, serve)
-    with tempfile.TemporaryDirectory(prefix="kaizen-bundle-") as folder:
-        state = given.state or Path(folder)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn repeats the signal at the end: scratch files would be left
+    with contextlib.ExitStack() as stack:
+        state = given.state or stack.enter_context(Scratch(None, "kaizen-bundle-"))
         told = prepare(front, state, listening.getsockname()[0], os.environ)
         app = worker.build(state, serve, fixed=fixed, front=front, project=settings.project)
 

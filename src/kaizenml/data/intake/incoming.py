@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from pyarrow import feather
 
-from kaizenml.data.scratch import Scratch
+from kaizenml.scratch import Scratch
 
 
 class Piece(NamedTuple):
@@ -51,7 +51,7 @@ class Spool:
 
     def __init__(self, pieces: Iterator[Piece], folder: Path) -> None:
         self._pieces = pieces
-        self._scratch = Scratch(folder, "rows")
+        self._scratch = Scratch(folder, "rows-")
         self._kept: list[Piece] = []  # without their rows, but for the first one
         self._read = False
 

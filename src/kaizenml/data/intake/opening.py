@@ -10,8 +10,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from kaizenml import scratch
 from kaizenml.context import Context
-from kaizenml.data import scratch
 from kaizenml.data.intake import databases, files, locations
 from kaizenml.data.intake.incoming import Incoming, Piece, Spool
 from kaizenml.data.intake.streams import Located, reachable

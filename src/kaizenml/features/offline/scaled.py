@@ -6,8 +6,6 @@ Only what identifies a question goes there and back: the row's number, its entit
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +26,7 @@ from kaizenml.features import join
 from kaizenml.features.view import FeatureView
 from kaizenml.features.windows.aggregates import SECOND_US, kind_of
 from kaizenml.ports import Behind, Excluded, FrameEngine, StoredFile, Wanted
+from kaizenml.scratch import Scratch
 
 _KEYS = ("integer", "boolean", "category", "text")
 
@@ -52,16 +51,11 @@ def columns(ctx: Context, rows: pa.Table, view: FeatureView, *, known_at: join.I
     if not behind.files:
         return [pa.chunked_array([pa.nulls(rows.num_rows, kind)]) for kind in _types(view, behind.kinds).values()]
     assert ctx.open_frames is not None
-    parent = ctx.state / "frames"
-    parent.mkdir(exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="join-", dir=parent))
-    try:
+    with Scratch(ctx.state / "frames", "join-") as scratch:
         opened: FrameEngine = ctx.open_frames(engine, scratch)
         _write_asked(scratch / "asked.parquet", rows, view, known_at)
         opened.join(scratch / "asked.parquet", behind, scratch / "answer")
         answer = _answer(scratch / "answer")
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
     return _finished(view, answer, _types(view, behind.kinds))
 
 
