@@ -15,9 +15,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from kaizenml import scratch
 from kaizenml.context import Context
 from kaizenml.data import keys as project_keys
-from kaizenml.data import scratch
 from kaizenml.data.dataset import Dataset
 from kaizenml.data.keys import Keys
 from kaizenml.errors import Conflict, Unavailable
