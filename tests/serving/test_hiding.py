@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
+import re
 import shutil
+import struct
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+import serving_bundles as bundles
 from in_process import running
 
 from kaizenml.context import Context
@@ -131,6 +140,171 @@ def test_answers_are_the_same_as_for_the_stored_rows_and_no_planted_value_is_in_
     for name, text in PLANTED.items():
         assert traces(ctx.root, text) == [], name
     assert traces(ctx.root, stored["email"])  # the search finds what is there, in the journal too
+
+
+class Served(NamedTuple):
+    """A copy of the project, served by processes with an access log."""
+
+    state: Path
+    url: str
+    rpc: str
+    expected: list[float]
+
+    def post(self, path: str, body: Any, kind: str = "application/json", **headers: str) -> tuple[int, bytes]:
+        raw = body if isinstance(body, bytes) else msgspec.json.encode(body)
+        named = {"content-type": kind} | {name.replace("_", "-"): value for name, value in headers.items()}
+        try:
+            with urlopen(Request(self.url + path, raw, named), timeout=20) as answer:
+                return answer.status, answer.read()
+        except HTTPError as error:
+            return error.code, error.read()
+
+    def kept(self) -> bytes:
+        """All that serving has written down."""
+        files = [*(self.state / "journal").glob("*"), *(self.state / "serving").rglob("*"), *self.state.glob("*log*")]
+        return b"".join(file.read_bytes() for file in files if file.is_file())
+
+
+@pytest.fixture(scope="module")
+def served(project: Context, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    state = tmp_path_factory.mktemp("served") / ".kaizen"
+    shutil.copytree(project.state, state, ignore=shutil.ignore_patterns("data", "journal"))
+    with running(state) as ask:
+        expected = ask("POST", "/predict/shop", {"inputs": [PLANTED | {"price": 30.0}]}).document["predictions"][0]["probabilities"]
+    environ = {"KAIZEN_SERVE_ACCESS_LOG": "access.log", "AIP_PREDICT_ROUTE": "/v1/shop:predict"}
+    grpc_port = ["--grpc-port", "0"] if importlib.util.find_spec("grpc") else []
+    process = bundles.start("--state", str(state), *grpc_port, env=environ, log=state / "log")
+    try:
+        said = msgspec.json.decode(process.stdout.readline())
+        yield Served(state, f"http://127.0.0.1:{said['port']}", f"127.0.0.1:{said.get('grpc_port')}", expected)
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+Row = dict[str, Any]
+UNIT = PLANTED["email"]
+
+
+def tensors(row: Row) -> list[Row]:
+    def kind(value: Any) -> str:
+        return "BYTES" if isinstance(value, str) else "FP64"
+
+    return [{"name": name, "shape": [1], "datatype": kind(value), "data": [value]} for name, value in row.items()]
+
+
+def native(server: Served, row: Row) -> tuple[int, bytes]:
+    return server.post("/predict/shop", {"inputs": [row], "unit": UNIT})
+
+
+def oip(server: Served, row: Row) -> tuple[int, bytes]:
+    return server.post("/v2/models/shop/infer", {"inputs": tensors(row), "id": UNIT, "parameters": {"unit": UNIT}})
+
+
+def oip_binary(server: Served, row: Row) -> tuple[int, bytes]:
+    parts, inputs = [], tensors(row)
+    for tensor in inputs:
+        (value,) = tensor.pop("data")
+        raw = value.encode() if isinstance(value, str) else struct.pack("<d", value)
+        parts.append(struct.pack("<I", len(raw)) + raw if isinstance(value, str) else raw)
+        tensor["parameters"] = {"binary_data_size": len(parts[-1])}
+    head = msgspec.json.encode({"inputs": inputs, "parameters": {"unit": UNIT}})
+    body = head + b"".join(parts)
+    return server.post("/v2/models/shop/infer", body, "application/octet-stream", inference_header_content_length=str(len(head)))
+
+
+def rpc(server: Served, row: Row, raw: bool = False) -> tuple[int, bytes]:
+    grpc = pytest.importorskip("grpc", reason="grpcio is not installed: pip install 'kaizenml[grpc]'")
+    from kaizenml.serving.grpc.messages import MESSAGES, SERVICE
+
+    inputs, parts = tensors(row), []
+    for tensor in inputs:
+        values = [value.encode() if isinstance(value, str) else value for value in tensor.pop("data")]
+        if raw:
+            parts += [struct.pack("<I", len(v)) + v if isinstance(v, bytes) else struct.pack("<d", v) for v in values]
+        else:
+            tensor["contents"] = {"bytes_contents" if tensor["datatype"] == "BYTES" else "fp64_contents": values}
+    asked = MESSAGES["ModelInferRequest"](
+        model_name="shop", id=UNIT, inputs=inputs, raw_input_contents=parts, parameters={"unit": {"string_param": UNIT}}
+    )
+    with grpc.insecure_channel(server.rpc) as channel:
+        try:
+            answer = channel.unary_unary(f"/{SERVICE}/ModelInfer")(asked.SerializeToString(), timeout=20, metadata=(("x-email", UNIT),))
+        except grpc.RpcError as error:
+            return 422 if error.code() is grpc.StatusCode.INVALID_ARGUMENT else 500, error.details().encode()
+    told = MESSAGES["ModelInferResponse"].FromString(answer)
+    names = [output.name for output in told.outputs]
+    if raw:  # answered as asked
+        found = dict(zip(names, told.raw_output_contents, strict=True))
+        shares, identity = list(struct.unpack("<2d", found["probabilities"])), found["id"][4:]
+    else:
+        listed = {output.name: output.contents for output in told.outputs}
+        shares, identity = list(listed["probabilities"].fp64_contents), listed["id"].bytes_contents[0]
+    return 200, msgspec.json.encode({"probabilities": [shares], "ids": [identity.decode()]})
+
+
+def csv_with_header(server: Served, row: Row) -> tuple[int, bytes]:
+    body = f"{','.join(row)}\n{','.join(map(str, row.values()))}\n".encode()
+    return server.post("/endpoints/shop/invocations", body, "text/csv", x_amzn_sagemaker_custom_attributes=UNIT)
+
+
+def csv_in_order(server: Served, row: Row) -> tuple[int, bytes]:
+    with urlopen(f"{server.url}/v2/models/shop", timeout=20) as answer:
+        names = [tensor["name"] for tensor in msgspec.json.decode(answer.read())["inputs"]]
+    return server.post("/invocations", ",".join(str(row[name]) for name in names).encode(), "text/csv")
+
+
+def json_body(server: Served, row: Row, **body: Any) -> tuple[int, bytes]:
+    return server.post("/invocations", body | {"params": {"unit": UNIT}})
+
+
+def vertex(server: Served, row: Row) -> tuple[int, bytes]:
+    return server.post("/v1/shop:predict", {"instances": [row], "parameters": {"unit": UNIT}})
+
+
+def npy(server: Served, row: Row) -> tuple[int, bytes]:
+    kinds = [(name, f"U{len(value)}" if isinstance(value, str) else "f8") for name, value in row.items()]
+    file = io.BytesIO()
+    np.save(file, np.array([tuple(row.values())], dtype=kinds), allow_pickle=False)
+    return server.post("/invocations", file.getvalue(), "application/x-npy", x_kaizen_unit=UNIT, accept="application/json")
+
+
+def arrow(server: Served, row: Row) -> tuple[int, bytes]:
+    sink = pa.BufferOutputStream()
+    table = pa.Table.from_pylist([row])
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table)
+    return server.post("/predict/shop", sink.getvalue().to_pybytes(), "application/vnd.apache.arrow.stream", x_kaizen_unit=UNIT)
+
+
+ASKING = {
+    "native": native, "OIP, JSON": oip, "OIP, binary": oip_binary, "OIP over gRPC": rpc, "OIP over gRPC, raw": partial(rpc, raw=True),
+    "SageMaker, CSV": csv_with_header, "SageMaker, CSV without a header": csv_in_order,
+    "MLflow, dataframe_split": lambda server, row: json_body(server, row, dataframe_split={"columns": list(row), "data": [list(row.values())]}),
+    "MLflow, dataframe_records": lambda server, row: json_body(server, row, dataframe_records=[row]),
+    "MLflow, inputs": lambda server, row: json_body(server, row, inputs={name: [value] for name, value in row.items()}),
+    "Vertex": vertex, "NPY": npy, "Arrow": arrow,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ASKING)
+def test_whatever_way_a_request_comes_no_planted_value_is_written_down_by_the_server(served: Served, protocol: str) -> None:
+    ask = ASKING[protocol]
+    status, body = ask(served, PLANTED | {"price": 30.0})
+    assert status == 200, body
+    said = msgspec.json.decode(body)
+    flat = str(said)
+    share = f"{served.expected[1]:.12f}"[:12]
+    assert share in flat, (share, flat)  # what is hidden is read as its training rows were
+    identity = re.search(r"'ids?': \[?'([^']+)'|'name': 'id'.*?'data': \['([^']+)'", flat)
+    assert identity is not None, flat
+    status, body = ask(served, PLANTED | {"price": PLANTED["first_name"]})
+    assert 400 <= status < 500, body
+    kept = served.kept()
+    assert (identity[1] or identity[2]).encode() in kept  # the search finds what is there
+    for name, text in PLANTED.items():
+        assert text.encode() not in kept, name
 
 
 @pytest.mark.slow
