@@ -224,7 +224,8 @@ def read(ctx: Context, view: str, keys: Sequence[str]) -> Sequence[Kept]:
     Returns
     -------
     For each entity in the order asked: values, their event time and age in seconds, and their status: present, stale (older than
-    the view allows: as if missing), missing (nothing is known of it), or empty (nothing has come into the view yet).
+    the view allows: as if missing), missing (nothing is known of it), or empty (nothing has come into the view yet). ``beyond`` names
+    the values that are missing because their windows take more rows than are kept of an entity.
 
     Raises
     ------
@@ -396,7 +397,8 @@ def _kept(view: FeatureView, key: str, found: Read, now: float, nothing: str) ->
         return Kept(view=view.ref, key=key, values=found.values, at=None, age_s=None, fresh=True)
     age_s = now - found.at
     fresh = view.ttl_s is None or age_s <= view.ttl_s
-    return Kept(view=view.ref, key=key, values=found.values, at=found.at, age_s=age_s, fresh=fresh, status="present" if fresh else "stale")
+    status = "present" if fresh else "stale"
+    return Kept(view=view.ref, key=key, values=found.values, at=found.at, age_s=age_s, fresh=fresh, status=status, beyond=[*found.beyond])
 
 
 def _pushed_to(ctx: Context, name: str) -> FeatureView:

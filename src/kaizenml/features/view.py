@@ -167,6 +167,7 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
     age_s: float | None
     fresh: bool  # young enough for the view: older values count as missing
     status: str = "present"  # stale: too old; missing: nothing is known of the entity; empty: nothing has come into the view yet
+    beyond: list[str] = []  # values that are missing because their windows take more rows than the store keeps of an entity
 
 
 class Framed(msgspec.Struct, frozen=True, kw_only=True):

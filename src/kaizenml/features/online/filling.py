@@ -25,7 +25,7 @@ from kaizenml.features.online.buffer import buffer_of
 from kaizenml.features.online.push import time_text
 from kaizenml.features.online.taking import history_of
 from kaizenml.features.view import FeatureView, key_of
-from kaizenml.features.windows.moments import History, Row, keep_s, keeps_rows, reach_us
+from kaizenml.features.windows.moments import History, Row, keep_s, keeps_rows, reach_us, steps
 from kaizenml.ports import OnlineRow
 
 _BATCH = 10_000  # entities in one transaction of the online store: others may write in between
@@ -195,10 +195,10 @@ class _Histories:
         self.ctx, self.view, self.keys, self.progress = ctx, view, keys, progress
         self.entities = 0
         self._whole = whole
-        self._reach = reach_us(view.aggregates)
+        self._reach, self._by = reach_us(view.aggregates), steps(view.aggregates)
 
     def add(self, rows: pa.Table) -> int:
-        """Take added rows. Where one is older than those that are kept and a window over all time asks for it, the entity is made anew."""
+        """Take added rows. Where one is older than those that are kept one by one and a window asks for it, the entity is made anew."""
         found = history_rows(self.view, self.keys, rows)
         self.entities, kept = len(found), 0
         torn: set[str] = set()
@@ -206,11 +206,11 @@ class _Histories:
         def change(key: str, row: OnlineRow | None) -> OnlineRow | None:
             history = history_of(self.view, self.keys, row)
             new, late = history.put(found[key], over=True)
-            if late and self._reach is None:
+            if late and history.summed(found[key]):
                 torn.add(key)
             if not new:
                 return row
-            history.prune(self._reach)
+            history.prune(self._reach, self._by)
             return OnlineRow(history.times[-1] / 1e6, history.packed())
 
         for batch in _keys(found, self.progress):
@@ -239,7 +239,7 @@ class _Histories:
     def _made(self, rows: Sequence[Row]) -> OnlineRow:
         history = History(self.view.reads, timed=self.view.created is not None, keyed=bool(self.keys))
         history.load(rows)
-        history.prune(self._reach)
+        history.prune(self._reach, self._by)
         return OnlineRow(history.times[-1] / 1e6, history.packed())
 
 

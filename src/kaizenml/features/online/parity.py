@@ -27,6 +27,7 @@ class Difference(msgspec.Struct, frozen=True, kw_only=True):
     feature: str  # the view's column or aggregate
     online: Any
     offline: Any
+    beyond: bool = False  # online it would take more rows than the store keeps of an entity
 
 
 class Parity(msgspec.Struct, frozen=True, kw_only=True):
@@ -68,7 +69,7 @@ def compare(ctx: Context, view: FeatureView, dataset: str, *, entities: int) -> 
     offline_values = {key: {name: column[position] for name, column in columns.items()} for position, key in enumerate(known)}
     expected = [offline_values.get(key, dict.fromkeys(view.features.values())) for key in keys]
     differences = [
-        Difference(key=key, feature=name, online=read.values[name], offline=truth[name])
+        Difference(key=key, feature=name, online=read.values[name], offline=truth[name], beyond=name in read.beyond)
         for key, read, truth in zip(keys, found, expected, strict=True)
         for name in truth
         if not _same(read.values[name], truth[name])

@@ -29,6 +29,7 @@ class Read(NamedTuple):
     values: dict[str, Any]  # by the view's column or aggregate; all None unless present
     at: float | None  # of its newest row
     status: Status
+    beyond: Sequence[str] = ()  # values that are None because they would take more rows than the store keeps of an entity
 
 
 def look_up(
@@ -139,7 +140,7 @@ class _Plan:
             return self.unknown, None
         values, at = row.values, row.at
         if "" in values:
-            values, found_at, status = self.read(row, t)
+            values, found_at, status, _ = self.read(row, t)
             return ({name: values[column] for name, column in self.names} if status == "present" else self.unknown), found_at
         if self._ttl is not None and round(at * 1e6) < t - self._ttl:
             return self.unknown, at
@@ -154,7 +155,9 @@ class _Plan:
             values, newest = self._reading.values(History.read(row.values), t)
             if newest is None:
                 return Read(values, None, "missing")
-            return Read(values, newest / 1e6, "present" if ttl is None or newest >= t - ttl else "stale")
+            beyond = () if len(values) == len(self._nothing) else [name for name in self._nothing if name not in values]
+            status: Status = "present" if ttl is None or newest >= t - ttl else "stale"
+            return Read(self._nothing | values if beyond else values, newest / 1e6, status, beyond)
         if ttl is None or round(row.at * 1e6) >= t - ttl:
             return Read({name: row.values.get(name) for name in self._columns}, row.at, "present")
         return Read(self._nothing, row.at, "stale")

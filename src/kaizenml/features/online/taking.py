@@ -19,7 +19,7 @@ from kaizenml.errors import InvalidInput, Unavailable, not_found
 from kaizenml.features.online.buffer import Origin, buffer_of
 from kaizenml.features.online.push import Checked, Checker
 from kaizenml.features.view import FeatureView, Pushed
-from kaizenml.features.windows.moments import History, keep_s, keeps_rows, reach_us
+from kaizenml.features.windows.moments import History, keep_s, keeps_rows, reach_us, steps
 from kaizenml.ports import OnlineRow, OnlineStore
 
 FILE = "features.json"  # below the project's state folder, in ``serving/``
@@ -68,14 +68,14 @@ def put(store: OnlineStore, checker: Checker, checked: Checked) -> int:
     if not keeps_rows(view):
         return store.write(view.ref, checked.online, keep_s=keep_s(view))
     late: dict[str, int] = {}
-    reach = reach_us(view.aggregates)
+    reach, by = reach_us(view.aggregates), steps(view.aggregates)
 
     def change(key: str, row: OnlineRow | None) -> OnlineRow | None:
         history = history_of(view, checker.keys, row)
         new, late[key] = history.put(checked.histories[key])
         if not new:
             return row
-        history.prune(reach)
+        history.prune(reach, by)
         return OnlineRow(history.times[-1] / 1e6, history.packed())
 
     store.update(view.ref, checked.histories, change, keep_s=keep_s(view))

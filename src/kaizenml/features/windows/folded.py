@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -38,6 +40,28 @@ class Column:
         self._sum(plain)
         self.count += len(plain)
 
+    def merge(self, newer: Column) -> None:
+        """Take what is known of values that are all newer than those folded before."""
+        if not newer.count:
+            return
+        if not self.count:
+            self.first, self.least, self.best = newer.first, newer.least, newer.best
+        self.latest, self.latest_at = newer.latest, newer.latest_at
+        self.least, self.best = min(self.least, newer.least), max(self.best, newer.best)
+        self._take(newer.total, newer.squares, newer.shift)
+        self.fractional = self.fractional or newer.fractional
+        self.count += newer.count
+
+    def sum_with(self, values: Sequence[Any]) -> Any:
+        """Return the sum over what is folded and these values, rounded once."""
+        if self.fractional or (values and type(values[0]) is float):
+            try:
+                return math.fsum([*_doubles(self.total, self.shift), *values]) + 0.0  # in C: as exact, and quick over many values
+            except OverflowError:
+                pass
+        _, total, _, shift, fractional = self.with_(values)
+        return _rounded(total, shift, fractional=fractional)
+
     def with_(self, values: Sequence[Any]) -> tuple[int, int, int, int, bool]:
         """Return count, sum, sum of squares, shift and whether any was a fraction's type, over what is folded and these values."""
         other = Column()
@@ -50,11 +74,14 @@ class Column:
         if not numbers:
             return
         _, total, squares, shift = rules._exact(numbers)
+        self._take(total, squares, shift)
+        self.fractional = self.fractional or any(type(value) is float for value in numbers)
+
+    def _take(self, total: int, squares: int, shift: int) -> None:
         both = max(shift, self.shift)
         self.total = (self.total << (both - self.shift)) + (total << (both - shift))
         self.squares = (self.squares << 2 * (both - self.shift)) + (squares << 2 * (both - shift))
         self.shift = both
-        self.fractional = self.fractional or any(type(value) is float for value in numbers)
 
     def packed(self) -> list[Any]:
         return [
@@ -78,22 +105,29 @@ class Folded:
 
     def add(self, columns: Mapping[str, Sequence[Any]], times: Sequence[int]) -> None:
         """Take rows that are all newer than those folded before."""
-        for name, values in (("", times), *columns.items()):
+        self.columns[""].add([False] * len(times), times)  # of a row itself, nothing is asked but how many and when
+        for name, values in columns.items():
             self.columns[name].add(values, times)
 
     def value(self, function: str, name: str | None, values: list[Any]) -> Any:
-        """Return an aggregate of a column, or of the rows, over what is folded and the ``values`` after that. Of distinct values nothing is known."""
+        """Return an aggregate of a column, or of the rows, over what is folded and the ``values`` after that.
+
+        Raises LookupError for distinct values: sums do not know them.
+        """
         column = self.columns[name or ""]
         count = column.count + len(values)
         if function == "count":
             return count
-        if function in ("sum", "mean", "std"):
-            count, total, squares, shift, fractional = column.with_(values)
-            if function == "std":
-                return rules.deviation(count, total, squares, shift)
-            summed = _rounded(total, shift, fractional=fractional)
+        if function == "distinct":
+            if column.count:
+                raise LookupError(name)
+            return len(set(values))
+        if function == "std":
+            return rules.deviation(*column.with_(values)[:4])
+        if function in ("sum", "mean"):
+            summed = column.sum_with(values)
             return summed if function == "sum" else rules.mean(summed, count) if count else None
-        if not count or function == "distinct":
+        if not count:
             return None
         if function == "first":
             return column.first if column.count else values[0]
@@ -114,6 +148,72 @@ class Folded:
         self = cls(())
         self.columns = {name: Column.read(column) for name, column in packed.items()}
         return self
+
+
+class Panes:
+    """Folded rows by steps of time: for windows that begin and end at such steps, however many rows are in them.
+
+    Parameters
+    ----------
+    step : the length of a pane in microseconds. Its begin, a multiple of that, is not included, its end is: as with windows.
+    since : rows at or before this moment are in no pane; None: all that ever came may be.
+    """
+
+    __slots__ = ("panes", "since", "step")
+
+    def __init__(self, step: int, since: int | None) -> None:
+        self.step, self.since = step, since
+        self.panes: dict[int, dict[str, Any]] = {}  # by number, oldest first, as they are stored: a read needs a few columns of a few
+
+    def add(self, columns: Mapping[str, Sequence[Any]], times: Sequence[int]) -> None:
+        """Take rows that are all newer than those folded before."""
+        start = 0
+        while start < len(times):
+            pane = (times[start] - 1) // self.step
+            stop = bisect_right(times, (pane + 1) * self.step, start)
+            held = self.panes.get(pane)
+            folded = Folded(columns) if held is None else Folded.read(held)
+            folded.add({name: column[start:stop] for name, column in columns.items()}, times[start:stop])
+            self.panes[pane] = folded.packed()
+            start = stop
+
+    def drop(self, since: int) -> None:
+        """Let go of panes that end at or before a moment."""
+        self.since = since if self.since is None else max(self.since, since)
+        while self.panes and ((oldest := next(iter(self.panes))) + 1) * self.step <= since:
+            del self.panes[oldest]
+
+    def between(self, begin: int, end: int, name: str | None) -> Folded | None:
+        """Return what is folded of a column after ``begin`` and up to ``end``; None where panes cannot tell."""
+        if begin % self.step or end % self.step or (self.since is not None and begin < self.since):
+            return None
+        found = Folded(())
+        column = found.columns[name or ""] = Column()
+        for pane, held in self.panes.items():
+            if begin <= pane * self.step < end:
+                column.merge(Column.read(held[name or ""]))
+        return found
+
+    def packed(self) -> list[Any]:
+        return [self.step, self.since, [*self.panes.items()]]
+
+    @classmethod
+    def read(cls, packed: Sequence[Any]) -> Panes:
+        step, since, panes = packed
+        self = cls(step, since)
+        self.panes = dict(panes)
+        return self
+
+
+def _doubles(total: int, shift: int) -> list[float]:
+    """Return numbers that add up to ``total * 2**-shift`` exactly; raises OverflowError where one of them would be beyond all doubles."""
+    found = []
+    while total:
+        dropped = max(total.bit_length() - 53, 0)
+        head = total >> dropped
+        found.append(math.ldexp(head, dropped - shift))
+        total -= head << dropped
+    return found
 
 
 def extreme(function: str, values: Sequence[Any]) -> Any:

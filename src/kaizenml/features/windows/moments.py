@@ -2,8 +2,9 @@
 
 A row is never there twice: it is told by the dataset's key, or where there is none by all that the view reads of it. So rows may
 come in any order and again and again, and from a push and the dataset both. What is older than every window goes; of what a window
-over all time reads, the oldest of more than ``MOST`` rows are folded into exact sums. Values come out as ``aggregates.values_at``
-gives them, bit for bit. Format 1. Hot path: imports only the standard library and msgspec.
+over all time reads, and one that moves by steps (``every``), the oldest of more than ``MOST`` rows are folded into exact sums: of all, and by
+step. Values come out as ``aggregates.values_at`` gives them, bit for bit; those that would need rows which are gone are not there at all.
+Format 1, and 2 where there are sums by step. Hot path: imports only the standard library and msgspec.
 """
 
 from __future__ import annotations
@@ -11,17 +12,19 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 from kaizenml.errors import Corrupt
 from kaizenml.features.view import Aggregate, FeatureView
 from kaizenml.features.windows import aggregates as rules
-from kaizenml.features.windows.folded import Folded, extreme
+from kaizenml.features.windows.folded import Folded, Panes, extreme
 
-FORMAT = 1
+FORMAT = 2
 MOST = 10_000
 """Rows of an entity that are kept one by one; of more, the oldest half goes."""
+_MOST_PANES = 1000  # from the begin to the end of a window
 _PLACE = ""  # in the values of an online row
 
 
@@ -44,7 +47,7 @@ class History:
     keyed : whether the dataset has a key, by which rows are told apart.
     """
 
-    __slots__ = ("columns", "folded", "identities", "known", "since", "times")
+    __slots__ = ("columns", "folded", "identities", "known", "panes", "since", "times")
 
     def __init__(self, columns: Sequence[str], *, timed: bool, keyed: bool) -> None:
         self.times: list[int] = []
@@ -55,15 +58,19 @@ class History:
         """Rows at or before this moment are not here one by one; None: all that ever came are."""
         self.folded: Folded | None = None
         """What is known of those, where a window over all time asks for them."""
+        self.panes: Panes | None = None
+        """What is known of those by steps of time, where a window that moves by steps asks for them."""
 
     @classmethod
     def read(cls, values: Mapping[str, Any]) -> History:
         """Return what ``packed`` has written; raises Corrupt."""
         self = cls.__new__(cls)
         try:
-            version, self.times, self.known, self.identities, self.columns, self.since, folded = values[_PLACE]
-            if version == FORMAT:
+            version, *held = values[_PLACE]
+            if version in (1, FORMAT):
+                self.times, self.known, self.identities, self.columns, self.since, folded, *panes = held
                 self.folded = None if folded is None else Folded.read(folded)
+                self.panes = Panes.read(*panes) if version == FORMAT else None
                 return self
         except (KeyError, ValueError, TypeError) as error:
             remedy = "kaizen features materialize VIEW --everything"
@@ -74,7 +81,8 @@ class History:
     def packed(self) -> dict[str, Any]:
         """Return the history as values of an online row."""
         folded = None if self.folded is None else self.folded.packed()
-        return {_PLACE: [FORMAT, self.times, self.known, self.identities, self.columns, self.since, folded]}
+        held = [self.times, self.known, self.identities, self.columns, self.since, folded]
+        return {_PLACE: [1, *held] if self.panes is None else [FORMAT, *held, self.panes.packed()]}
 
     def load(self, rows: Sequence[Row]) -> None:
         """Take all the rows of an entity at once, in the order of addition, into an empty history."""
@@ -114,12 +122,26 @@ class History:
                 new += self._insert(row) != place or self._row(place) != before
         return new, late
 
-    def prune(self, keep_us: int | None, *, most: int | None = None) -> None:
+    def summed(self, rows: Iterable[Row]) -> bool:
+        """Tell whether any of these rows belongs into what is kept as sums only: nobody knows whether it is in there."""
+        if self.since is None or (self.folded is None and self.panes is None):
+            return False
+        begin = None if self.folded is not None or self.panes is None else self.panes.since
+        return any(row.at <= self.since and (begin is None or row.at > begin) for row in rows)
+
+    def sums(self, window: Window, ending: int) -> Folded | None:
+        """Return what is folded of a window's rows; None where that is not known."""
+        if window.last is None:
+            return self.folded if self.since is not None and ending >= self.since else None
+        return None if self.panes is None else self.panes.between(ending - window.last, ending, window.column)
+
+    def prune(self, keep_us: int | None, by: Steps | None = None, *, most: int | None = None) -> None:
         """Let go of rows that no window can ask for from the newest one on.
 
         Parameters
         ----------
         keep_us : how far the windows reach back; None: one of them over all time, so that only what is more than ``MOST`` goes.
+        by : the steps by which rows that go are summed where windows reach there.
         most : default MOST.
         """
         most = MOST if most is None else most
@@ -134,15 +156,27 @@ class History:
             if gone:
                 self.since = max(since, self.since) if self.since is not None else since
         if len(times) - gone > most:
-            gone = bisect_right(times, times[len(times) - most // 2])  # all rows of a moment go together
+            first, gone = gone, bisect_right(times, times[len(times) - most // 2])  # all rows of a moment go together
             gone = min(gone, bisect_right(times, times[-1] - 1))
-            if keep_us is None and gone:
-                self.folded = self.folded or Folded(self.columns)
-                self.folded.add({name: column[:gone] for name, column in self.columns.items()}, times[:gone])
-            self.since = times[gone - 1] if gone else self.since
+            if gone > first:
+                self._fold(first, gone, by, endless=keep_us is None)
+        if self.panes is not None and by is not None and newest is not None:
+            self.panes.drop(newest - by.reach)
         if gone:
             for column in self._lists():
                 del column[:gone]
+
+    def _fold(self, first: int, stop: int, by: Steps | None, *, endless: bool) -> None:
+        """Keep rows as sums that go. Those before ``first`` are asked for by nobody."""
+        times, columns = self.times[first:stop], {name: column[first:stop] for name, column in self.columns.items()}
+        if endless:
+            self.folded = self.folded or Folded(columns)
+            self.folded.add(columns, times)
+        if by is None or self.panes is None or self.panes.step != by.step:
+            self.panes = None if by is None else Panes(by.step, self.since)
+        if self.panes is not None:
+            self.panes.add(columns, times)
+        self.since = times[-1]
 
     def _newest_known(self) -> int | None:
         """Return the time of the newest row that is known from the newest moment on: what reads from then on rest upon."""
@@ -158,7 +192,7 @@ class History:
         seen = History.__new__(History)
         seen.times, seen.known = [self.times[place] for place in kept], None
         seen.columns = {name: [column[place] for place in kept] for name, column in self.columns.items()}
-        seen.identities, seen.since, seen.folded = None, self.since, self.folded
+        seen.identities, seen.since, seen.folded, seen.panes = None, self.since, self.folded, self.panes
         return seen
 
     def _found(self, row: Row) -> int | None:
@@ -216,7 +250,10 @@ class Reading:
         self._ratios = [each for each in aggregates if each.function == "ratio"]
 
     def values(self, history: History, t: int) -> tuple[dict[str, Any], int | None]:
-        """Return every value at a moment, and the time of the entity's newest row then; None: there is none, and no value either."""
+        """Return the values at a moment, and the time of the entity's newest row then; None: there is none, and no value either.
+
+        A value is not among them where it would take rows that are no longer there one by one.
+        """
         history = history.at(t)
         times = history.times
         end = bisect_right(times, t)
@@ -229,7 +266,9 @@ class Reading:
         for window, wanted in self._windows.items():
             found.update(_read(history, window, wanted, t, end))
         for each in self._ratios:
-            found[each.name] = rules.ratio(found[each.of[0]], found[each.of[1]])
+            first, second = each.of
+            if first in found and second in found:
+                found[each.name] = rules.ratio(found[first], found[second])
         return found, newest
 
 
@@ -264,31 +303,53 @@ def reach_us(aggregates: Iterable[Aggregate]) -> int | None:
     return reach
 
 
+class Steps(NamedTuple):
+    """By which steps rows are summed for windows that move by steps, and how far back; in microseconds."""
+
+    step: int
+    reach: int
+
+
+def steps(aggregates: Iterable[Aggregate]) -> Steps | None:
+    """Return the steps that serve the windows of a view that move by steps; None: there is no such window.
+
+    A window that is longer than a thousand of its steps does without: its sums would be as many as rows.
+
+    >>> spend = Aggregate(name="spend", function="sum", column="amount", last_s=5400.0, every_s=3600.0)
+    >>> steps([spend])
+    Steps(step=1800000000, reach=9000000000)
+    """
+    step = longest = reach = 0
+    able = [each for each in aggregates if each.last_s and each.every_s and each.n is None and each.function not in ("ratio", "distinct")]
+    for each in sorted(able, key=lambda each: (-(each.last_s or 0.0), -(each.every_s or 0.0), each.name)):
+        last, every = _micros(each.last_s) or 0, _micros(each.every_s) or 0
+        finer = math.gcd(last, every, step)
+        if finer and max(longest, last) <= finer * _MOST_PANES:
+            step, longest, reach = finer, max(longest, last), max(reach, last + every)
+    return Steps(step, reach) if step else None
+
+
 def _micros(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * rules.SECOND_US)
 
 
 def _read(history: History, window: Window, wanted: list[tuple[str, str]], t: int, stop: int) -> dict[str, Any]:
-    """Compute what is wanted of a window; None also where rows would be needed that are no longer there one by one."""
-    found: dict[str, Any] = dict.fromkeys(name for name, _ in wanted)
+    """Compute what is wanted of a window, except where rows would be needed that are no longer there one by one."""
+    found: dict[str, Any] = {}
     times, since, folded = history.times, history.since, None
     column, last, every, n = window
     ending = t
     if every is not None:
         ending = t // every * every
         stop = bisect_right(times, ending, 0, stop)
-    start = 0
-    if last is not None:
-        if since is not None and ending - last < since:
-            return found
-        start = bisect_right(times, ending - last, 0, stop)
+    start = 0 if last is None else bisect_right(times, ending - last, 0, stop)
     rows = times if column is None else history.columns[column]
     values = rows[start:stop]
     if None in values:
         values = [value for value in values if value is not None]
-    if last is None and since is not None and (n is None or len(values) < n):
-        folded = history.folded
-        if folded is None or n is not None or ending < since:
+    if since is not None and (last is None or ending - last < since) and (n is None or len(values) < n):
+        folded = None if n is not None else history.sums(window, ending)
+        if folded is None:
             return found
     if n is not None:
         values = values[-n:]
@@ -299,7 +360,8 @@ def _read(history: History, window: Window, wanted: list[tuple[str, str]], t: in
             newest = newest if newest is not None or folded is None else folded.newest(column)
             found[name] = None if newest is None else (t - newest) / 1e6
         elif folded is not None:
-            found[name] = folded.value(function, column, values)
+            with suppress(LookupError):
+                found[name] = folded.value(function, column, values)
         elif function in ("sum", "mean"):
             total = _total(values) if total is None else total
             found[name] = total if function == "sum" else rules.mean(total, len(values)) if values else None
