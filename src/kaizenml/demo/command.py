@@ -58,21 +58,13 @@ at = "time_hour"
 ttl = "6h"
 columns = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"]
 
-# how late flights left the airport in the two hours before
-[features.departures]
-dataset = "departures"
-entity = "origin"
-at = "time_hour"
-ttl = "6h"
-columns = ["delay", "flights"]
-
 [features.planes]
 dataset = "planes"
 entity = "tailnum"
 columns = ["built", "manufacturer", "seats", "engine"]
 
 [train]
-budget = "20s"
+budget = "60s"
 
 [gates]
 load_seconds = 0.5
@@ -83,6 +75,33 @@ cooldown = "21d"
 canary_max = "28d"
 canary_weight = 0.05
 """
+FEATURES = """\
+'''How late flights run just now. Windows end at full hours, as the flights' rows come in once an hour.'''
+
+from kaizenml import features, mean
+
+
+@features(entity=["origin", "carrier"], source="departures", at="left")
+class OfCarrier:
+    '''How late a carrier's flights left an airport.'''
+
+    carrier_delay_6h = mean("delay", last="6h", every="1h")
+
+
+@features(entity="origin", source="departures", at="left")
+class AtOrigin:
+    '''How late all flights left an airport.'''
+
+    origin_delay_2h = mean("delay", last="2h", every="1h")
+
+
+@features(entity="dest", source="landings", at="landed")
+class AtDestination:
+    '''How late flights from New York arrived at an airport.'''
+
+    dest_delay_4h = mean("delay", last="4h", every="1h")
+"""
+VIEWS = ("weather", "of_carrier", "at_origin", "at_destination", "planes")
 
 
 def run(*, folder: Path, keep: bool = False, plan: Plan | None = None) -> dict[str, Any]:
@@ -135,6 +154,7 @@ def _make_project(folder: Path, plan: Plan) -> tuple[Context, SimulatedClock]:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MARKER).touch()
     (folder / "kaizen.toml").write_text(PROJECT, encoding="utf-8")
+    (folder / "features.py").write_text(FEATURES, encoding="utf-8")
     (folder / ".gitignore").write_text(f".kaizen/\n{MARKER}\ndemo.json\nyear.*\n", encoding="utf-8")
     clock = SimulatedClock(folder / ".kaizen" / "clock", plan.first - timedelta(hours=2))
     return open_project(folder, actor="demo", clock=clock), clock
@@ -150,13 +170,15 @@ def _first_quarter(ctx: Context, tell: Narrator, plan: Plan) -> flights_data.Fli
             lo, hi = np.searchsorted(year.departs, [start.astype("datetime64[us]"), stop.astype("datetime64[us]")])
             version = data.add(ctx, "flights", table=year.table.slice(lo, hi - lo), key="flight_id", time="departs", why=f"{start}")
             tell.detail(f"{version.ref}: {version.rows:,} rows, {version.quarantined} in quarantine")
-        for name, feed in (("weather", year.weather), ("departures", year.departures)):
-            known = int(np.searchsorted(feed["time_hour"].to_numpy(), first - flights_data.HOUR))
-            data.add(ctx, name, table=feed.slice(0, known), trust="partner" if name == "weather" else "internal", time="time_hour")
+        feeds = (("weather", year.weather, "time_hour"), ("departures", year.departures, "left"), ("landings", year.landings, "landed"))
+        for name, feed, when in feeds:
+            known = int(np.searchsorted(feed[when].to_numpy(), first - 2 * flights_data.HOUR, side="right"))  # the replay brings the next hour
+            trust, key = ("partner", None) if name == "weather" else ("internal", "flight_id")
+            data.add(ctx, name, table=feed.slice(0, known), trust=trust, key=key, time=when)
         data.add(ctx, "planes", table=year.planes, trust="public")
     begin_repository(ctx.root, "flights")  # so that every release says which code it was made with
     with tell.step("features to the online store"):
-        for view in ("weather", "departures", "planes"):
+        for view in VIEWS:
             features.materialize(ctx, view)
     return year
 

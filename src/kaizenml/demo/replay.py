@@ -92,7 +92,8 @@ class Replay:
     def days(self) -> Iterator[datetime]:
         """Play one simulated day after the other; yield each when it is over."""
         rows = self._rows()
-        weather, departures = _by_hour(self.flights.weather), _by_hour(self.flights.departures)
+        weather = _by_hour(self.flights.weather, "time_hour")
+        departures, landings = _by_hour(self.flights.departures, "left"), _by_hour(self.flights.landings, "landed")
         starts = np.flatnonzero(np.r_[True, self.hours[1:] != self.hours[:-1]])
         batches = {self.hours[a]: (a, b) for a, b in itertools.pairwise([*starts.tolist(), len(self.hours)])}
         hour, end = np.datetime64(self.plan.first.replace(tzinfo=None), "h") - HOUR, np.datetime64(self.plan.last.replace(tzinfo=None), "h")
@@ -102,7 +103,7 @@ class Replay:
             self.clock.set(now)
             self._operator(now)
             self._push_weather(weather.get(hour, []), now)
-            features.push(self.ctx, "departures", departures[hour])
+            self._push_delays(departures.get(hour, []), landings.get(hour, []))
             if hour in batches:
                 self._ask(rows, *batches[hour], now)
             if not tried_bad and now >= self.plan.bad_release:
@@ -146,6 +147,15 @@ class Replay:
             rows = [{name: value if name in ("origin", "time_hour") else None for name, value in row.items()} for row in rows]
         if rows:
             features.push(self.ctx, "weather", rows)
+
+    def _push_delays(self, departures: list[dict[str, Any]], landings: list[dict[str, Any]]) -> None:
+        """Push the flights that left or landed in the hour before."""
+        if departures:
+            features.push(self.ctx, "of_carrier", departures)
+            of_origin = [{name: value for name, value in row.items() if name != "carrier"} for row in departures]
+            features.push(self.ctx, "at_origin", of_origin, offline=False)  # the same rows: the dataset has them by now
+        if landings:
+            features.push(self.ctx, "at_destination", landings)
 
     def _ask(self, rows: list[dict[str, Any]], start: int, stop: int, now: datetime) -> None:
         for low in range(start, stop, BATCH):
@@ -223,8 +233,10 @@ def _tick() -> None:
     loop.tick(_LOOP["ctx"])
 
 
-def _by_hour(table: pa.Table) -> dict[np.datetime64, list[dict[str, Any]]]:
-    found: dict[np.datetime64, list[dict[str, Any]]] = {}
-    for row in table.to_pylist():
-        found.setdefault(np.datetime64(row["time_hour"].replace(tzinfo=None), "h"), []).append(row)
-    return found
+def _by_hour(table: pa.Table, when: str) -> dict[np.datetime64, list[dict[str, Any]]]:
+    """Return rows, with their times as text, by the full hour at which they are known."""
+    hours = (table[when].to_numpy() + (HOUR - np.timedelta64(1, "us"))).astype("datetime64[h]")
+    starts = np.flatnonzero(np.r_[True, hours[1:] != hours[:-1]]).tolist()
+    stamps = pc.strftime(pc.cast(table[when], pa.timestamp("s", "UTC")), format="%Y-%m-%dT%H:%M:%SZ")
+    rows = table.set_column(table.schema.get_field_index(when), when, stamps).to_pylist()
+    return {hours[a]: rows[a:b] for a, b in itertools.pairwise([*starts, len(rows)])}
