@@ -6,6 +6,7 @@ import io
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -274,23 +275,91 @@ def test_rules_that_cannot_be_followed_leave_those_that_were(ctx):
     assert fresh.routing.endpoints["shop"].route.rules == []
 
 
-def test_other_protocols_tell_who_decided_each_row_and_never_give_a_refusal_for_an_answer(ctx):
+TENSORS = dict(zip(GOOD, ("FP64", "BYTES", "INT64", "BOOL", "BYTES"), strict=True))
+
+
+def infer(served: Engine, *sizes: str, **more: Any) -> dict[str, list[Any]]:
+    """Ask by the Open Inference Protocol; the outputs by name."""
+    inputs = [
+        {"name": name, "shape": [len(sizes)], "datatype": kind, "data": list(sizes) if name == "size" else [GOOD[name]] * len(sizes)}
+        for name, kind in TENSORS.items()
+    ]
+    call = Call("POST", "/v2/models/shop/infer", {}, json.dumps({"inputs": inputs, **more}).encode())
+    return {output["name"]: output["data"] for output in json.loads(OpenInference().reply(served, call, Limits()).body)["outputs"]}
+
+
+def infer_over_grpc(served: Engine, *sizes: str, outputs: Sequence[str] = ()) -> dict[str, list[Any]]:
+    """Ask with the messages of gRPC, without a network; the outputs by name."""
+    pytest.importorskip("google.protobuf", reason="protobuf is not installed: pip install 'kaizenml[grpc]'")
+    from kaizenml.serving.grpc.messages import MESSAGES
+    from kaizenml.serving.grpc.service import Service
+
+    kept = {"FP64": "fp64_contents", "BYTES": "bytes_contents", "INT64": "int64_contents", "BOOL": "bool_contents"}
+    columns = {name: list(sizes) if name == "size" else [GOOD[name]] * len(sizes) for name in TENSORS}
+    inputs = [
+        {"name": name, "datatype": kind, "shape": [len(sizes)],
+         "contents": {kept[kind]: [value.encode() if kind == "BYTES" else value for value in columns[name]]}}
+        for name, kind in TENSORS.items()
+    ]  # fmt: skip
+    asked = MESSAGES["ModelInferRequest"](model_name="shop", inputs=inputs, outputs=[{"name": name} for name in outputs])
+    answer = Service(served, Limits()).calls["ModelInfer"](asked.SerializeToString(), {})
+    said = MESSAGES["ModelInferResponse"].FromString(answer.body)
+    found = {output.name: list(getattr(output.contents, kept[output.datatype])) for output in said.outputs}
+    return {name: [value.decode() if isinstance(value, bytes) else value for value in values] for name, values in found.items()}
+
+
+def table(served: Engine, form: bytes, *sizes: str) -> dict[str, list[Any]]:
+    """Ask in JSON for a table; its columns by name."""
+    body = json.dumps({"inputs": [{**GOOD, "size": size} for size in sizes]}).encode()
+    asked = Call("POST", "/predict/shop", {b"content-type": b"application/json", b"accept": form}, body)
+    reply = tables.predict(served, "shop", asked, Limits(), None)
+    if form == tables.ARROW:
+        return pa.ipc.open_stream(reply.body).read_all().to_pydict()
+    found = np.load(io.BytesIO(reply.body), allow_pickle=False)
+    return {name: found[name].tolist() for name in found.dtype.names}
+
+
+REFUSED = "refused: size == 'S'"
+
+
+@pytest.mark.parametrize("task", ["regression", "multiclass"])
+def test_a_refused_row_is_blank_in_tensors_and_tables_and_the_others_have_their_answers(ctx, task):
+    served = engine(ctx, [Rule(when="size == 'S'", answer="refuse")], known(ctx, task=task))
+    answers = [one["value"] for one in ask(served, GOOD, {**GOOD, "size": "S"}, {**GOOD, "size": "L"})]
+    assert answers[1] is None
+    blank = pytest.approx(float("nan"), nan_ok=True) if task == "regression" else ""
+    over_json = infer(served, "M", "S", "L")
+    assert over_json["predict"] == [answers[0], None if task == "regression" else "", answers[2]]
+    assert over_json["reason"] == ["", REFUSED, ""]
+    assert over_json["decided_by"] == ["model", "fallback", "model"]
+    assert infer(served, "S", outputs=[{"name": "reason"}]) == {"reason": [REFUSED]}
+    for found in (infer_over_grpc(served, "M", "S", "L")["predict"], table(served, tables.NPY, "M", "S", "L")["value"]):
+        assert found == [answers[0], blank, answers[2]]
+    arrow = table(served, tables.ARROW, "M", "S", "L")
+    assert (arrow["value"], arrow["reason"]) == (answers, ["", REFUSED, ""])
+
+
+def test_a_refused_row_is_an_error_where_whatever_stood_there_could_be_read_as_an_answer(ctx):
+    served = engine(ctx, [Rule(when="size == 'S'", answer="refuse")], known(ctx))  # its answers are true and false
+    for asked in (infer, infer_over_grpc, lambda served, *sizes: table(served, tables.NPY, *sizes)):
+        with pytest.raises(Refused, match=f"row 1 has no answer: {REFUSED}"):
+            asked(served, "M", "S")
+    answer, refused = ask(served, GOOD, {**GOOD, "size": "S"})
+    said = infer(served, "M", "S", outputs=[{"name": "probabilities"}, {"name": "reason"}])
+    assert said == {"probabilities": [*answer["probabilities"], None, None], "reason": ["", REFUSED]}
+    shares = infer_over_grpc(served, "M", "S", outputs=["probabilities"])["probabilities"]
+    assert shares == [*answer["probabilities"], *[pytest.approx(float("nan"), nan_ok=True)] * 2]
+    assert refused["value"] is None
+    assert table(served, tables.ARROW, "M", "S")["value"] == [answer["value"], None]
+    assert table(served, tables.ARROW, "S")["value"] == [None]
+
+
+def test_other_protocols_tell_who_decided_each_row(ctx):
     served = engine(ctx, [Rule(when="size == 'L'"), Rule(when="size == 'S'", answer="refuse")], known(ctx))
-
-    def infer(*sizes: str) -> dict[str, Any]:
-        tensors = [
-            {"name": name, "shape": [len(sizes)], "datatype": kind, "data": [value] * len(sizes) if name != "size" else list(sizes)}
-            for (name, value), kind in zip(GOOD.items(), ("FP64", "BYTES", "INT64", "BOOL", "BYTES"), strict=True)
-        ]
-        call = Call("POST", "/v2/models/shop/infer", {}, json.dumps({"inputs": tensors}).encode())
-        return dict(json.loads(OpenInference().reply(served, call, Limits()).body))
-
-    outputs = {output["name"]: output["data"] for output in infer("M", "L")["outputs"]}
+    outputs = infer(served, "M", "L")
     assert outputs["decided_by"] == ["model", "fallback"]
     assert outputs["reason"] == ["", "naive answer: size == 'L'"]
-    assert {output["name"] for output in infer("M")["outputs"]} == {"predict", "probabilities", "id"}
-    with pytest.raises(Refused, match="row 1 has no answer: refused: size == 'S'"):
-        infer("M", "S")
+    assert infer(served, "M").keys() == {"predict", "probabilities", "id"}
     body = json.dumps({"dataframe_records": [GOOD, {**GOOD, "size": "S"}]}).encode()
     called = Call("POST", "/invocations", {b"content-type": b"application/json"}, body)
     document = json.loads(Invocations({}).reply(served, called, Limits()).body)
@@ -300,23 +369,11 @@ def test_other_protocols_tell_who_decided_each_row_and_never_give_a_refusal_for_
 
 @pytest.mark.parametrize("form", [tables.NPY, tables.ARROW])
 def test_tables_tell_who_decided_each_row_as_well(ctx, form):
-    served = engine(ctx, [Rule(when="size == 'L'"), Rule(when="size == 'S'", answer="refuse")], known(ctx))
-
-    def answered(*sizes: str) -> dict[str, list[Any]]:
-        body = json.dumps({"inputs": [{**GOOD, "size": size} for size in sizes]}).encode()
-        asked = Call("POST", "/predict/shop", {b"content-type": b"application/json", b"accept": form}, body)
-        reply = tables.predict(served, "shop", asked, Limits(), None)
-        if form == tables.ARROW:
-            return pa.ipc.open_stream(reply.body).read_all().to_pydict()
-        found = np.load(io.BytesIO(reply.body), allow_pickle=False)
-        return {name: found[name].tolist() for name in found.dtype.names}
-
-    found = answered("M", "L")
+    served = engine(ctx, [Rule(when="size == 'L'")], known(ctx))
+    found = table(served, form, "M", "L")
     assert (found["decided_by"], found["release"]) == (["model", "fallback"], ["shop@1", "shop@1"])
     assert found["reason"] == ["", "naive answer: size == 'L'"]
-    assert set(answered("M")) == {"id", "value", "probabilities", "decided_by"}
-    with pytest.raises(Refused, match="row 1 has no answer: refused: size == 'S'"):
-        answered("M", "S")
+    assert set(table(served, form, "M")) == {"id", "value", "probabilities", "decided_by"}
 
 
 def test_rows_that_came_as_a_table_are_decided_by_the_same_rules(ctx):

@@ -52,11 +52,25 @@ def read(body: bytes, limits: Limits) -> Columns:
         raise InvalidInput(f"the Arrow stream cannot be read: {text}", remedy=_REMEDY, values={"problem": text}) from None
 
 
-def write(columns: dict[str, Any], told: dict[str, str]) -> bytes:
-    """Return an Arrow stream; ``told`` becomes the schema's metadata."""
+def write(columns: dict[str, Any], told: dict[str, str], absent: dict[str, list[int]]) -> bytes:
+    """Return an Arrow stream.
+
+    Parameters
+    ----------
+    columns : by name.
+    told : becomes the schema's metadata.
+    absent : by column, the places that are null whatever stands there.
+    """
     import pyarrow as pa
 
-    arrays = [pa.FixedSizeListArray.from_arrays(pa.array(v.ravel()), v.shape[1]) if np.ndim(v) == 2 else pa.array(v) for v in columns.values()]
+    arrays = []
+    for name, values in columns.items():
+        if np.ndim(values) == 2:
+            arrays.append(pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1]))
+            continue
+        missing = np.zeros(len(values), np.bool_)
+        missing[absent.get(name, [])] = True
+        arrays.append(pa.array(values, mask=missing))
     batch = pa.RecordBatch.from_arrays(arrays, names=list(columns)).replace_schema_metadata(told)
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, batch.schema) as stream:

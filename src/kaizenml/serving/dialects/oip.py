@@ -166,7 +166,7 @@ def _written(request: InferRequest, answered: Answered) -> Reply:
     found = tensors.outputs(answered)
     written, binary = [], []
     for wanted in request.outputs or [Wanted(name) for name in found]:
-        kind, shape, values = tensors.chosen(found, wanted.name)
+        kind, shape, values, _ = tensors.chosen(found, wanted.name)
         part: dict[str, Any] = {"name": wanted.name, "datatype": kind, "shape": shape}
         if bool(wanted.parameters.get("binary_data", every)):
             raw = tensors.pack(kind, values)

@@ -10,9 +10,8 @@ import numpy as np
 from kaizenml.features.encoding.columns import Columns
 from kaizenml.features.signature import Signature
 from kaizenml.serving.deciding import Answered
-from kaizenml.serving.dialects import npy
+from kaizenml.serving.dialects import npy, tensors
 from kaizenml.serving.dialects.call import JSON, Call, Reply, asked, unjournaled
-from kaizenml.serving.dialects.tensors import check_answered
 from kaizenml.serving.engine import Engine
 from kaizenml.serving.protocol import Limits, PredictRequest, read_predict
 
@@ -20,6 +19,7 @@ NPY = b"application/x-npy"
 ARROW = b"application/vnd.apache.arrow.stream"
 FORMS = (NPY, ARROW)
 UNIT = b"x-kaizen-unit"
+_BLANKS: dict[str, Any] = {"FP64": np.nan, "BYTES": "", "BOOL": False, "INT64": 0}  # NPY never shows the last two, and Arrow none of them
 
 
 def form(value: bytes) -> bytes | None:
@@ -61,15 +61,20 @@ def written(kind: bytes, answered: Answered) -> Reply:
     """Return the answer in one of the forms: ``id``, ``value``, ``probabilities`` (one for each class), ``decided_by``.
 
     Where rules decided row by row also ``reason`` and ``release``. The release, the arm and the classes stand in headers; in an
-    Arrow schema's metadata also the lineage.
+    Arrow schema's metadata also the lineage. The value of a refused row is null in Arrow, NaN or an empty text in NPY.
 
     Raises
     ------
-    Refused : a rule refused a row.
+    Refused : a rule refused a row, and NPY has nothing that could not be read as an answer.
     """
-    check_answered(answered)
     decision, route, signature = answered.decision, answered.arm.route, answered.arm.signature
-    columns: dict[str, Any] = {"id": np.array(answered.ids), "value": np.array([prediction.value for prediction in decision.predictions])}
+    values: list[Any] = [prediction.value for prediction in decision.predictions]
+    refused = tensors.refused_rows(answered)
+    if refused and kind == NPY and tensors.blank_of(signature) is None:
+        raise tensors.no_answer(answered, refused[0], "take the answer as an Arrow stream or JSON, leave the row out")
+    for position in refused:
+        values[position] = _BLANKS[tensors.answer_type(signature)]
+    columns: dict[str, Any] = {"id": np.array(answered.ids), "value": np.array(values)}
     if signature.task != "regression":
         missing = [np.nan] * len(signature.classes)
         columns["probabilities"] = np.array([prediction.probabilities or missing for prediction in decision.predictions], np.float64)
@@ -88,7 +93,7 @@ def written(kind: bytes, answered: Answered) -> Reply:
     from kaizenml.serving.dialects import arrow
 
     told |= {"lineage": msgspec.json.encode(route.lineage).decode(), "reason": decision.reason or ""}
-    return Reply(arrow.write(columns, told), ARROW, headers, endpoint=name, predicted=True)
+    return Reply(arrow.write(columns, told, absent={"value": refused}), ARROW, headers, endpoint=name, predicted=True)
 
 
 def _header(value: str) -> bytes:

@@ -2,7 +2,8 @@
 
 A model is an endpoint, its versions are the numbers of the releases that answer it. An input is a tensor for each column,
 ``[rows]`` or ``[rows, 1]``; a single tensor ``[rows, columns]`` is read in the order of the model's metadata. Missing is null
-in JSON, NaN in numbers. Outputs: ``predict``, ``probabilities`` (rows, classes), ``id``.
+in JSON, NaN in numbers. Outputs: ``predict``, ``probabilities`` (rows, classes), ``id``. A row that a rule refuses is NaN or an empty
+text in ``predict``; where neither can be told from an answer, who asks for ``predict`` gets an error instead.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class Output(NamedTuple):
     datatype: str
     shape: list[int]
     values: list[Any]
+    refusal: Refused | None = None
+    """Why it cannot be given: a row has no answer, and its datatype no word for that."""
 
 
 def table(inputs: Sequence[Input], signature: Signature, limits: Limits) -> Columns:
@@ -121,15 +124,16 @@ def decoded(name: str, value: bytes | memoryview) -> str:
 
 
 def outputs(answered: Answered) -> dict[str, Output]:
-    """Return all tensors of an answer by name.
-
-    Raises
-    ------
-    Refused : a rule refused a row: a tensor has no null, and anything else would be read as an answer.
-    """
+    """Return all tensors of an answer by name."""
     decision, signature, count = answered.decision, answered.arm.signature, len(answered.ids)
-    check_answered(answered)
-    found = {"predict": Output(_answer_type(signature), [count], [prediction.value for prediction in decision.predictions])}
+    values: list[Any] = [prediction.value for prediction in decision.predictions]
+    refusal = None
+    if refused := refused_rows(answered):
+        blank = blank_of(signature)
+        values = [blank if value is None else value for value in values]
+        if blank is None:
+            refusal = no_answer(answered, refused[0], "ask for the outputs probabilities, decided_by and reason, leave the row out")
+    found = {"predict": Output(answer_type(signature), [count], values, refusal)}
     if signature.task != "regression":
         none = [math.nan] * len(signature.classes)  # of a constant answer
         shares = [share for prediction in decision.predictions for share in prediction.probabilities or none]
@@ -142,22 +146,36 @@ def outputs(answered: Answered) -> dict[str, Output]:
     return found
 
 
-def check_answered(answered: Answered) -> None:
-    """Raise Refused when a row has no answer."""
-    for position, prediction in enumerate(answered.decision.predictions):
-        if prediction.value is None and answered.decision.rows is not None:
-            reason = answered.decision.rows[position].reason
-            raise Refused(
-                f"row {position} has no answer: {reason}",
-                remedy="leave the row out, or ask through POST /predict/{endpoint}, which answers null with the reason",
-                values={"row": position, "reason": reason},
-            )
+def refused_rows(answered: Answered) -> list[int]:
+    """Return the places of the rows that a rule refused."""
+    if answered.decision.rows is None:
+        return []
+    return [position for position, prediction in enumerate(answered.decision.predictions) if prediction.value is None]
+
+
+def blank_of(signature: Signature) -> float | str | None:
+    """Return what stands for "no answer" among a model's answers where null has no place; None: whatever it were could be read as one."""
+    kind = answer_type(signature)
+    if kind == "BYTES":
+        return None if "" in signature.classes else ""
+    return math.nan if kind == "FP64" else None
+
+
+def no_answer(answered: Answered, position: int, otherwise: str) -> Refused:
+    """Return the error that says of a row that it has no answer; ``otherwise``: what else can be done in this protocol."""
+    assert answered.decision.rows is not None
+    reason = answered.decision.rows[position].reason
+    remedy = f"{otherwise}, or ask through POST /predict/{{endpoint}}, which answers null with the reason"
+    return Refused(f"row {position} has no answer: {reason}", remedy=remedy, values={"row": position, "reason": reason})
 
 
 def chosen(found: dict[str, Output], name: str) -> Output:
-    """Return an output that is asked for; NotFound names the nearest."""
+    """Return an output that is asked for; NotFound names the nearest, Refused the row that it cannot tell of."""
     if name not in found:
         raise not_found("output", name[:100], found, remedy="leave outputs out, or name one of values.known")
+    refusal = found[name].refusal
+    if refusal is not None:
+        raise refusal
     return found[name]
 
 
@@ -185,7 +203,7 @@ def metadata(name: str, endpoint: LoadedEndpoint) -> dict[str, Any]:
     """Return a model's metadata: what it takes and gives."""
     signature = endpoint.arms[0].signature
     kinds = {field.name: _KINDS[field.kind] for field in signature.fields}
-    given = [{"name": "predict", "datatype": _answer_type(signature), "shape": [-1]}]
+    given = [{"name": "predict", "datatype": answer_type(signature), "shape": [-1]}]
     if signature.task != "regression":
         given.append({"name": "probabilities", "datatype": "FP64", "shape": [-1, len(signature.classes)]})
     return {
@@ -271,7 +289,8 @@ def _plain(values: Column, field: Field | None) -> Column:
     return [None if type(value) is float and math.isnan(value) else value for value in values]
 
 
-def _answer_type(signature: Signature) -> str:
+def answer_type(signature: Signature) -> str:
+    """Return the datatype of a model's answers."""
     if signature.task == "regression":
         return "FP64"
     kinds = {type(value) for value in signature.classes}

@@ -163,7 +163,7 @@ def _written(request: Any, answered: Answered) -> bytes:
         response.parameters[key].string_param = str(value)
     raw = bool(request.raw_input_contents)
     for wanted in [output.name for output in request.outputs] or found:
-        kind, shape, values = tensors.chosen(found, wanted)
+        kind, shape, values, _ = tensors.chosen(found, wanted)
         output = response.outputs.add(name=wanted, datatype=kind, shape=shape)
         if raw:
             response.raw_output_contents.append(tensors.pack(kind, values))

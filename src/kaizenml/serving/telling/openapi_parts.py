@@ -39,7 +39,7 @@ STATUSES = {
     404: "There is no such path, endpoint, arm or version; the nearest right name is told.",
     405: "The path is there, the method is not.",
     408: "The client took too long to send it.",
-    409: "A rule refused a row, and this protocol has no word for that.",
+    409: "A rule refused a row, and there is no word for that here which could not be read as an answer.",
     413: "Too many bytes or rows, or nested too deep.",
     415: "The body is of another kind, or compressed.",
     422: "The body does not fit: row, field, value and remedy are told.",
