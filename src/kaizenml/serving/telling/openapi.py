@@ -42,7 +42,7 @@ from kaizenml.serving.telling.openapi_parts import (
 )
 
 _ASKED = "a column for each input: a structured NPY array, or one [rows, columns] in the metadata's order; or an Arrow IPC stream"
-_ANSWERED = "columns id, value, probabilities, decided_by; release, arm and classes in headers; a row that a rule refuses is null, in NPY blank or 409"
+_ANSWERED = "columns id, value, probabilities, decided_by; release, arm and classes in headers; a refused row is null, in NPY blank or 409"
 
 
 def document(
