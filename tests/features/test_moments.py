@@ -122,7 +122,7 @@ STEPPED = [
 ]  # fmt: skip
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.tuples(moments, numbers), min_size=1, max_size=60), st.integers(2, 8), st.booleans(), st.randoms(use_true_random=False))
 def test_of_any_number_of_rows_windows_that_move_by_steps_are_exact(given_rows: list[Any], most: int, endless: bool, rng: random.Random) -> None:
     aggregates = [*STEPPED, Aggregate(name="share", function="ratio", of=["sum1", "count0"])]

@@ -92,14 +92,14 @@ def read_allowed(ctx: Context, ref: str | DatasetVersion, columns: list[str] | N
     return rows.filter(pa.array(~covered(ctx, wanted, held))) if held else rows
 
 
-def allowed_batches(ctx: Context, ref: str | DatasetVersion) -> Iterator[pa.Table]:
+def allowed_batches(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None) -> Iterator[pa.Table]:
     """Read the rows that ``read_allowed`` gives, some at a time."""
     wanted = version(ctx, ref)
     with ctx.catalog.read() as connection:
         held = exclusions.active(connection, [wanted.dataset])
     allowed = ~covered(ctx, wanted, held) if held else None
     begin = 0
-    for rows in batches(ctx, wanted):
+    for rows in batches(ctx, wanted, columns):
         yield rows if allowed is None else rows.filter(pa.array(allowed[begin : begin + rows.num_rows]))
         begin += rows.num_rows
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,11 +23,12 @@ from kaizenml.features import join, store
 from kaizenml.features.defining import definitions
 from kaizenml.features.defining.expressions import compile_derived
 from kaizenml.features.encoding.vectorised import category_text, microseconds
-from kaizenml.features.offline import scaled
+from kaizenml.features.offline import scaled, splitting
 from kaizenml.features.signature import DERIVED, Derived, Field, FieldKind, ViewUse
 from kaizenml.features.view import FeatureView
 from kaizenml.features.windows import vectorised as windows
 from kaizenml.features.windows.aggregates import NUMERIC, kind_of
+from kaizenml.scratch import FOLDER
 from kaizenml.settings import Engine
 
 _DERIVED: dict[FieldKind, pa.DataType] = {
@@ -221,8 +224,23 @@ def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, *, known_
 
 
 def _columns(ctx: Context, rows: pa.Table, view: FeatureView, known_at: join.Int64 | None) -> list[pa.ChunkedArray]:
+    version = None if view.sql is not None else tables.version(ctx, view.dataset)
+    if version is None or version.rows <= splitting.ROWS:
+        return _known(rows, view_rows(ctx, view), view, known_at)
+    wanted = _check_columns(ctx, view, version)
+    keyed = _keyed(ctx, view)
+    as_asked = view if known_at is not None else msgspec.structs.replace(view, ttl_s=None)
+
+    def compute(some: pa.Table, behind: pa.Table, moments: join.Int64 | None) -> list[pa.ChunkedArray]:
+        return _known(some, behind if keyed else _once(view, behind), as_asked, moments)
+
+    none = tables.rows_of(ctx, msgspec.structs.replace(version, parts=[]), wanted)
+    behind = itertools.chain([none], tables.allowed_batches(ctx, version, wanted))
+    return splitting.columns(ctx.state / FOLDER, rows.select(view.entities), view, known_at, behind, of=version.rows, compute=compute)
+
+
+def _known(rows: pa.Table, behind: pa.Table, view: FeatureView, known_at: join.Int64 | None) -> list[pa.ChunkedArray]:
     ttl_us = None if view.ttl_s is None else round(view.ttl_s * 1e6)
-    behind = view_rows(ctx, view)
     columns: list[pa.ChunkedArray] = []
     if view.columns:
         columns += join.join(rows, behind, on=view.entities, columns=view.columns, at=view.at, known_at=known_at, ttl_us=ttl_us).columns
@@ -266,9 +284,13 @@ def view_rows(ctx: Context, view: FeatureView, ref: str | DatasetVersion | None 
         return _once(view, _queried(ctx, view))
     wanted = _check_columns(ctx, view, tables.version(ctx, ref or view.dataset), more)
     rows = tables.read_allowed(ctx, ref or view.dataset, wanted)
+    return rows if _keyed(ctx, view) else _once(view, rows)
+
+
+def _keyed(ctx: Context, view: FeatureView) -> bool:
     with ctx.catalog.read() as connection:
         held = datasets.find(connection, view.dataset)
-    return rows if held is not None and held.contract.keys else _once(view, rows)
+    return held is not None and bool(held.contract.keys)
 
 
 def _check_columns(ctx: Context, view: FeatureView, version: DatasetVersion, more: Sequence[str] = ()) -> list[str]:

@@ -1,0 +1,98 @@
+"""Views that are too large for memory: cut by entity, and every value is that of one join over everything."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from kaizenml.context import Context
+from kaizenml.data import exclusions
+from kaizenml.data import operations as data
+from kaizenml.features.offline import frame, splitting
+from kaizenml.features.view import Aggregate, FeatureView
+
+START = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
+DAY = 86_400.0
+AGGREGATES = [
+    Aggregate(name="n", function="count", last_s=2 * DAY),
+    Aggregate(name="total", function="sum", column="amount", last_s=5 * DAY),
+    Aggregate(name="daily", function="std", column="amount", last_s=4 * DAY, every_s=DAY),
+    Aggregate(name="what", function="latest", column="kind", last_s=9 * DAY),
+    Aggregate(name="kinds", function="distinct", column="kind"),
+    Aggregate(name="share", function="ratio", of=["total", "n"]),
+]
+PLAIN = FeatureView(name="e", dataset="events", entity="who", columns=["amount", "kind"], at="at")
+VIEWS = {
+    "newest values": PLAIN,
+    "with a ttl": msgspec.structs.replace(PLAIN, ttl_s=2 * DAY),
+    "timeless": msgspec.structs.replace(PLAIN, at=None),
+    "windows": msgspec.structs.replace(PLAIN, columns=["kind"], aggregates=AGGREGATES),
+    "windows with a ttl": msgspec.structs.replace(PLAIN, columns=[], aggregates=AGGREGATES[:4], ttl_s=3 * DAY),
+    "known later": msgspec.structs.replace(PLAIN, columns=[], aggregates=AGGREGATES, created="told"),
+    "an entity of two columns": msgspec.structs.replace(PLAIN, entity=["who", "shop"], aggregates=AGGREGATES[:2]),
+}
+
+
+def moments(rng: np.random.Generator, count: int) -> list[dt.datetime | None]:
+    return [None if rng.random() < 0.03 else START + dt.timedelta(minutes=int(minute)) for minute in rng.integers(0, 20 * 1440, count)]
+
+
+@pytest.fixture
+def filled(ctx: Context) -> Context:
+    rng = np.random.default_rng(3)
+    count = 600
+    at = moments(rng, count)
+    rows: dict[str, Any] = {
+        "who": [None if rng.random() < 0.03 else f"w{n}" for n in rng.integers(0, 25, count)],
+        "shop": rng.integers(0, 3, count),
+        "at": at,
+        "told": [None if each is None or rng.random() < 0.3 else each + dt.timedelta(hours=int(rng.integers(0, 50))) for each in at],
+        "amount": np.where(rng.random(count) < 0.1, np.nan, rng.normal(size=count)),
+        "kind": rng.choice(["a", "b", "c"], count),
+    }
+    table = pa.table(rows)
+    table = pa.concat_tables([table, table.slice(0, 40)])  # without a key, equal rows are one
+    data.add(ctx, "events", table=table.slice(0, 300), time="at")
+    data.add(ctx, "events", table=table.slice(300), time="at")
+    return ctx
+
+
+@pytest.mark.parametrize("kind", VIEWS)
+@pytest.mark.parametrize("asked", ["moments", "newest"])
+def test_a_view_that_is_cut_by_entity_gives_the_values_of_one_that_is_not(
+    filled: Context, kind: str, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(4)
+    rows = pa.table({"who": [None, "nobody", *(f"w{n}" for n in rng.integers(0, 20, 150))], "shop": rng.integers(0, 4, 152)})
+    us = np.array([int(START.timestamp() * 1e6) + int(minute) * 60_000_000 for minute in rng.integers(0, 18 * 1440, 152)])
+    known_at = us if asked == "moments" else None
+    whole = frame.with_features(filled, rows, [VIEWS[kind]], [], known_at=known_at, told="rows")
+    monkeypatch.setattr(splitting, "_CHUNK", 70)
+    cut: list[int] = []
+    original = frame._known
+    monkeypatch.setattr(frame, "_known", lambda some, behind, *more: cut.append(behind.num_rows) or original(some, behind, *more))
+    for most in (50, 599):  # through files, and not: some rows go while they are read
+        monkeypatch.setattr(splitting, "ROWS", most)
+        cut.clear()
+        parts = frame.with_features(filled, rows, [VIEWS[kind]], [], known_at=known_at, told="rows")
+        assert parts.schema == whole.schema
+        assert repr(parts.to_pylist()) == repr(whole.to_pylist())  # which knows NaN and -0.0
+        assert (len(cut) == 13) == (most == 50)
+        assert not [*(filled.state / "tmp").glob("view-*")]
+
+
+def test_rows_that_are_cut_off_are_in_no_piece(filled: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pa.table({"who": [f"w{n}" for n in range(25)]})
+    before = frame.with_features(filled, rows, [VIEWS["windows"]], [], known_at=None, told="rows")
+    since = (START + dt.timedelta(days=12)).timestamp()
+    with filled.catalog.write() as connection:
+        exclusions.save(connection, exclusions.Exclusion(id=1, dataset="events", since=since, time="at", by="test", at=0.0))
+    whole = frame.with_features(filled, rows, [VIEWS["windows"]], [], known_at=None, told="rows")
+    monkeypatch.setattr(splitting, "ROWS", 50)
+    assert frame.with_features(filled, rows, [VIEWS["windows"]], [], known_at=None, told="rows").equals(whole)
+    assert not whole.equals(before)
