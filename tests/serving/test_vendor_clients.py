@@ -56,7 +56,8 @@ def served(tmp_path_factory):
     state = tmp_path_factory.mktemp("project") / ".kaizen"
     champion, other = bundles.write_bundle(state), bundles.write_bundle(state, number=2, seed=3)
     bundles.route(state, champion, msgspec.structs.replace(other, weight=1))
-    process = bundles.start("--state", str(state), "--grpc-port", "0", log=state / "log")
+    environ = {"AIP_PREDICT_ROUTE": "/v1/shop:predict", "AIP_HEALTH_ROUTE": "/v1/health"}
+    process = bundles.start("--state", str(state), "--grpc-port", "0", env=environ, log=state / "log")
     try:
         yield Served(json.loads(process.stdout.readline()))
     finally:
@@ -124,3 +125,13 @@ def test_mlflows_client_sends_its_four_payloads(served) -> None:
         assert found[name]["predictions"] == served.values, name
     assert "price is absent" in found["refused"] or "prise" in found["refused"]
     assert "try:" in found["refused"]
+
+
+def test_googles_sdk_asks_a_private_endpoint(served) -> None:
+    found = served.run("vertex.py")
+    assert found["ready"] is True
+    assert found["objects"] == found["lists"] == served.values
+    assert (found["raw"]["predictions"], found["raw"]["probabilities"]) == (served.values, served.probabilities)
+    for refused, status, word in zip(found["refused"], (422, 422), ("price: 'dear' is not a number", "row 0 has 2 values"), strict=True):
+        assert refused.startswith(f"{status} - ")
+        assert word in refused
