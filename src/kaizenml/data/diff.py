@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.context import Context
-from kaizenml.data import storage, tables
+from kaizenml.data import opened, storage, tables
 from kaizenml.data.dataset import Contract, DatasetVersion, Kind
 from kaizenml.data.kinds import STORED
 from kaizenml.data.parse import parse_as
@@ -113,9 +113,9 @@ def batches(ctx: Context, version: DatasetVersion, parts: list[int], kinds: dict
     chosen = [file for part in parts for file in files.get(part, [])]
     if not chosen:
         return
-    opened = storage.open_table(path)
-    assert opened is not None  # it has files
-    physical = {field.name: field.type for field in pa.schema(opened.schema().to_arrow())}
+    there = opened.look(path)
+    assert there is not None  # it has files
+    physical = {field.name: field.type for field in there.schema}
     schema = pa.schema([(name, physical.get(name, STORED[kind])) for name, kind in kinds.items()])
     for batch in dataset.dataset(chosen, schema=schema, format="parquet", filesystem=storage.filesystem(path)).to_batches(
         batch_size=BATCH, batch_readahead=2, fragment_readahead=1

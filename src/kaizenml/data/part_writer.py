@@ -11,7 +11,7 @@ import msgspec
 import pyarrow as pa
 import pyarrow.parquet
 
-from kaizenml.data import storage, tables
+from kaizenml.data import opened, storage, tables
 from kaizenml.data.kinds import PART
 from kaizenml.data.storage import Place
 from kaizenml.errors import Conflict, StorageFull
@@ -60,10 +60,10 @@ class PartWriter:
         try:
             with tables.room():
                 self._close()
-                there = storage.open_table(self._path)
-                if self._number in tables.part_files(self._path, self._by):
-                    raise Conflict(f"part {self._number} of {self._path.name!r} was written by another writer meanwhile", remedy="repeat")
-                storage.take(self._path, there, self._files, self._schema, by=self._by, number=self._number)
+                with opened.changing(self._path) as held:
+                    if held is not None and self._number in tables.files_of(self._path, held.state, self._by):
+                        raise Conflict(f"part {self._number} of {self._path.name!r} was written by another writer meanwhile", remedy="repeat")
+                    storage.take(self._path, held.table if held else None, self._files, self._schema, by=self._by, number=self._number)
                 storage.sync(self._path, self._folder)
         except StorageFull:
             self.drop()

@@ -10,15 +10,15 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
-from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 
 from kaizenml.context import Context
-from kaizenml.data import exclusions, forgotten, storage, store
+from kaizenml.data import exclusions, forgotten, opened, storage, store
 from kaizenml.data.dataset import DatasetVersion, Kind
 from kaizenml.data.hashing import PartHash, content_hash, in_blocks
 from kaizenml.data.keys import open_keys
 from kaizenml.data.kinds import PART, SOURCE, STORED, VERSION, no_column
+from kaizenml.data.opened import State
 from kaizenml.data.parse import parse_as
 from kaizenml.data.storage import Place
 from kaizenml.errors import Conflict, Corrupt, NotFound, StorageFull, Unavailable, not_found
@@ -225,16 +225,16 @@ def locked(ctx: Context, dataset: str) -> Iterator[None]:
 def part_files(path: Place, by: str = PART) -> dict[int, list[str]]:
     """Return the live files of each part, in the order of their rows."""
     with room():
-        table = storage.open_table(path)
-    return _files_of(path, table, by)
+        there = opened.look(path)
+    return files_of(path, there, by)
 
 
-def _files_of(path: Place, table: DeltaTable | None, by: str) -> dict[int, list[str]]:
-    if table is None:
+def files_of(path: Place, there: State | None, by: str) -> dict[int, list[str]]:
+    """Return the files of each part at one state of the table, as ``part_files`` does of the newest."""
+    if there is None:
         return {}
-    actions = pa.table(table.get_add_actions(flatten=True))
     files: dict[int, list[str]] = {}
-    for relative, number in zip(actions["path"].to_pylist(), actions[f"partition.{by}"].to_pylist(), strict=True):
+    for relative, number in zip(there.files["path"].to_pylist(), there.files[f"partition.{by}"].to_pylist(), strict=True):
         files.setdefault(int(number), []).append(storage.file_name(path, relative))
     # a part that fills several files numbers them in its rows' order
     return {number: sorted(found) for number, found in files.items()}
@@ -243,9 +243,9 @@ def _files_of(path: Place, table: DeltaTable | None, by: str) -> dict[int, list[
 def stored_types(path: Place, columns: Iterable[str]) -> dict[str, pa.DataType]:
     """Return the types in which the table keeps those of the columns that it has."""
     with room():
-        there = storage.open_table(path)
+        there = opened.look(path)
     wanted = set(columns)
-    return {} if there is None else {field.name: field.type for field in _schema(there) if field.name in wanted}
+    return {} if there is None else {field.name: field.type for field in there.schema if field.name in wanted}
 
 
 def read_parts(path: Place, parts: list[int], columns: Mapping[str, Kind], *, by: str = PART) -> pa.Table:
@@ -271,15 +271,15 @@ def batches_of_parts(path: Place, parts: list[int], columns: Mapping[str, Kind],
 def _stored(path: Place, parts: list[int], columns: Mapping[str, Kind], by: str) -> tuple[list[str], pa.Schema]:
     """Return the files of these parts, in the order of their rows, and the types in which the columns are stored."""
     with room():
-        there = storage.open_table(path)
-    files = _files_of(path, there, by)
+        there = opened.look(path)
+    files = files_of(path, there, by)
     if gone := [number for number in parts if number not in files]:
         raise Corrupt(
             f"part {gone[0]} of {path.name!r} is gone from {path}",
             remedy="restore the state folder from a backup, or add the data again with mode replace",
             values={"parts": gone},
         )
-    physical = {field.name: field.type for field in _schema(there)} if there is not None else {}
+    physical = {field.name: field.type for field in there.schema} if there is not None else {}
     schema = pa.schema([(name, physical.get(name, STORED[kind])) for name, kind in columns.items()])
     return [file for number in parts for file in files[number]], schema
 
@@ -308,11 +308,11 @@ def _as_kinds(table: pa.Table, columns: Mapping[str, Kind]) -> pa.Table:
 def read_quarantine(path: Place, versions: Iterable[int]) -> pa.Table:
     """Read the rows that these versions' additions kept out: values as text, with ``_version``, ``_row``, ``_rule`` and ``_reason``."""
     with room():
-        there = storage.open_table(path)
-    files = _files_of(path, there, VERSION)
+        there = opened.look(path)
+    files = files_of(path, there, VERSION)
     if there is None or not files:
         return pa.table({VERSION: pa.array([], pa.int64())})
-    columns: dict[str, Kind] = {field.name: "integer" if field.name == "_row" else "text" for field in _schema(there) if field.name != VERSION}
+    columns: dict[str, Kind] = {field.name: "integer" if field.name == "_row" else "text" for field in there.schema if field.name != VERSION}
     found = []
     for number in sorted(set(versions) & set(files)):
         rows = read_parts(path, [number], columns, by=VERSION)
@@ -333,10 +333,11 @@ def append_part(path: Place, table: pa.Table, number: int, *, by: str = PART) ->
     rows = table.append_column(by, pa.array(np.full(table.num_rows, number, dtype=np.int64)))
     try:
         with room():
-            there = storage.open_table(path)
-            if number in _files_of(path, there, by):
-                raise Conflict(f"part {number} of {path.name!r} was written by another writer meanwhile", remedy="repeat")
-            storage.write(path, there, rows, by=by, number=number, mode="append", schema_mode="merge" if there else None)
+            with opened.changing(path) as held:
+                if held is not None and number in files_of(path, held.state, by):
+                    raise Conflict(f"part {number} of {path.name!r} was written by another writer meanwhile", remedy="repeat")
+                there = held.table if held else None
+                storage.write(path, there, rows, by=by, number=number, mode="append", schema_mode="merge" if there else None)
             storage.sync(path, f"{by}={number}")
     except StorageFull:
         remove_leftovers(path, number, by)
@@ -352,10 +353,11 @@ def clean(path: Place, known: set[int], *, by: str = PART) -> list[int]:
     known : parts that the catalog knows; no other part may have a reader.
     """
     with room():
-        table = storage.open_table(path)
-        strays = sorted(set(_files_of(path, table, by)) - known)
-        if strays and table is not None:
-            table.delete(f"{by} IN ({', '.join(map(str, strays))})")
+        strays = sorted(set(part_files(path, by)) - known)
+        if strays:
+            with opened.changing(path) as held:
+                if held is not None:
+                    held.table.delete(f"{by} IN ({', '.join(map(str, strays))})")
         for name in storage.folders(path):
             column, _, number = name.partition("=")
             if column == by and number.isdigit() and int(number) not in known:
@@ -365,10 +367,10 @@ def clean(path: Place, known: set[int], *, by: str = PART) -> list[int]:
 
 def fitted(path: Place, table: pa.Table) -> pa.Table:
     """Bring rows to the types that the table stores; where a kind changed, the table is rewritten wider. Old versions read as before."""
-    there = storage.open_table(path)
+    there = opened.look(path)
     if there is None:
         return table
-    stored = {field.name: field.type for field in _schema(there)}
+    stored = {field.name: field.type for field in there.schema}
     clash = [name for name in table.column_names if stored.get(name, table.schema.field(name).type) != table.schema.field(name).type]
     # a column stored as text takes everything, so only the others call for a look at the old rows
     old = _everything(path) if any(not pa.types.is_string(stored[name]) for name in clash) else None
@@ -379,8 +381,10 @@ def fitted(path: Place, table: pa.Table) -> pa.Table:
         if rewritten is not None:
             rewritten = rewritten.set_column(rewritten.column_names.index(name), name, rewritten[name].cast(target))
     if rewritten is not None and old is not None and rewritten.schema != old.schema:
-        with room():
-            storage.write(path, there, rewritten, by=PART, mode="overwrite", schema_mode="overwrite")
+        with room(), opened.changing(path) as held:
+            if held is None or held.state.version != there.version:
+                raise Conflict(f"{path.name!r} was written to by another writer meanwhile", remedy="repeat")
+            storage.write(path, held.table, rewritten, by=PART, mode="overwrite", schema_mode="overwrite")
     return table
 
 
@@ -393,11 +397,11 @@ def _parquet(path: Place, files: list[str], schema: pa.Schema) -> pa.Table:
 
 def _everything(path: Place) -> pa.Table:
     """Read all parts, rows in their order, as they are stored."""
-    there = storage.open_table(path)
+    there = opened.look(path)
     assert there is not None  # the caller has looked
-    schema = pa.schema([field for field in _schema(there) if field.name != PART])
+    schema = pa.schema([field for field in there.schema if field.name != PART])
     found = []
-    for number, files in sorted(_files_of(path, there, PART).items()):
+    for number, files in sorted(files_of(path, there, PART).items()):
         rows = _parquet(path, files, schema)
         found.append(rows.append_column(PART, pa.array(np.full(rows.num_rows, number, dtype=np.int64))))
     return pa.concat_tables(found)
@@ -415,15 +419,11 @@ def _wider(stored: pa.ChunkedArray, added: pa.ChunkedArray) -> pa.DataType:
     return pa.string()
 
 
-def _schema(table: DeltaTable) -> pa.Schema:
-    return pa.schema(table.schema().to_arrow())
-
-
 def remove_leftovers(path: Place, number: int, by: str) -> None:
     """Remove the files of a part that did not come into the table, and the table where nothing did."""
     if number not in part_files(path, by):
         storage.remove(path, f"{by}={number}")
-    if storage.open_table(path) is None:
+    if opened.look(path) is None:
         storage.remove(path)
 
 
