@@ -6,6 +6,7 @@ whatever is killed when.
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
@@ -106,6 +107,9 @@ class PairKey(NamedTuple):
     day: str
 
 
+_AT_ONCE = 500  # days in one query
+
+
 def read_cursors(connection: sa.Connection, endpoint: str) -> Cursors:
     row = connection.execute(sa.select(cursors).where(cursors.c.endpoint == endpoint)).first()
     return Cursors(*row[1:]) if row else Cursors()
@@ -122,13 +126,9 @@ def move_cursors(connection: sa.Connection, endpoint: str, before: Cursors, afte
 
 def add_accuracy(connection: sa.Connection, endpoint: str, states: dict[AccuracyKey, DayState]) -> None:
     """Add sums to those that stand."""
-    for key, state in states.items():
-        where = sa.and_(accuracy.c.endpoint == endpoint, *(accuracy.c[name] == value for name, value in key._asdict().items()))
-        row = connection.execute(sa.select(accuracy.c.state).where(where)).first()
-        if row:
-            connection.execute(accuracy.update().where(where).values(state=live.encode(live.decode(row.state) + state)))
-        else:
-            connection.execute(accuracy.insert().values(endpoint=endpoint, **key._asdict(), state=live.encode(state)))
+    standing = _standing(connection, accuracy, endpoint, states)
+    added = {key: live.encode(live.decode(standing[key]) + state if key in standing else state) for key, state in states.items()}
+    _put(connection, accuracy, endpoint, standing, added)
 
 
 def read_accuracy(
@@ -145,14 +145,12 @@ def read_accuracy(
 
 def add_pairs(connection: sa.Connection, endpoint: str, states: dict[PairKey, PairState]) -> None:
     """Add sums of differences to those that stand."""
-    for key, state in states.items():
-        where = sa.and_(pairs.c.endpoint == endpoint, *(pairs.c[name] == value for name, value in key._asdict().items()))
-        row = connection.execute(sa.select(pairs.c.state).where(where)).first()
-        if row:
-            merged = np.frombuffer(row.state, np.float64).reshape(state.shape) + state
-            connection.execute(pairs.update().where(where).values(state=merged.tobytes()))
-        else:
-            connection.execute(pairs.insert().values(endpoint=endpoint, **key._asdict(), state=state.tobytes()))
+    standing = _standing(connection, pairs, endpoint, states)
+    _put(connection, pairs, endpoint, standing, {key: _differences(standing.get(key), state) for key, state in states.items()})
+
+
+def _differences(body: bytes | None, state: PairState) -> bytes:
+    return (state if body is None else np.frombuffer(body, np.float64).reshape(state.shape) + state).tobytes()
 
 
 def read_pairs(connection: sa.Connection, endpoint: str, one: str, other: str) -> dict[str, PairState]:
@@ -189,12 +187,42 @@ def read_pending(connection: sa.Connection, endpoint: str) -> dict[str, Any]:
 
 def change_pending(connection: sa.Connection, endpoint: str, *, found: list[str], waiting: list[tuple[str, Any, float]], older_than: float) -> None:
     """Take away what was found or is too old to ever be, and keep what waits."""
-    for start in range(0, len(found), 500):
-        connection.execute(pending.delete().where(pending.c.endpoint == endpoint, pending.c.id.in_(found[start : start + 500])))
+    if found:
+        mine = (pending.c.endpoint == endpoint, pending.c.id == sa.bindparam("found"))
+        connection.execute(pending.delete().where(*mine), [{"found": identity} for identity in found])
     connection.execute(pending.delete().where(pending.c.endpoint == endpoint, pending.c.received_at < older_than))
     if waiting:
         rows = [{"endpoint": endpoint, "id": key, "value": msgspec.json.encode(value), "received_at": at} for key, value, at in waiting]
         connection.execute(pending.insert(), rows)
+
+
+def _standing(connection: sa.Connection, table: sa.Table, endpoint: str, wanted: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], bytes]:
+    """Return the states that stand of the days of these keys."""
+    names = _key_of(table)
+    days = sorted({key[names.index("day")] for key in wanted})
+    query = sa.select(*(table.c[name] for name in names), table.c.state).where(table.c.endpoint == endpoint)
+    found: dict[tuple[str, ...], bytes] = {}
+    for start in range(0, len(days), _AT_ONCE):
+        for row in connection.execute(query.where(table.c.day.in_(days[start : start + _AT_ONCE]))):
+            found[tuple(row[:-1])] = row.state
+    return found
+
+
+def _put(connection: sa.Connection, table: sa.Table, endpoint: str, old: Container[tuple[str, ...]], states: Mapping[Any, bytes]) -> None:
+    """Write states by key, in two statements whatever their number; those of ``old`` are there."""
+    names = _key_of(table)
+    changed = [{f"old_{name}": value for name, value in zip(names, key, strict=True)} | {"new": states[key]} for key in states if key in old]
+    added = [dict(zip(names, key, strict=True)) | {"endpoint": endpoint, "state": states[key]} for key in states if key not in old]
+    if changed:
+        mine = [table.c.endpoint == endpoint, *(table.c[name] == sa.bindparam(f"old_{name}") for name in names)]
+        connection.execute(table.update().where(*mine).values(state=sa.bindparam("new")), changed)
+    if added:
+        connection.execute(table.insert(), added)
+
+
+def _key_of(table: sa.Table) -> list[str]:
+    """Return the columns of the key beside the endpoint, in the order of the keys."""
+    return [column.name for column in table.primary_key if column.name != "endpoint"]
 
 
 def open_alert(connection: sa.Connection, endpoint: str) -> Alert | None:
