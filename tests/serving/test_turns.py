@@ -16,6 +16,7 @@ import msgspec
 import pytest
 import serving_bundles as bundles
 
+from kaizenml.serving.connecting.heads import Head, Heads
 from kaizenml.serving.journaling import journal, records
 
 GOOD = bundles.GOOD
@@ -89,7 +90,41 @@ BODIES = {
 def test_the_short_way_answers_like_the_long_one(server, more):
     url, _, _ = server
     for what, body in BODIES.items():
-        assert _asked(url, _request(body, more)) == _asked(url, _request(body, more + ALONE)), what
+        alone = _asked(url, _request(body, more + ALONE))
+        assert _asked(url, _request(body, more)) == alone, what
+        assert _asked(url, _request(body, more)) == alone, f"{what}, its head known by now"
+
+
+def test_a_head_that_has_come_before_serves_bodies_of_its_own_length_that_come_whole_and_alone():
+    heads = Heads()
+    request = _request(BODIES["good"])
+    head = Head(b"/predict/shop", "/predict/shop", [], None, len(BODIES["good"]), True)
+    heads.learn(request + b"POST", head)  # not one whole request
+    assert heads.find(request) is None
+    heads.learn(request, head)
+    assert heads.find(request[: -len(BODIES["good"])] + b"x" * len(BODIES["good"])) is head
+    for other in (request[:-1], request * 2, request + b"x", request.replace(b"host: x", b"host: y"), _request(BODIES["rows"]), b"", b"\r\n\r\n"):
+        assert heads.find(other) is None, other
+
+
+def test_requests_on_one_connection_follow_one_another_with_known_heads_and_new_ones(server):
+    url, state, _ = server
+    before = sum(1 for _ in _written(state))
+    with _connected(url) as connection:
+        for number, more in enumerate([b"", b"", b"x-kaizen-arm: champion\r\n", b"", ALONE, b"", b"traceparent: 00-1\r\n", b"traceparent: 00-2\r\n"]):
+            body = json.dumps({"inputs": [GOOD], "unit": f"u{number}"}).encode()
+            request = _request(body, more)
+            parts = [request] if number != 3 else [request[:20], request[20:-9], request[-9:]]
+            for part in parts:
+                connection.sendall(part)
+                time.sleep(0.05 if len(parts) > 1 else 0.0)
+            assert _answer(connection)[0] == 200
+        connection.sendall(_request(BODIES["good"], b"connection: close\r\n"))
+        assert _answer(connection)[1]["connection"] == "close"
+        assert connection.recv(1) == b""
+    written = [*_written(state)][before:]
+    assert [record.unit for record in written] == [*(f"u{number}" for number in range(8)), None]
+    assert [record.trace for record in written][-3:] == ["00-1", "00-2", None]
 
 
 def test_requests_of_many_connections_in_one_turn_are_each_answered_and_written_down(server):

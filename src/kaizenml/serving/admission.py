@@ -62,8 +62,13 @@ class Admission:
         """How many requests wait or are under way."""
         return sum(self._waiting.values())
 
-    def arrive(self, scope: Any) -> None:
-        """Note that a request is there as a whole. Those that only look (health, metrics) are never refused."""
+    def arrive(self, scope: Any, at: float | None = None) -> None:
+        """Note that a request is there as a whole. Those that only look (health, metrics) are never refused.
+
+        Parameters
+        ----------
+        at : since when (``time.perf_counter``); default now.
+        """
         if scope["method"] != "POST":
             return
         path = scope["path"]
@@ -73,13 +78,21 @@ class Admission:
             return
         self._waiting[path] = waiting + 1
         scope[_PATH] = path
-        scope[ARRIVED] = time.perf_counter()
+        scope[ARRIVED] = time.perf_counter() if at is None else at
 
     def leave(self, scope: Any) -> None:
         """Note that a request is done with, however it ended."""
-        path = scope.pop(_PATH, None)
-        if path is None:
-            return
+        path = self.path_of(scope)
+        if path is not None:
+            self.left(path)
+
+    def path_of(self, scope: Any) -> str | None:
+        """Return the path under which a request is counted; the caller tells ``left`` when it is done with."""
+        path: str | None = scope.pop(_PATH, None)
+        return path
+
+    def left(self, path: str) -> None:
+        """Note that a request of this path is done with."""
         left = self._waiting[path] - 1
         if left:
             self._waiting[path] = left

@@ -12,6 +12,7 @@ import errno
 import itertools
 import logging
 import math
+import os
 import socket
 from collections.abc import MutableMapping
 from typing import Any
@@ -23,6 +24,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from kaizenml.errors import KaizenError
 from kaizenml.serving.admission import Admission, Bounds, Overloaded
 from kaizenml.serving.app import JSON
+from kaizenml.serving.connecting.heads import Head, Heads
 from kaizenml.serving.connecting.patience import BadRequest, HeadersTooLarge, Patient
 from kaizenml.serving.connecting.turns import Turns, Waiting
 from kaizenml.serving.headers import Headers
@@ -53,6 +55,11 @@ class Connection(Patient):
     taking : who took it in.
     """
 
+    # of a thousand connections each has left the processor's caches when its turn comes: what is looked at then lies together
+    __slots__ = (
+        "_asked_body", "_asked_scope", "_handle", "_head_begun", "_head_bytes", "_held", "_in_turn", "_parts", "_stays", "_taken", "_wishes",
+    )  # fmt: skip
+
     def __init__(self, taking: Taking) -> None:
         super().__init__(taking)
         self._head_bytes = 0
@@ -63,10 +70,21 @@ class Connection(Patient):
         self._parts: list[bytes] = []  # of a body that comes in parts
         self._held = 0  # bytes of memory that are set aside for it
         self._stays = True  # whether the connection stays open after the answer
+        self._wishes = True  # whether the client wants that
         self._in_turn = False  # whether an answer of ``turns`` is still to come
+        self._handle = -1  # of its socket
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self.scheme == "http":
+            self._handle = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         if self.deaf:
+            return
+        begins = not self.in_head and self.awaited in ("idle", "header")
+        if begins and self._is_known(data):
+            self.taking.turns.answer_many()
             return
         if self.awaited == "idle":
             self.wait_for("header", self.bounds.header_s)
@@ -89,6 +107,38 @@ class Connection(Patient):
             self._head_begun = False
             if self._head_bytes > self.bounds.header_bytes:
                 self.refuse(_too_many(self.bounds), "headers")
+        if self._in_turn:
+            if begins:
+                self._learn(data)
+            self.taking.turns.answer_many()
+
+    def _is_known(self, data: bytes) -> bool:
+        """Take a request whose head has come before; tell whether it was one."""
+        head = self.taking.heads.find(data)
+        if head is None or not self._may_take():
+            return False
+        endpoint = self.taking.turns.endpoint(head.url)
+        if endpoint is None:
+            return False
+        self._stays = head.stays and not self._takes_leave()
+        scope = {"type": "http", "method": "POST", "path": head.path, "headers": head.headers, "client": self.client}
+        self._ask(Waiting(self, scope, endpoint, None, head.pinned, data[len(data) - head.length :]))
+        return True
+
+    def _learn(self, data: bytes) -> None:
+        asked = self.taking.turns.newest
+        if asked is not None and asked.asker is self and asked.trace is None:  # which is another one each time
+            self.taking.heads.learn(data, Head(self.url, asked.scope["path"], self.headers, asked.pinned, len(asked.body), self._wishes))
+
+    def _may_take(self) -> bool:
+        """Tell whether a request may be answered in a turn: nothing is being answered otherwise, and an answer can leave."""
+        idle = self.cycle is None or self.cycle.response_complete
+        return idle and not self.flow.write_paused and not self.transport.is_closing() and not self.taking.proxied
+
+    def _ask(self, asked: Waiting) -> None:
+        self._in_turn = True
+        self.awaited, self.until = "answer", math.inf
+        self.taking.turns.add(asked)
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
         """Tell the transport whether to stay open: a client that has said all it wants still gets its answer."""
@@ -122,15 +172,14 @@ class Connection(Patient):
         self.in_head = False
         self.wait_for("body", self.bounds.body_s)
         if (
-            self.url.startswith(b"/predict/") and self.parser.get_method() == b"POST" and not self.expect_100_continue
-            and (self.cycle is None or self.cycle.response_complete) and not self.flow.write_paused and not self.transport.is_closing()
-            and not self.taking.proxied
+            self.url.startswith(b"/predict/") and self.parser.get_method() == b"POST" and not self.expect_100_continue and self._may_take()
         ):  # fmt: skip
             self._asked_scope = {"type": "http", "method": "POST", "path": self.url.decode("latin-1"), "headers": self.headers, "client": self.client}
             self._taken = self.taking.turns.takes(self._asked_scope, self.url)
             if self._taken is not None:
                 self._asked_body = b""
-                self._stays = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0" and not self._takes_leave()
+                self._wishes = self.parser.should_keep_alive() and self.parser.get_http_version() != "1.0"
+                self._stays = self._wishes and not self._takes_leave()
                 return
         self._begin()
 
@@ -183,9 +232,8 @@ class Connection(Patient):
             if self._held:
                 self._asked_body = b"".join(self._parts)
                 self._let_go()
-            self._taken, self._in_turn = None, True
-            self.awaited, self.until = "answer", math.inf
-            self.taking.turns.add(Waiting(self, self._asked_scope, endpoint, trace, pinned, self._asked_body))
+            self._taken = None
+            self._ask(Waiting(self, self._asked_scope, endpoint, trace, pinned, self._asked_body))
             return
         super().on_message_complete()
         if not self.cycle.response_complete:
@@ -198,7 +246,7 @@ class Connection(Patient):
         """Send the answer to a request that ``turns`` took."""
         self._in_turn = False
         if status == 200 and self._stays:
-            self.transport.write(b"%bcontent-length: %d\r\n\r\n%b" % (self.taking.head, len(body), body))
+            self._write(b"%bcontent-length: %d\r\n\r\n%b" % (self.taking.head, len(body), body))
         else:
             self._stays = self._stays and (b"connection", b"close") not in headers
             lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers) if header[0] != b"connection"]
@@ -208,6 +256,19 @@ class Connection(Patient):
             self.transport.close()
         self.server_state.total_requests += 1
         self.go_on(scope)
+
+    def _write(self, data: bytes) -> None:
+        """Write at once what the transport would write when all has been read."""
+        transport = self.transport
+        if self._handle >= 0 and not transport.get_write_buffer_size() and not transport.is_closing():
+            try:
+                written = os.write(self._handle, data)
+            except OSError:  # no room, or nobody reads it: the transport knows what to do
+                written = 0
+            if written == len(data):
+                return
+            data = data[written:]
+        transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._held:
@@ -251,6 +312,7 @@ class Taking:
         self._opening: set[asyncio.Task[Any]] = set()
         self._reading = False
         self._ended = False
+        self.heads = Heads()
         self._turns = itertools.count(1)
         self._general: list[tuple[bytes, bytes]] | None = None
         self._head = b""

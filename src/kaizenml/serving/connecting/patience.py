@@ -50,6 +50,8 @@ class Patient(HttpToolsProtocol):
     taking : who took it in.
     """
 
+    __slots__ = ("_running", "admission", "awaited", "bounds", "deaf", "gone", "in_head", "taken_until", "taking", "until")
+
     def __init__(self, taking: Taking) -> None:
         super().__init__(taking.config, taking.server_state, taking.app_state)
         self.taking = taking

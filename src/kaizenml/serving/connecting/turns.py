@@ -1,9 +1,9 @@
 """Requests for predictions that come in one turn of the event loop are answered together. Hot path.
 
 Most requests ask one endpoint for a few rows, and their bodies come whole. For such a request ASGI's task and messages cost about as
-much as the model. So a connection hands it over here as it is. When everything that had come is read, each is decided in its turn,
-one write takes all their records to the journal, and only then do the answers leave. What is unlike that goes through ``App``, which
-answers the same to the same.
+much as the model. So a connection hands it over here as it is. When everything that had come is read, or when many wait, each is decided
+in its turn, one write takes all their records to the journal, and only then do the answers leave. What is unlike that goes through ``App``,
+which answers the same to the same.
 """
 
 from __future__ import annotations
@@ -72,10 +72,13 @@ class Turns:
         self._app = app
         self._engine = app.engine
         self._waiting: list[Waiting] = []
+        self._size = 0  # bytes of bodies that wait
+        self._begun: float | None = None  # when the turn began; None: nothing has come in it yet
+        self._answered: list[str] = []  # in this turn, by path
 
     def takes(self, scope: Scope, url: bytes) -> tuple[str, str | None, str | None] | None:
         """Return the endpoint, the caller's trace id, and the arm asked for, of a POST that can be answered here; None: let ``App`` answer."""
-        endpoint = self._engine.routing.paths.get(url)
+        endpoint = self.endpoint(url)
         if endpoint is None:
             return None
         try:
@@ -84,29 +87,51 @@ class Turns:
             return None
         return None if tabular else (endpoint, trace, pinned)
 
+    def endpoint(self, url: bytes) -> str | None:
+        """Return the endpoint of a path as it stands in a request; None: there is none."""
+        return self._engine.routing.paths.get(url)
+
+    @property
+    def newest(self) -> Waiting | None:
+        """The one that came last, where it still waits."""
+        return self._waiting[-1] if self._waiting else None
+
     def add(self, waiting: Waiting) -> None:
         """Answer a request in this turn."""
-        self._app.admission.arrive(waiting.scope)
-        if not self._waiting:
-            asyncio.get_running_loop().call_soon(self.answer)
+        if self._begun is None:
+            self._begun = time.perf_counter()
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        # all that are read in one turn were there when it began, and waited since
+        self._app.admission.arrive(waiting.scope, self._begun)
         self._waiting.append(waiting)
+        self._size += len(waiting.body)
+
+    def answer_many(self) -> None:
+        """Answer those that wait where they are many, in the order in which they came."""
+        if self._size >= _BYTES or len(self._waiting) >= _TOGETHER:
+            self._answer()
 
     def answer(self) -> None:
         """Answer those that wait, in the order in which they came."""
-        waiting, self._waiting = self._waiting, []
-        together: list[Waiting] = []
-        size = 0
-        for one in waiting:
-            together.append(one)
-            size += len(one.body)
-            if size >= _BYTES or len(together) == _TOGETHER:
-                self._answer(together)
-                together, size = [], 0
-        if together:
-            self._answer(together)
-        self._app.wake_shadows()
+        if self._waiting:
+            self._answer()
+            self._leave()  # who sends some ahead on one connection has one that waits
 
-    def _answer(self, waiting: list[Waiting]) -> None:
+    def _end_turn(self) -> None:
+        self._begun = None
+        try:
+            if self._waiting:
+                self._answer()
+        finally:
+            self._leave()
+
+    def _leave(self) -> None:
+        answered, self._answered = self._answered, []
+        for path in answered:
+            self._app.admission.left(path)
+
+    def _answer(self) -> None:
+        waiting, self._waiting, self._size = self._waiting, [], 0
         counters = self._app.counters
         counters.add(IN_FLIGHT, len(waiting))
         try:
@@ -117,8 +142,9 @@ class Turns:
                 self._end(decided, journaled)
         finally:
             counters.add(IN_FLIGHT, -len(waiting))
-            for one in waiting:
-                self._app.admission.leave(one.scope)
+            # each counts as waiting until the turn ends: those that are read after it were there before it was answered
+            self._answered += [path for one in waiting if (path := self._app.admission.path_of(one.scope)) is not None]
+        self._app.wake_shadows()
 
     def _decide(self, waiting: Waiting) -> _Decided:
         start, app, engine = time.perf_counter(), self._app, self._engine
