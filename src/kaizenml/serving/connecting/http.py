@@ -12,7 +12,6 @@ import errno
 import itertools
 import logging
 import math
-import os
 import socket
 from collections.abc import MutableMapping
 from typing import Any
@@ -57,7 +56,7 @@ class Connection(Patient):
 
     # of a thousand connections each has left the processor's caches when its turn comes: what is looked at then lies together
     __slots__ = (
-        "_asked_body", "_asked_scope", "_handle", "_head_begun", "_head_bytes", "_held", "_in_turn", "_parts", "_stays", "_taken", "_wishes",
+        "_asked_body", "_asked_scope", "_head_begun", "_head_bytes", "_held", "_in_turn", "_parts", "_stays", "_taken", "_wishes",
     )  # fmt: skip
 
     def __init__(self, taking: Taking) -> None:
@@ -72,12 +71,6 @@ class Connection(Patient):
         self._stays = True  # whether the connection stays open after the answer
         self._wishes = True  # whether the client wants that
         self._in_turn = False  # whether an answer of ``turns`` is still to come
-        self._handle = -1  # of its socket
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        if self.scheme == "http":
-            self._handle = transport.get_extra_info("socket").fileno()
 
     def data_received(self, data: bytes) -> None:
         if self.deaf:
@@ -246,7 +239,7 @@ class Connection(Patient):
         """Send the answer to a request that ``turns`` took."""
         self._in_turn = False
         if status == 200 and self._stays:
-            self._write(b"%bcontent-length: %d\r\n\r\n%b" % (self.taking.head, len(body), body))
+            self.write(b"%bcontent-length: %d\r\n\r\n%b" % (self.taking.head, len(body), body))
         else:
             self._stays = self._stays and (b"connection", b"close") not in headers
             lines = [b"%b: %b\r\n" % header for header in (*self.server_state.default_headers, *headers) if header[0] != b"connection"]
@@ -256,19 +249,6 @@ class Connection(Patient):
             self.transport.close()
         self.server_state.total_requests += 1
         self.go_on(scope)
-
-    def _write(self, data: bytes) -> None:
-        """Write at once what the transport would write when all has been read."""
-        transport = self.transport
-        if self._handle >= 0 and not transport.get_write_buffer_size() and not transport.is_closing():
-            try:
-                written = os.write(self._handle, data)
-            except OSError:  # no room, or nobody reads it: the transport knows what to do
-                written = 0
-            if written == len(data):
-                return
-            data = data[written:]
-        transport.write(data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._held:

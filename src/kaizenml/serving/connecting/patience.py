@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, cast
 
@@ -50,7 +51,7 @@ class Patient(HttpToolsProtocol):
     taking : who took it in.
     """
 
-    __slots__ = ("_running", "admission", "awaited", "bounds", "deaf", "gone", "in_head", "taken_until", "taking", "until")
+    __slots__ = ("_handle", "_running", "admission", "awaited", "bounds", "deaf", "gone", "in_head", "taken_until", "taking", "until")
 
     def __init__(self, taking: Taking) -> None:
         super().__init__(taking.config, taking.server_state, taking.app_state)
@@ -63,6 +64,7 @@ class Patient(HttpToolsProtocol):
         """What comes next: header, body, answer (ours, whenever it is there), idle, held, gone."""
         self.taken_until = math.inf
         """When it is too late with taking what was sent to it."""
+        self._handle = -1  # of its socket, where what is written goes out as it is
         self._running: RequestResponseCycle | None = None  # ``cycle`` is the one that came last
         self.deaf = False
         """Whether what still comes is thrown away, so that the last answer is not lost to a reset."""
@@ -73,6 +75,8 @@ class Patient(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        if self.scheme == "http":
+            self._handle = transport.get_extra_info("socket").fileno()
         self.wait_for("header", self.bounds.header_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -106,6 +110,19 @@ class Patient(HttpToolsProtocol):
             self.wait_for("held", RETRY_S)
         else:
             self.rest()
+
+    def write(self, data: bytes) -> None:
+        """Write at once what the transport would write when all has been read."""
+        transport = self.transport
+        if self._handle >= 0 and not transport.get_write_buffer_size() and not transport.is_closing():
+            try:
+                written = os.write(self._handle, data)
+            except OSError:  # no room, or nobody reads it: the transport knows what to do
+                written = 0
+            if written == len(data):
+                return
+            data = data[written:]
+        transport.write(data)
 
     def pause_writing(self) -> None:
         super().pause_writing()
