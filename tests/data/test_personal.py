@@ -10,6 +10,7 @@ import pytest
 from kaizenml.context import Context
 from kaizenml.data import contract_file, keys, operations, tables
 from kaizenml.data.dataset import Column, Contract, Personal
+from kaizenml.data.intake import files
 from kaizenml.data.people import personal
 from kaizenml.errors import Conflict, ContractBroken, Corrupt, InvalidData, InvalidSettings
 from kaizenml.project import open_project
@@ -257,6 +258,36 @@ def test_check_says_what_is_found_and_what_nobody_has_decided(ctx: Context) -> N
     learnt = operations.check(ctx, "others", table=CUSTOMERS)
     assert learnt.undecided == {}
     assert set(personal.decisions(learnt.contract)) == set(CUSTOMERS.column_names) - {"spent"}
+
+
+def test_what_tells_of_persons_only_in_a_later_addition_asks_for_a_decision_until_there_is_one(ctx: Context) -> None:
+    operations.add(ctx, "calls", table=pa.table({"contact": ["desk 1", "desk 2", "desk 3"], "n": [1, 2, 3]}))
+    version = operations.add(ctx, "calls", table=pa.table({"contact": [f"zoe{n}@quastenberg.org" for n in range(50)], "n": range(50)}))
+    asked = "email (100 % of its values are e-mail addresses); decide: kaizen data protect calls --decision drop|pseudonym|keep --column contact"
+    assert version.undecided == {"contact": asked}
+    assert "quastenberg" not in str(version.profile), "it is shown nowhere until somebody says that it may be"
+    later = operations.add(ctx, "calls", table=pa.table({"contact": ["desk 4"], "n": [4]}))
+    assert later.undecided == version.undecided
+    path = contract_file.path_of(ctx.root, "calls")
+    kept = 'name = "contact"\npersonal = {kind = "email", decision = "keep", reason = "x", by = "a"}\n'
+    path.write_text(path.read_text().replace('name = "contact"\n', kept))
+    assert operations.add(ctx, "calls", table=pa.table({"contact": ["desk 5"], "n": [5]})).undecided == {}
+
+
+def test_what_tells_of_persons_only_in_a_later_piece_is_hidden_from_the_first_row_on(ctx: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = pa.table({"contact": [f"desk {n}" for n in range(50)] + [f"zoe{n}@quastenberg.org" for n in range(150)], "n": range(200)})
+
+    def stream() -> pa.RecordBatchReader:
+        return pa.RecordBatchReader.from_batches(rows.schema, rows.to_batches(max_chunksize=10))
+
+    monkeypatch.setattr(files, "_PIECE_BYTES", 200)
+    version = operations.add(ctx, "calls", table=stream())
+    assert version.personal == {"contact": "drop"}
+    assert traces(ctx.root, "quastenberg") == []
+    operations.add(ctx, "others", table=rows.slice(0, 50))
+    asked = operations.add(ctx, "others", table=stream())
+    assert set(asked.undecided) == {"contact"}, "a contract that stands is not changed behind anybody's back"
+    assert "quastenberg" not in str(asked.profile)
 
 
 @pytest.mark.parametrize("key", ["customer_email", "first_name"])

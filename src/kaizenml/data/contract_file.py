@@ -119,8 +119,9 @@ def _unwritable(path: Path, error: OSError) -> KaizenError:
 
 
 def _edited(text: str, old: Contract, new: Contract) -> str | None:
-    """Change kinds in place and append new columns; None when the result would not read as ``new``."""
+    """Change kinds and decisions in place and append new columns; None when the result would not read as ``new``."""
     kinds = {column.name: column.kind for column in old.columns}
+    decided = {column.name: column.personal for column in old.columns}
     for column in new.columns:
         if column.name not in kinds:
             text = text.rstrip("\n") + "\n" + _block(column)
@@ -130,10 +131,27 @@ def _edited(text: str, old: Contract, new: Contract) -> str | None:
             found = block.search(text)
             if found:
                 text = f'{text[: found.start()]}{found[1]}"{column.kind}"{text[found.end() :]}'
+        if column.name in kinds and column.personal is not None and decided[column.name] != column.personal:
+            text = _with_decision(text, column)
     try:
         return text if parse(text) == new else None
     except InvalidData:
         return None
+
+
+def _with_decision(text: str, column: Column) -> str:
+    """Write a column's decision over the one that it has, or below its kind."""
+    line = f"personal = {_value(msgspec.to_builtins(column.personal))}"
+    head = re.search(rf"^name\s*=\s*{re.escape(_value(column.name))}[^\n]*$", text, flags=re.MULTILINE)
+    if head is None:
+        return text
+    end = text.find("\n[", head.end())
+    block = text[head.start() : end if end >= 0 else len(text)]
+    if re.search(r"^personal\s*=", block, flags=re.MULTILINE):
+        changed = re.sub(r"^personal\s*=\s*\{[^\n]*\}", lambda _: line, block, flags=re.MULTILINE)
+    else:
+        changed = re.sub(r"^(kind\s*=[^\n]*)$", lambda found: f"{found[1]}\n{line}", block, count=1, flags=re.MULTILINE)
+    return text.replace(block, changed, 1)
 
 
 def _block(column: Column) -> str:

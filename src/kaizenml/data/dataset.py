@@ -193,6 +193,7 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     warnings: dict[str, int] = {}  # rules of severity `warn` that this addition broke, with how many rows
     contract: Contract | None = None  # as it stood when the rows came; None in versions made before it was kept
     suspicions: list[Suspicion] = []  # sources of this addition that stand out from the others
+    undecided: dict[str, str] = {}  # columns without a decision that look as if they told of persons, why, and how one is made
 
     @property
     def ref(self) -> str:

@@ -16,9 +16,9 @@ from kaizenml.errors import Corrupt
 
 
 class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
-    """One forgetting that changed something, as a link from the hash before to the hash after."""
+    """One forgetting that changed something, or one decision on personal columns, as a link from the hash before to the hash after."""
 
-    number: int  # of the forgetting
+    number: int  # of the forgetting, from 1; of a decision that was carried out on rows that were there, from -1 down
     at: float
     rows: int  # that went
     before: str

@@ -137,6 +137,7 @@ class _Reading:
 
     def __init__(self, ctx: Context, asked: Asked, onto: Onto, learnt: _Learnt, writers: Writers | None) -> None:
         self._ctx, self._asked, self._onto, self._learnt, self._writers = ctx, asked, onto, learnt, writers
+        self._pieces = 0
         self._again = False  # rows that were written would now be read otherwise
         self._so_far = rules.SoFar()
         self._hash = PartHash()
@@ -220,8 +221,7 @@ class _Reading:
 
     def _take(self, found: Found, rows: pa.Table, checked: rules.Checked) -> None:
         """Count what a piece had, describe it, and write it."""
-        if not self._so_far.rows and not self._asked.stored:
-            found.undecided = personal.undecided(checked.contract, rows)
+        self._look_for_persons(found, checked.contract, rows)
         self._so_far.rows += rows.num_rows
         found.count(checked, rows.num_rows)
         if self._again:
@@ -231,6 +231,24 @@ class _Reading:
             self._hash.add(checked.good)
             self._writers.good.add(checked.good)
             self._writers.bad.add(checked.bad)
+
+    def _look_for_persons(self, found: Found, contract: Contract, rows: pa.Table) -> None:
+        """Look at columns without a decision: those of the contract are told; for those that are learnt with these rows one is proposed.
+
+        Of many pieces the first, second, fourth, eighth ... are looked at, so that what it costs stays small beside the reading.
+        """
+        self._pieces += 1
+        if self._asked.stored or self._pieces & (self._pieces - 1):
+            return
+        seen = personal.undecided(contract, rows)
+        found.undecided |= {name: why for name, why in seen.items() if name in self._learnt.fixed}
+        fresh = seen.keys() - self._learnt.fixed
+        if fresh and self._learnt.contract is not None:
+            used = personal.roles(self._ctx, self._asked.name)
+            contract = personal.proposed(self._learnt.contract, rows, used=used, actor=self._ctx.actor, only=fresh)
+            self._learnt.contract = personal.as_stored(contract)
+            self._learnt.changes += personal.told(contract, fresh)
+            self._again = True
 
     def _finish(self, found: Found, *, whole: bool) -> None:
         learnt = self._learnt

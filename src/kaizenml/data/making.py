@@ -169,9 +169,13 @@ def next_version(
     """Return the version that the rows which were found make, on top of ``onto``."""
     decided = personal.decisions(found.contract)
     columns = {column.name: column.kind for column in found.contract.columns if column.name not in personal.dropped(found.contract)}
-    described = found.profile
+    before_undecided = onto.undecided if onto is not None else {}
+    undecided = {column: said for column, said in before_undecided.items() if column in columns and column not in decided}
+    decide = f"decide: kaizen data protect {name} --decision drop|pseudonym|keep --column"
+    undecided |= {column: f"{why}; {decide} {column}" for column, why in found.undecided.items()}
+    described = without_values(found.profile, undecided)  # shown nowhere, until somebody says that they may be
     if onto is not None:
-        before_them = without_values({name: entry for name, entry in onto.profile.items() if name in columns}, decided)
+        before_them = without_values({name: entry for name, entry in onto.profile.items() if name in columns}, [*decided, *undecided])
         described = merge(before_them, onto.rows, described, found.good)
     before = onto.parts if onto else []
     return DatasetVersion(
@@ -190,6 +194,7 @@ def next_version(
         key_print=found.keys.fingerprint if found.keys else "",
         warnings=dict(found.warnings),
         contract=found.contract,
+        undecided=undecided,
     )
 
 

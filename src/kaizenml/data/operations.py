@@ -19,7 +19,7 @@ from kaizenml.data.ingest import Asked, Progress
 from kaizenml.data.intake import opening
 from kaizenml.data.intake.incoming import Incoming, Piece
 from kaizenml.data.kinds import SOURCE, VERSION
-from kaizenml.data.people import personal
+from kaizenml.data.people import held, personal
 from kaizenml.errors import NotFound, UsageError
 from kaizenml.refs import check_name
 
@@ -50,6 +50,7 @@ class Check(msgspec.Struct, frozen=True, kw_only=True):
     contract: Contract  # as it would be, with a decision for each column that tells of persons
     warnings: dict[str, int] = {}  # rules of severity `warn` that are broken, with how many rows
     undecided: dict[str, str] = {}  # columns without a decision that look as if they told of persons, and why
+    held: dict[str, str] = {}  # personal columns that versions hold in another form than decided, and the command for it
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -284,7 +285,11 @@ def verify(ctx: Context, dataset: str) -> Verified:
     """
     found = tables.verify(ctx, dataset)
     gone = sum(link.rows for link in found.forgotten)
-    said = f"{found.ref} is whole" + (f"; {gone:,} {'row' if gone == 1 else 'rows'} forgotten since" if found.forgotten else "")
+    said = f"{found.ref} is whole"
+    if any(link.number > 0 for link in found.forgotten):
+        said += f"; {gone:,} {'row' if gone == 1 else 'rows'} forgotten since"
+    if any(link.number < 0 for link in found.forgotten):
+        said += "; personal columns hidden since"
     return Verified(version=found.ref, rows=found.rows, hash=found.hash, forgotten=gone, said=said)
 
 
@@ -353,7 +358,15 @@ def check(ctx: Context, name: str, source: str | None = None, *, table: pa.Table
         contract=found.contract,
         warnings=dict(found.warnings),
         undecided=found.undecided,
+        held=held_otherwise(ctx, dataset) if dataset is not None else {},
     )
+
+
+def held_otherwise(ctx: Context, dataset: Dataset) -> dict[str, str]:
+    """Say which versions hold personal columns in another form than the contract's file asks for."""
+    promise = contract_file.read(contract_file.path_of(ctx.root, dataset.name)) or dataset.contract
+    with ctx.catalog.read() as connection:
+        return held.told(promise, store.versions(connection, dataset.name))
 
 
 def quarantine(ctx: Context, dataset: str, *, limit: int = 20) -> Quarantine:

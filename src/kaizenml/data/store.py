@@ -192,9 +192,9 @@ def add_decided(connection: sa.Connection, decided: Decided) -> None:
 
 
 def renew(connection: sa.Connection, version: DatasetVersion, part: Part) -> None:
-    """Write a version and its part anew after rows were forgotten; nothing else ever changes a version."""
+    """Write a version and its part anew after rows were forgotten, or a personal column was hidden; nothing else ever changes a version."""
     t = dataset_versions.c
-    values = {"part_hash": part.hash, "body": msgspec.json.encode(version)}
+    values = {"part_hash": part.hash, "part_columns": msgspec.json.encode(part.columns), "body": msgspec.json.encode(version)}
     connection.execute(dataset_versions.update().where(t.dataset == version.dataset, t.number == version.number).values(**values))
 
 

@@ -52,6 +52,7 @@ class Shown(msgspec.Struct, frozen=True, kw_only=True):
     made_by: str | None = None  # who added it; None: the record does not say
     why: str = ""
     used_by: Uses = Uses()
+    held: dict[str, str] = {}  # personal columns that versions hold in another form than decided, how many, and the command for it
     unused: list[str] = []  # columns that nothing reads: collect less, leave them out or decide drop in the contract
 
 
@@ -81,7 +82,7 @@ def show(ctx: Context, dataset: str) -> Shown:
     return Shown(
         dataset=found.dataset, version=found.version, quarantined=found.quarantined, made_by=made.actor if made else None,
         why=made.why if made else "", used_by=of_version(ctx, found.version),
-        unused=collecting.unused(ctx, found.dataset, found.version),
+        held=data.held_otherwise(ctx, found.dataset), unused=collecting.unused(ctx, found.dataset, found.version),
     )  # fmt: skip
 
 

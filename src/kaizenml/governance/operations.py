@@ -11,8 +11,10 @@ import msgspec
 from kaizenml.context import Context
 from kaizenml.data import exclusions as kept
 from kaizenml.data import keys as project_keys
+from kaizenml.data import store, tables
 from kaizenml.data.exclusions import Exclusion
-from kaizenml.errors import NotFound
+from kaizenml.errors import NotFound, UsageError
+from kaizenml.governance import protecting
 from kaizenml.governance.cutting_off import cutting
 from kaizenml.governance.cutting_off import picture as drawing
 from kaizenml.governance.cutting_off import radius as following
@@ -20,8 +22,9 @@ from kaizenml.governance.cutting_off.radius import Radius
 from kaizenml.governance.forgetting import asking, certificate
 from kaizenml.governance.forgetting import subject as subjects
 from kaizenml.governance.forgetting.asking import Decision, Forgetting
+from kaizenml.governance.protecting import Protected
 
-__all__ = ["decide", "exclude", "exclusions", "forget", "forgotten", "include", "radius"]
+__all__ = ["decide", "exclude", "exclusions", "forget", "forgotten", "include", "protect", "radius"]
 
 
 def exclude(
@@ -268,3 +271,44 @@ def decide(ctx: Context, release: str, *, decision: Literal["retrain", "keep"], 
     kaizen data decide shop@3 --decision keep --why "one row of 40,000; replaced on Friday"
     """
     return asking.settle(ctx, release, decision, why)
+
+
+def protect(
+    ctx: Context, dataset: str, *, column: str | None = None, decision: Literal["drop", "pseudonym", "encrypt", "keep"] | None = None, why: str = ""
+) -> Protected:
+    """Hide a column that tells of persons as decided, in every version and in the quarantine, for good.
+
+    With ``column`` and ``decision`` the decision is written to the contract's file first; without, what the file says is carried out on the
+    rows that are there. Versions stay readable, and releases that have pinned one still resolve: the old hash is linked to the new one by
+    a signed record. Repeating it is harmless.
+
+    Parameters
+    ----------
+    dataset : its name.
+    column : on which is decided; left out, all whose decision the contract's file has.
+    decision : ``drop`` (nothing of it stays), ``pseudonym``, ``encrypt``, or ``keep`` for a reason.
+    why : the reason, for the record and the contract.
+
+    Returns
+    -------
+    What was rewritten, and what holds values of the column besides.
+
+    Raises
+    ------
+    NotFound : no such dataset or column.
+    UsageError : a column without a decision or the other way round; to keep without a reason.
+    InvalidData : a decision that the column's role does not allow.
+    Conflict : a version holds the column in a form from which the values cannot be brought back.
+
+    Examples
+    --------
+    kaizen data protect customers --column email --decision pseudonym --why "only to join"
+    """
+    if (column is None) != (decision is None):
+        raise UsageError("a column and its decision go together", remedy="--column email --decision drop", values={"column": column})
+    with ctx.catalog.read() as connection:
+        found = store.find(connection, dataset)
+    if found is None:
+        tables.version(ctx, dataset)  # names the nearest
+        raise NotFound(f"there is no dataset {dataset!r}", remedy="kaizen data list")
+    return protecting.protect(ctx, found, column, decision, why)

@@ -158,7 +158,7 @@ def check_same(contract: Contract, onto: DatasetVersion) -> None:
             forms = {"keep": "as they are", "pseudonym": "as pseudonyms", "encrypt": "encrypted"}
             raise ContractBroken(
                 f"column {column.name!r} is decided {now}, while {onto.ref} holds its values {forms[before]}: they would not match each other",
-                remedy="add all rows again with mode replace, or set the decision back in the contract's file",
+                remedy=f"kaizen data protect {onto.dataset} hides the rows that are there likewise; or set the decision back in the contract's file",
                 values={"column": column.name, "before": before, "now": now},
             )
 

@@ -112,24 +112,40 @@ def purge(ctx: Context, dataset: Dataset, wish: Wish, keys: Keys, save: Callable
                 theirs = expression(ctx, dataset, forms, rewriting.types_of(there))
                 rewriting.take_out(at, by, files, theirs, keep_empty=by == PART)
         if wish.parts.get(dataset.name):
-            _renew(ctx, dataset.name, set(wish.parts[dataset.name]), wish, keys)
+            renew(ctx, dataset.name, set(wish.parts[dataset.name]), keys, link=(wish.number, wish.asked_at))
         rewriting.scrub(place)
         rewriting.scrub(aside)
 
 
-def _renew(ctx: Context, name: str, touched: set[int], wish: Wish, keys: Keys) -> None:
-    """Write rows, hash and profile of every version that lost rows as they are now, each linked to its old hash."""
+def renew(
+    ctx: Context, name: str, touched: set[int], keys: Keys, *, link: tuple[int, float],
+    edited: Callable[[DatasetVersion], DatasetVersion] = lambda version: version,
+) -> list[str]:  # fmt: skip
+    """Write rows, hash and profile of every version whose parts were rewritten as they are now, each linked to its old hash.
+
+    Parameters
+    ----------
+    touched : the parts.
+    link : the number and the time of what was done, for the links.
+    edited : returns a version with what else is different now; columns that it leaves out are in no part any more.
+
+    Returns
+    -------
+    The versions that have another hash now.
+    """
     at = tables.folder(ctx, name)
     with ctx.catalog.read() as connection:
-        versions = {each.number: each for each in store.versions(connection, name)}
+        before = {each.number: each for each in store.versions(connection, name)}
         parts = store.parts(connection, name)
+    versions = {number: edited(version) for number, version in before.items()}
     there = storage.open_table(at)
     assert there is not None  # it has parts
     rows = _rows_of(there)
     for number in touched & parts.keys():
-        kinds = tables.kinds_of(versions[number], parts[number].columns)
+        columns = [column for column in parts[number].columns if column == SOURCE or column in versions[number].columns]
+        kinds = tables.kinds_of(versions[number], columns)
         found = tables.part_hash(at, number, kinds, blocks=hashing.in_blocks(parts[number].hash))
-        parts[number] = store.Part(number, found, parts[number].columns)
+        parts[number] = store.Part(number, found, columns)
     first = _first_source(ctx, name)
     renewed: dict[int, DatasetVersion] = {}
     for number, version in sorted(versions.items()):
@@ -146,7 +162,7 @@ def _renew(ctx: Context, name: str, touched: set[int], wish: Wish, keys: Keys) -
         )
         if now.hash != version.hash:
             links = forgotten.extended(
-                version.forgotten, keys, f"dataset {version.ref}", number=wish.number, at=wish.asked_at, rows=version.rows - now.rows,
+                version.forgotten, keys, f"dataset {version.ref}", number=link[0], at=link[1], rows=version.rows - now.rows,
                 before=version.hash, after=now.hash,
             )  # fmt: skip
             now = msgspec.structs.replace(now, forgotten=links)
@@ -154,11 +170,12 @@ def _renew(ctx: Context, name: str, touched: set[int], wish: Wish, keys: Keys) -
     with ctx.catalog.write() as connection:
         for number, version in renewed.items():
             store.renew(connection, version, parts[number])
+    return [version.ref for number, version in renewed.items() if version.hash != before[number].hash]
 
 
 def _described(at: Place, version: DatasetVersion, base: DatasetVersion | None, rows: int) -> dict[str, Any]:
     """Return the profile of a version: of the version that it was added to, merged with that of its own part."""
-    hidden = version.personal
+    hidden = [*version.personal, *version.undecided]
     parts, kinds = [version.number], version.columns
     own: dict[str, Any] = {}
     seen = 0

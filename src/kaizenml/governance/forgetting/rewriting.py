@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.fs
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
+from deltalake import DeltaTable, Schema
 from deltalake.transaction import AddAction, RemoveAction
 
 from kaizenml.data import storage
@@ -108,6 +108,61 @@ def take_out(
         else:
             disk.delete_file(fresh)
     table.create_write_transaction(actions, mode="append", schema=table.schema(), partition_by=[by])
+
+
+def change(at: Place, by: str, columns: set[str], changed: Callable[[pa.Table], pa.Table]) -> int:
+    """Replace the files that hold one of the columns by such with changed rows; return how many rows these have.
+
+    Parameters
+    ----------
+    changed : is given some rows at a time, and returns as many. Where it gives a column another type, every file of the table is written
+        anew with that type, in one commit.
+    """
+    table = storage.open_table(at)
+    if table is None:
+        return 0
+    disk, schema = _filesystem(at), plain(pa.schema(table.schema().to_arrow()))
+    every = live(table, by)
+    held = {path: _schema_of(disk, path) for path, _ in every}
+    after = {path: changed(found.empty_table()).schema for path, found in held.items() if columns & set(found.names)}
+    types = {field.name: field.type for each in after.values() for field in each}
+    target = pa.schema([field.with_type(types.get(field.name, field.type)) for field in schema])
+    whole, rows = target != schema, 0
+    actions: list[Any] = []
+    for path, partition in every if after else []:
+        if path not in after and not whole:
+            continue
+        fresh = _OURS.sub("", path).removesuffix(".parquet") + f"-f{secrets.token_hex(4)}.parquet"
+        names = after.get(path, held[path]).names
+        count = _changed(disk, (path, fresh), pa.schema([field for field in target if field.name in names]), changed if path in after else None)
+        rows += count if path in after else 0
+        actions += [] if whole else [RemoveAction(path, True, 1)]
+        actions.append(AddAction(fresh, disk.get_file_info(fresh).size, {by: partition}, 0, True, json.dumps(_statistics(disk, fresh, count))))
+    if actions:
+        stored = Schema.from_arrow(target)
+        table.create_write_transaction(actions, mode="overwrite" if whole else "append", schema=stored, partition_by=[by])
+    return rows
+
+
+def _changed(disk: Any, names: tuple[str, str], schema: pa.Schema, changed: Callable[[pa.Table], pa.Table] | None) -> int:
+    """Write rows in their order from one file to another, changed; return how many."""
+    (source, target), count = names, 0
+    with (
+        disk.open_input_file(source) as handle, pq.ParquetFile(handle) as file, disk.open_output_stream(target) as out,
+        pq.ParquetWriter(out, schema, compression="zstd") as writer,
+    ):  # fmt: skip
+        held = plain(file.schema_arrow.remove_metadata())
+        for group in range(file.num_row_groups):
+            rows = file.read_row_group(group).replace_schema_metadata(None).cast(held)
+            rows = rows if changed is None else changed(rows)
+            writer.write_table(rows.select(schema.names).cast(schema))
+            count += rows.num_rows
+    return count
+
+
+def _schema_of(disk: Any, name: str) -> pa.Schema:
+    with disk.open_input_file(name) as handle, pq.ParquetFile(handle) as file:
+        return plain(file.schema_arrow.remove_metadata())
 
 
 def scrub(at: Place) -> int:

@@ -49,6 +49,8 @@ def dataset_values(ctx: Context, name: str) -> dict[str, Any]:
         "used": shown.used_by,
         "warnings": shown.version.warnings,
         "unused": shown.unused,
+        "held": shown.held,
+        "undecided": shown.version.undecided,
         "persons": [_person(column) for column in shown.dataset.contract.columns if column.personal is not None],
         "promises": _promises(shown.dataset.contract),
         "versions": versions[:MANY],
