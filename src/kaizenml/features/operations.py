@@ -57,13 +57,15 @@ def push(ctx: Context, view: str, rows: Sequence[Mapping[str, Any]], *, offline:
     kaizen features push weather '[{"origin": "JFK", "time_hour": "2013-04-01T05:00:00Z", "temp": 39.0}]'
     """
     found = _pushed_to(ctx, view)
+    checker = _checker(ctx, found)
     try:
-        checked = _checker(ctx, found).check(rows)
+        checked = checker.check(rows)
     except InvalidInput:  # unless a column's kind has changed meanwhile
-        checked = _checker(ctx, found, fresh=True).check(rows)
+        checker = _checker(ctx, found, fresh=True)
+        checked = checker.check(rows)
     if checked.offline:
         store.record_use(ctx, [found])
-    return taking.take(ctx.state, ctx.online, _checker(ctx, found), checked, offline=offline)
+    return taking.take(ctx.state, ctx.online, checker, checked, offline=offline)
 
 
 def flush(ctx: Context, view: str) -> DatasetVersion | None:

@@ -57,6 +57,7 @@ class Checker:
         self.kinds |= dict.fromkeys((name for name in (view.at, view.created) if name is not None), "timestamp")
         self._needed = {*view.entities, *keys, view.at}
         self._hide = hide or {}
+        self.ref, self._entities, self._reads, self._keeps_rows = view.ref, view.entities, view.reads, keeps_rows(view)  # once, not for each row
         self._converters = [(name, self._hide.get(name) or _CONVERTERS[kind]) for name, kind in self.kinds.items()]
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> Checked:
@@ -73,14 +74,14 @@ class Checker:
                     values[name] = convert(row[name])
             except (ValueError, TypeError, OverflowError):
                 raise self._wrong_value(name, row[name], position) from None
-            key = key_of([values[name] for name in view.entities])
+            key = key_of([values[name] for name in self._entities])
             us = 0 if view.at is None else parse_time_us(values[view.at])
             identity = key_of([values[name] for name in self.keys]) if self.keys else ""
             if key is None or us is None or identity is None:
                 raise self._wrong_value(next(name for name in self.kinds if name in self._needed and values[name] is None), None, position)
-            if keeps_rows(view):
+            if self._keeps_rows:
                 created = None if view.created is None else parse_time_us(values[view.created])
-                made = Row(us, max(us, us if created is None else created), identity or None, tuple(values[name] for name in view.reads))
+                made = Row(us, max(us, us if created is None else created), identity or None, tuple([values[name] for name in self._reads]))
                 histories.setdefault(key, []).append(made)
             else:
                 online.append((key, us / 1e6, {name: values[name] for name in view.columns}))

@@ -57,16 +57,16 @@ def take(state: Path, store: OnlineStore, checker: Checker, checked: Checked, *,
     """
     rows = len(checked.offline)
     if rows and offline:
-        buffer_of(state).put(checker.view.ref, checked.offline, origin)
+        buffer_of(state).put(checker.ref, checked.offline, origin)
     kept = put(store, checker, checked) if rows else 0
-    return Pushed(view=checker.view.ref, rows=rows, kept=kept, late=rows - kept)
+    return Pushed(view=checker.ref, rows=rows, kept=kept, late=rows - kept)
 
 
 def put(store: OnlineStore, checker: Checker, checked: Checked) -> int:
     """Put checked rows into the online store; return how many of them came in time."""
     view = checker.view
     if not keeps_rows(view):
-        return store.write(view.ref, checked.online, keep_s=keep_s(view))
+        return store.write(checker.ref, checked.online, keep_s=keep_s(view))
     late: dict[str, int] = {}
     reach, by = reach_us(view.aggregates), steps(view.aggregates)
 
@@ -78,7 +78,7 @@ def put(store: OnlineStore, checker: Checker, checked: Checked) -> int:
         history.prune(reach, by)
         return OnlineRow(history.times[-1] / 1e6, history.packed())
 
-    store.update(view.ref, checked.histories, change, keep_s=keep_s(view))
+    store.update(checker.ref, checked.histories, change, keep_s=keep_s(view))
     return len(checked.offline) - sum(late.values())
 
 
