@@ -22,6 +22,7 @@ from kaizenml.data import tables
 from kaizenml.errors import NotFound, UsageError
 from kaizenml.features import operations as features
 from kaizenml.features.online.buffer import buffer_of
+from kaizenml.governance import lineage
 from kaizenml.governance import operations as governance
 from kaizenml.governance.cutting_off import picture
 from kaizenml.project import open_project
@@ -161,6 +162,52 @@ def test_rollback_goes_to_the_newest_champion_that_is_free_of_the_rows(ctx: Cont
     assert found.endpoints == []
     assert rollouts.history(ctx, "shop")[0].why == "cents"
     assert found.rows == 100
+
+
+def reopened(ctx: Context, more: str) -> Context:
+    """Open the project with more settings."""
+    (ctx.root / "kaizen.toml").write_text(SETTINGS + more)
+    return open_project(ctx.root, actor="tester", clock=SimulatedClock(ctx.state / "clock"))
+
+
+@pytest.mark.slow
+def test_retrain_trains_without_the_rows_and_puts_the_result_on_trial(ctx: Context):
+    more = '[gates]\nrate = 30\np99_ms = 2000\nload_seconds = 0.3\nparity_rows = 50\n'
+    now = reopened(ctx, more)
+    steps: list[str] = []
+    found = governance.exclude(now, source="feed7", why="cents", then="retrain", progress=lambda step, _share: steps.append(step))
+    assert found.done == ["shop: shop@3 was trained without these rows and answers a little of the traffic, on trial"]
+    assert steps, "it tells what it does"
+    made = releases.show(now, "shop@3")
+    assert made.exclusions == [each.id for each in found.exclusions]
+    assert training.list(now)[0].parameters["rows"] == 400
+    standing = rollouts.show(now, "shop")
+    assert (standing.champion, [arm.release for arm in standing.challengers]) == ("shop@2", ["shop@3"])
+    assert [(each.role, each.release) for each in found.endpoints] == [("champion", "shop@2")]
+    now.catalog.close()
+
+
+def test_a_release_that_answers_by_a_rule_alone_is_in_the_radius(ctx: Context, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "serving")
+    monkeypatch.setenv("KAIZEN_CLOCK", str(ctx.state / "clock"))
+    from in_process import running
+
+    rollouts.rollback(ctx, "shop", to="shop@1", why="a drill")
+    now = reopened(ctx, "[[route]]\nwhen = \"sku == 'a'\"\nanswer = 'shop@2'\n")
+    rollouts.publish(now)
+    row = {"price": 10.0, "at": (START + timedelta(hours=600)).isoformat()}
+    with running(now.state) as ask:
+        assert ask("POST", "/predict/shop", {"inputs": [row | {"sku": sku} for sku in ("a", "b", "a")]}).status == 200
+    drain.drain(now)
+    found = governance.radius(now, source="feed7")
+    assert [(each.role, each.release) for each in found.endpoints] == [("[[route]] 1", "shop@2")]
+    assert ("shop@2", "model", 2) in [(each.release, each.by, each.answers) for each in found.predictions]
+    assert found.next[0] == "name another answer than shop@2 under [[route]] 1 in kaizen.toml, then: kaizen rollouts publish"
+    assert "shop answers with shop@2 now" in found.headline
+    done = governance.exclude(now, source="feed7", then="rollback").done
+    assert done == ["not done: shop@2 answers shop by [[route]] 1 of kaizen.toml; name another answer there"]
+    assert "[[route]] 1" in [place.role for place in lineage.show(now, "orders@2").used_by.endpoints]
+    now.catalog.close()
 
 
 def test_answers_of_the_model_and_with_its_features_are_counted(ctx: Context, monkeypatch: pytest.MonkeyPatch):

@@ -15,6 +15,7 @@ from kaizenml.features.offline import frame
 from kaizenml.governance import collecting
 from kaizenml.registry import store as models
 from kaizenml.releases import store as releases
+from kaizenml.rollouts import rules
 from kaizenml.rollouts import store as rollouts
 from kaizenml.rollouts.rollout import Rollout
 from kaizenml.training import store as runs
@@ -29,7 +30,7 @@ class Place(msgspec.Struct, frozen=True, kw_only=True):
     """Where a release answers, or watches."""
 
     endpoint: str
-    role: str  # champion, challenger, shadow
+    role: str  # champion, challenger, shadow; or the rule that it answers by: [[route]] 2, [fallback]
     release: str
 
 
@@ -108,12 +109,13 @@ def _uses(ctx: Context, reads: _Reads, readers: list[str]) -> Uses:
     by_releases = [one.ref for one in known_releases if one.pins.model in by_models or reads("", [], [*one.pins.data, *one.pins.features])]
     return Uses(
         views=readers, runs=sorted(by_runs), models=sorted(by_models), releases=by_releases,
-        endpoints=[place for rollout in deployed for place in places(rollout) if place.release in by_releases],
+        endpoints=[place for rollout in deployed for place in places(ctx, rollout) if place.release in by_releases],
     )  # fmt: skip
 
 
-def places(rollout: Rollout) -> list[Place]:
-    """Return who answers an endpoint, and who watches."""
+def places(ctx: Context, rollout: Rollout) -> list[Place]:
+    """Return who answers an endpoint, also by a rule alone, and who watches."""
     roles = [("champion", rollout.champion), *(("challenger", arm.release) for arm in rollout.challengers)]
     roles += [("shadow", release) for release in rollout.shadows]
+    roles += [(rule, release) for release, rule in rules.lent(ctx.settings, rollout.endpoint).items()]
     return [Place(endpoint=rollout.endpoint, role=role, release=release) for role, release in roles]

@@ -48,6 +48,18 @@ def of(settings: Settings, endpoint: str, spec: ModelSpec) -> list[Rule]:
     return rules
 
 
+def lent(settings: Settings, endpoint: str) -> dict[str, str]:
+    """Return the releases that answer an endpoint's rows by a rule alone, each with the rule's place in kaizen.toml."""
+    asked: list[tuple[str, RouteSettings | FallbackSettings]] = [
+        (f"[[route]] {number}", route) for number, route in enumerate(settings.route, 1) if route.endpoint in (None, endpoint)
+    ]
+    found: dict[str, str] = {}
+    for place, given in [*asked, ("[fallback]", settings.fallback)]:
+        if given.answer not in _PLAIN:
+            found.setdefault(_release(place, given.answer), place)
+    return found
+
+
 def check_endpoints(settings: Settings, endpoints: Iterable[str]) -> None:
     """Raise InvalidSettings when a route names an endpoint that does not exist."""
     known = sorted(endpoints)

@@ -126,6 +126,8 @@ def roll_back(ctx: Context, found: Radius, why: str) -> list[str]:
         elif each.role == "shadow" and each.release in standing.shadows:
             act = partial(rollouts.unshadow, ctx, each.endpoint, each.release, why=why)
             done.append(_said(f"{each.release} no longer shadows {each.endpoint}", act))
+        elif each.role.startswith("["):
+            done.append(f"not done: {each.release} answers {each.endpoint} by {each.role} of kaizen.toml; name another answer there")
     return done
 
 
@@ -135,7 +137,8 @@ def retrain(ctx: Context, found: Radius, why: str, progress: Callable[[str, floa
     for name in dict.fromkeys(each.endpoint for each in found.endpoints if each.role == "champion"):
         try:
             it = loop.improve(ctx, name, until="challenge", why=why, progress=progress)
-            done.append(f"{name}: {it.release or it.token} was trained without these rows and is at the step {it.step!r}")
+            where = "answers a little of the traffic, on trial" if it.step == "watch" else f"is at the step {it.step!r}"
+            done.append(f"{name}: {it.release or it.token} was trained without these rows and {where}")
         except KaizenError as error:  # refused, waiting, or a loop that runs has it: it is asked for, and its end is on record
             done.append(f"{name}: asked for a training without these rows; {error.what}")
     return done

@@ -22,6 +22,7 @@ from kaizenml.features.view import FeatureView
 from kaizenml.registry import store as models
 from kaizenml.releases import store as releases
 from kaizenml.releases.release import Release
+from kaizenml.rollouts import rules
 from kaizenml.rollouts import store as rollouts
 from kaizenml.rollouts.rollout import Rollout
 from kaizenml.serving.journaling import predictions
@@ -53,7 +54,7 @@ class TouchedEndpoint(msgspec.Struct, frozen=True, kw_only=True):
     """An endpoint where a release that learnt from such rows answers now, or watches."""
 
     endpoint: str
-    role: str  # champion, challenger, shadow
+    role: str  # champion, challenger, shadow; or the rule that it answers by: [[route]] 2, [fallback]
     release: str
     free: str | None  # the newest former champion that is free of such rows; None: there is none
 
@@ -143,9 +144,10 @@ def radius(ctx: Context, cut: Sequence[Exclusion]) -> Radius:
     learnt = {run.id: rows for run in known_runs if (rows := _learnt(coverage, run, definitions))}
     touched_models = [Touched(ref=each.ref, rows=learnt[each.run], of=each.run) for each in known_models if each.run in learnt]
     touched_releases = {each.ref: rows for each in known_releases if (rows := _pinned(coverage, each))}
-    endpoints = [found for rollout in deployed for found in _endpoints(rollout, touched_releases)]
+    lent = {rollout.endpoint: rules.lent(ctx.settings, rollout.endpoint) for rollout in deployed}
+    endpoints = [found for rollout in deployed for found in _endpoints(rollout, lent[rollout.endpoint], touched_releases)]
     touched_views = [found for ref, view in definitions.items() if (found := _view(ctx, coverage, view, online=ref in filled))]
-    answered = [*_answered(ctx, touched_releases), *_fed(ctx, coverage, [definitions[each.ref] for each in touched_views], known_releases)]
+    answered = [*_answered(ctx, touched_releases, lent), *_fed(ctx, coverage, [definitions[each.ref] for each in touched_views], known_releases)]
     rows, total = sum(coverage.rows(each.ref) for each in newest), sum(each.rows for each in newest)
     return Radius(
         headline=f"{name_of(cut)}: {rows:,} of {total:,} rows; {_headline(list(touched_releases), endpoints, answered)}",
@@ -196,9 +198,9 @@ def _pinned(coverage: Coverage, release: Release) -> int:
     return sum(coverage.rows(ref, release.exclusions) for ref in dict.fromkeys(release.pins.data))
 
 
-def _endpoints(rollout: Rollout, touched: dict[str, int]) -> list[TouchedEndpoint]:
+def _endpoints(rollout: Rollout, lent: dict[str, str], touched: dict[str, int]) -> list[TouchedEndpoint]:
     places = [("champion", rollout.champion), *(("challenger", arm.release) for arm in rollout.challengers)]
-    places += [("shadow", release) for release in rollout.shadows]
+    places += [("shadow", release) for release in rollout.shadows] + [(rule, release) for release, rule in lent.items()]
     free = next((release for release in rollout.previous if release not in touched), None)
     return [TouchedEndpoint(endpoint=rollout.endpoint, role=role, release=name, free=free) for role, name in places if name in touched]
 
@@ -217,12 +219,14 @@ def _newest(coverage: Coverage, dataset: str) -> DatasetVersion | None:
     return max(known.values(), key=lambda each: each.number) if known else None
 
 
-def _answered(ctx: Context, touched: dict[str, int]) -> list[Answered]:
-    """Count what touched releases answered, by their model."""
+def _answered(ctx: Context, touched: dict[str, int], lent: dict[str, dict[str, str]]) -> list[Answered]:
+    """Count what touched releases answered, by their model; of those that a rule names, also what they answered by it."""
     found = []
     for endpoint in predictions.endpoints(ctx.state):
         rows = predictions.read(ctx, endpoint, columns=["at", "release", "decided_by"], role="live")
-        given = rows.filter(pc.and_(pc.equal(rows["decided_by"], "model"), pc.is_in(rows["release"], pa.array([*touched], pa.string()))))
+        by_rule = pc.is_in(rows["release"], pa.array([*lent.get(endpoint, {})], pa.string()))
+        by_model = pc.or_(pc.equal(rows["decided_by"], "model"), by_rule)
+        given = rows.filter(pc.and_(by_model, pc.is_in(rows["release"], pa.array([*touched], pa.string()))))
         found += _counted(endpoint, given, "model")
     return found
 
@@ -308,6 +312,8 @@ def _next(cut: Sequence[Exclusion], endpoints: Sequence[TouchedEndpoint]) -> lis
             found += [f"kaizen improve {each.endpoint}"]
         elif each.role == "challenger":
             found.append(f"kaizen rollouts withdraw {each.endpoint} {each.release}")
-        else:
+        elif each.role == "shadow":
             found.append(f"kaizen rollouts unshadow {each.endpoint} {each.release}")
+        else:
+            found.append(f"name another answer than {each.release} under {each.role} in kaizen.toml, then: kaizen rollouts publish")
     return found + [f"kaizen data include {each.id}" for each in cut if each.active and each.id]
