@@ -34,7 +34,9 @@ ALONE = {"features": ["--only"]}  # without the others, which would have to be i
 @pytest.mark.parametrize("name", RUN)
 def test_a_benchmark_prints_one_document_of_rows(name: str) -> None:
     command = [sys.executable, str(ROOT / "bench" / f"{name}.py"), "--quick", "--json", *ALONE.get(name, [])]
-    document = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-6000:]
+    document = json.loads(done.stdout)
     assert list(document) == ["bench", "machine", "rows"]
     assert document["bench"] == name
     assert list(document["machine"]) == ["system", "cpu", "cores", "python"]

@@ -184,6 +184,7 @@ def check_said(done: subprocess.CompletedProcess[str]) -> None:
     assert "try: free some space" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kilobytes", [0, 2, 40])
 def test_no_room_for_a_project(tmp_path, kilobytes):
     (tmp_path / "wine.csv").write_text(TEXT, encoding="utf-8")
@@ -192,6 +193,7 @@ def test_no_room_for_a_project(tmp_path, kilobytes):
     assert tree(tmp_path) == before
 
 
+@pytest.mark.slow
 def test_room_for_a_project_and_none_for_its_catalog(tmp_path):
     (tmp_path / "wine.csv").write_text(TEXT, encoding="utf-8")
     done = with_room(None, tmp_path, "init", "wine", "--data", "wine.csv", "--target", "target")
@@ -286,6 +288,7 @@ def test_a_request_that_cannot_be_answered(served, case):
     assert document["remedy"]
 
 
+@pytest.mark.slow
 def test_what_was_refused_is_in_no_journal(served, capsys):
     project, url = served
     journal = project / ".kaizen" / "journal"

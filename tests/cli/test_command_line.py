@@ -145,6 +145,7 @@ def test_the_trace_of_an_unexpected_error_holds_no_token(project, capsys, monkey
     assert "hunter" not in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environ", [{}, {"NO_COLOR": "1"}, {"TERM": "dumb"}])
 def test_output_without_a_terminal_or_with_no_color_has_no_escapes(project, environ):
     code = "from kaizenml.cli.application import run; print([run(line.split()) for line in ('--help', 'audit settings', 'nothing')])"
@@ -153,6 +154,7 @@ def test_output_without_a_terminal_or_with_no_color_has_no_escapes(project, envi
     assert "\x1b" not in said.stdout + said.stderr
 
 
+@pytest.mark.slow
 def test_a_closed_pipe_is_no_traceback(project):
     command = f"{sys.executable} -m kaizenml.cli audit settings --json | true"
     done = subprocess.run(command, shell=True, cwd=project, capture_output=True, text=True, env={**os.environ}, check=False)

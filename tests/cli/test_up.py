@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,17 +15,37 @@ from pathlib import Path
 
 import pytest
 
+from made_once import made_once
+
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def project(kaizen, cancer, tmp_path) -> Path:
+def project(kaizen, cancer, tmp_path, tmp_path_factory) -> Path:
     """A new project whose gates forgive a busy machine."""
-    done = kaizen("init", "ward", "--data", str(cancer), "--target", "target")
-    assert done.code == 0, done.err
-    path = tmp_path / "ward" / "kaizen.toml"
-    path.write_text(path.read_text().replace("rate = 200.0", "rate = 20.0").replace("p99_ms = 50.0", "p99_ms = 5000.0"), encoding="utf-8")
-    return path.parent
+
+    def make(folder: Path) -> None:
+        done = kaizen("init", "ward", "--data", str(cancer), "--target", "target", cwd=folder)
+        assert done.code == 0, done.err
+        path = folder / "ward" / "kaizen.toml"
+        calm = path.read_text().replace("rate = 200.0", "load_seconds = 0.5\nrate = 20.0").replace("p99_ms = 50.0", "p99_ms = 5000.0")
+        path.write_text(calm, encoding="utf-8")
+
+    return shutil.copytree(made_once(tmp_path_factory, "ward-new", make) / "ward", tmp_path / "ward")
+
+
+@pytest.fixture
+def deployed(kaizen, project, tmp_path, tmp_path_factory) -> Path:
+    """The same with a release that serves."""
+
+    def make(folder: Path) -> None:
+        ward = shutil.copytree(project, folder / "ward")
+        for done in (kaizen("train", "--budget", "2s", cwd=ward), kaizen("deploy", cwd=ward)):
+            assert done.code == 0, done.err
+
+    made = made_once(tmp_path_factory, "ward-deployed", make) / "ward"
+    shutil.rmtree(project)
+    return shutil.copytree(made, project)
 
 
 @contextmanager
@@ -122,8 +143,8 @@ def test_a_taken_port_is_told_before_any_training(kaizen, project):
     assert kaizen("training", "list", "--json", cwd=project).document == []
 
 
-def test_a_killed_up_leaves_no_server_behind(kaizen, project):
-    with up(project) as (process, document):
+def test_a_killed_up_leaves_no_server_behind(kaizen, deployed):
+    with up(deployed) as (process, document):
         assert "error" not in document, document
         parts = children(process.pid)
         process.kill()
@@ -132,13 +153,11 @@ def test_a_killed_up_leaves_no_server_behind(kaizen, project):
         while any(alive(pid) for pid in parts):
             assert time.perf_counter() < deadline
             time.sleep(0.1)
-    assert kaizen("status", "--json", cwd=project).document["served"] is None
+    assert kaizen("status", "--json", cwd=deployed).document["served"] is None
 
 
-def test_training_again_on_the_same_rows_is_not_held_against_a_champion_that_remembers_them(kaizen, project):
-    assert kaizen("train", "--budget", "2s", cwd=project).code == 0
-    assert kaizen("deploy", cwd=project).code == 0
-    again = kaizen("train", "--budget", "2s", "--json", cwd=project)
+def test_training_again_on_the_same_rows_is_not_held_against_a_champion_that_remembers_them(kaizen, deployed):
+    again = kaizen("train", "--budget", "2s", "--json", cwd=deployed)
     assert again.code == 0, again.out
     gate = next(gate for gate in again.document["release"]["gates"] if gate["name"] == "champion")
     assert gate["summary"].startswith("skipped")

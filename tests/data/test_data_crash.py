@@ -180,6 +180,7 @@ def files_in(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*.parquet*")} if folder.exists() else set()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["new", "b"])
 def test_a_full_disk_is_told_and_leaves_nothing(ctx: Context, name: str):
     operations.add(ctx, "b", table=pa.table({"x": [0.5, 1.5]}))

@@ -263,6 +263,7 @@ SCHEMA = pa.schema([("n", pa.int64()), ("x", pa.float64()), ("s", pa.string()), 
 ANCHOR = {"n": 1, "x": 0.5, "s": "a", "b": True}
 
 
+@pytest.mark.slow
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.lists(st.lists(cells, min_size=1, max_size=8), min_size=1, max_size=3), st.integers(0, 10**9))
 def test_what_is_added_is_what_is_read(ctx: Context, batches, salt):

@@ -43,6 +43,7 @@ def tables(locale: str) -> tuple[pa.Table, pa.Table]:
     return normalise(pa.table(people)), normalise(pa.table(things(rng, fake)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", ["en_US", "fr_FR", "pl_PL"])
 def test_personal_columns_are_found_and_their_look_alikes_are_not(locale: str) -> None:
     people, others = tables(locale)
@@ -54,6 +55,7 @@ def test_personal_columns_are_found_and_their_look_alikes_are_not(locale: str) -
     assert detect.detect(others) == {}
 
 
+@pytest.mark.slow
 def test_what_has_a_check_digit_or_a_form_is_found_without_a_name() -> None:
     people, others = tables("en_US")
     hidden = people.rename_columns([f"c{at}" for at in range(people.num_columns)])

@@ -102,6 +102,7 @@ def test_dropped_rows_are_gone_and_cannot_be_released(kept: Context):
     assert tables.version(kept, "d").number == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before the catalog", "after the catalog"])
 def test_a_release_that_was_killed_takes_each_row_exactly_once(kept: Context, moment):
     done = subprocess.run([sys.executable, "-c", RELEASER, str(kept.root), moment], check=False, timeout=60, env=os.environ)

@@ -136,6 +136,7 @@ def test_every_float_survives_to_the_bit(numbers):
     assert [float(value) for value in found] == numbers
 
 
+@pytest.mark.slow
 @given(st.lists(st.datetimes(dt.datetime(1700, 1, 1), dt.datetime(2250, 1, 1)), min_size=1, max_size=30))
 def test_every_instant_survives(moments):
     kind, found, _ = read(*(moment.isoformat(sep=" ") for moment in moments))
@@ -151,6 +152,7 @@ def test_parsing_never_fails_and_never_loses_a_row(values):
         assert len(parse_as(pa.chunked_array([pa.array(values, pa.string())]), kind)) == len(values)
 
 
+@pytest.mark.slow
 @given(st.lists(st.from_regex(r"[0-9+\-./: TZ,e]{1,14}", fullmatch=True), min_size=1, max_size=20))
 def test_almost_numbers_and_almost_dates_never_fail(values):
     column = pa.chunked_array([pa.array(values, pa.string())])

@@ -61,6 +61,7 @@ def test_top_values_of_very_many_are_the_most_frequent():
 number_lists = st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6, allow_nan=False)), min_size=1, max_size=60)
 
 
+@pytest.mark.slow
 @given(number_lists, number_lists, st.data())
 def test_profiles_of_parts_merge_to_the_profile_of_the_whole(first, second, data):
     words = st.lists(st.sampled_from(["a", "bb", "c", None]), min_size=len(first) + len(second), max_size=len(first) + len(second))

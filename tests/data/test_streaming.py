@@ -88,6 +88,7 @@ def test_a_file_in_pieces_is_read_as_it_is_at_once(ctx: Context, small, text: st
     tables.verify(ctx, "t")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ending", ["parquet", "arrow", "jsonl"])
 def test_other_formats_come_in_pieces_too(ctx: Context, small, ending: str):
     rows = pa.table({"id": range(200), "x": [None] * 100 + [0.5] * 100, "day": ["2026-01-02"] * 199 + ["never"], "n": [1] * 150 + [2] * 50})
@@ -128,6 +129,7 @@ def with_checks(ctx: Context, name: str, checks: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_checks_in_sql_see_an_addition_in_pieces_as_a_whole(ctx: Context, small):
     pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install 'kaizenml[duckdb]'")
     many = pa.table({"id": [*range(200), 7, 198], "x": [row * 0.5 for row in range(197)] + [-1.0, 98.0, -1.0, 3.5, 0.0], "mail": ["c@d.org"] * 202})
@@ -156,6 +158,7 @@ def test_checks_in_sql_see_an_addition_in_pieces_as_a_whole(ctx: Context, small)
     assert operations.show(ctx, "pieces").version.number == 2
 
 
+@pytest.mark.slow
 def test_only_what_checks_read_is_kept_aside_and_goes_though_its_process_was_killed(ctx: Context, small, monkeypatch):
     pytest.importorskip("duckdb", reason="DuckDB is not installed: pip install 'kaizenml[duckdb]'")
     with_checks(ctx, "t", CHECKS)

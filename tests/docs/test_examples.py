@@ -10,6 +10,8 @@ import pytest
 import transcripts
 from transcripts import Reader
 
+from made_once import made_once
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", *sorted(page for page in DOCS.rglob("*.md") if "reference" not in page.parts)]
@@ -26,12 +28,14 @@ def named(page: Path) -> str:
 @pytest.fixture(scope="session")
 def clinic(tmp_path_factory) -> Path:
     """The tutorial's project as the how-to pages find it: one release, deployed. Made once."""
-    folder = tmp_path_factory.mktemp("clinic")
     table = transcripts.examples(TUTORIAL.read_text(encoding="utf-8"))[0].text
     commands = "kaizen init clinic --data cells.csv --target diagnosis\ncd clinic\nkaizen train\nkaizen deploy\n"
-    with Reader(folder, tmp_path_factory.mktemp("home")) as reader:
-        reader.follow(f"```python\n{table}```\n```console\n{commands}```\n")
-    return folder
+
+    def make(folder: Path) -> None:
+        with Reader(folder, tmp_path_factory.mktemp("home")) as reader:
+            reader.follow(f"```python\n{table}```\n```console\n{commands}```\n")
+
+    return made_once(tmp_path_factory, "clinic", make)
 
 
 @pytest.mark.slow

@@ -49,6 +49,7 @@ def columns_of(names: list[str]) -> st.SearchStrategy[Columns]:
     return st.integers(1, 4).flatmap(lambda length: st.fixed_dictionaries({name: arrays(length) for name in names})).map(Columns)
 
 
+@pytest.mark.slow
 @given(columns_of(["price", "size", "count", "gift", "ordered", "order"]))
 @settings(max_examples=60, deadline=None)
 def test_columns_and_rows_give_the_same_bits_or_the_same_refusal(columns) -> None:

@@ -70,6 +70,7 @@ def bits(compiled: RowEncoder, rows: list[dict[str, Any]]) -> bytes:
     return b"".join(array("f", compiled(row)).tobytes() for row in rows)
 
 
+@pytest.mark.slow
 @given(trained=TABLES, served=TABLES)
 @settings(deadline=None)
 @example(trained=[], served=[])
@@ -125,6 +126,7 @@ def test_rows_together_and_one_by_one_give_the_same_bits_or_the_same_refusal(row
         assert repr(together) == repr(alone)
 
 
+@pytest.mark.slow
 @given(st.lists(st.none() | st.floats(), min_size=1, max_size=30))
 def test_offline_infinities_are_missing_and_what_float32_cannot_hold_is_clamped(values: list[float | None]) -> None:
     table = pa.table({"x": pa.array(values, pa.float64())})

@@ -122,6 +122,7 @@ def test_only_added_parts_are_read_and_pushed_rows_among_them_count_once(shop: C
     same(shop, rows + late + fresh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_pushes_additions_and_fillings_ends_in_what_the_dataset_says(shop: Context, seed: int) -> None:
     rng = random.Random(seed)

@@ -48,6 +48,7 @@ def joined(rows: list[tuple[Any, int | None]], view: list[tuple[Any, int | None,
     return table["value"].to_pylist()  # type: ignore[no-any-return]
 
 
+@pytest.mark.slow
 @given(
     rows=st.lists(st.tuples(ENTITIES, st.none() | MOMENTS), max_size=20),
     view=st.lists(st.tuples(ENTITIES, st.none() | MOMENTS), max_size=30),
@@ -137,6 +138,7 @@ def test_an_empty_side_is_no_error() -> None:
     assert join(unknown, nothing, on=["k"], columns=["x"], at=None, known_at=None, ttl_us=None).to_pydict() == {"x": [None]}
 
 
+@pytest.mark.slow
 def test_very_many_entities_over_a_long_time_still_join_exactly() -> None:
     rng = np.random.default_rng(0)
     codes = rng.permutation(np.arange(300_000))

@@ -56,6 +56,7 @@ def distinct(found: list[Row]) -> list[Row]:
     return list(seen.values())
 
 
+@pytest.mark.slow
 @settings(max_examples=120, deadline=None)
 @given(rows, st.sampled_from(sorted(VIEWS)), st.booleans(), st.booleans(), st.randoms(use_true_random=False), st.integers(0, 12))
 def test_any_order_and_repetition_gives_the_values_of_all_rows_at_every_moment_from_the_newest_on(

@@ -129,6 +129,7 @@ CASES = given(
 )
 
 
+@pytest.mark.slow
 @CASES
 @settings(max_examples=100, deadline=None)
 def test_both_forms_give_what_was_known_at_the_moment_of_asking(

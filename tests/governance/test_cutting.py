@@ -124,6 +124,7 @@ def test_the_radius_names_all_that_the_rows_went_into_and_nothing_else(ctx: Cont
     assert tables.read_allowed(ctx, "orders").num_rows == 600
 
 
+@pytest.mark.slow
 def test_a_cut_keeps_later_trainings_free_makes_online_values_again_and_is_taken_back(ctx: Context):
     before = [tables.version(ctx, name).hash for name in ("orders", "stocks")]
     assert online(ctx) == {"a": 999.0, "b": 20.0, "c": 30.0, "d": 5.0}

@@ -119,7 +119,8 @@ def test_a_refit_that_is_worse_by_more_than_the_margin_is_hardly_ever_promoted(d
     assert found.total() == TRIALS
 
 
-@pytest.mark.parametrize("day_sd", [0.0, pytest.param(0.01, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("day_sd", [0.0, 0.01])
 def test_what_is_as_good_as_the_champion_is_promoted_if_it_is_a_refit_and_else_hardly_ever(day_sd: float) -> None:
     assert fates(effect=0.0, day_sd=day_sd, refit=True, seed=22)["promote"] >= TRIALS / 2
     assert fates(effect=0.0, day_sd=day_sd, refit=False, seed=22)["promote"] <= LEVEL * TRIALS

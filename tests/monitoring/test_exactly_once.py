@@ -100,6 +100,7 @@ def deliver(air: Air, kind: str, piece: object) -> None:
         air.tell(piece)  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 def test_any_order_of_predictions_shadows_and_outcomes_counts_every_pair_once(paired: Air, seed: int) -> None:
     rng = np.random.default_rng(seed)

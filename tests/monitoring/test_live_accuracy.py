@@ -72,6 +72,7 @@ def test_a_model_expects_of_itself_the_loss_it_has_when_it_is_calibrated() -> No
     assert abs((scored.loss - scored.own).mean()) < 0.005
 
 
+@pytest.mark.slow
 def test_intervals_by_day_hold_the_truth_though_whole_days_move_together() -> None:
     rng = np.random.default_rng(4)
     hit = 0

@@ -57,6 +57,7 @@ def same(one: profile.Profile, other: profile.Profile) -> bool:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(row, max_size=30), st.lists(row, max_size=30), st.integers(0, 30))
 def test_counts_of_parts_add_up_to_the_counts_of_the_whole(reference: list[dict[str, object]], rows: list[dict[str, object]], cut: int) -> None:
@@ -70,6 +71,7 @@ def test_counts_of_parts_add_up_to_the_counts_of_the_whole(reference: list[dict[
     assert same(profile.decode(profile.encode(whole)), whole)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(st.lists(row, max_size=30), st.lists(st.lists(row, max_size=12), min_size=1, max_size=5))
 def test_blocks_counted_in_one_pass_are_what_each_gives_by_itself(reference: list[dict[str, object]], blocks: list[list[dict[str, object]]]) -> None:
@@ -120,7 +122,12 @@ def fields(rows: pa.Table) -> list[Field]:
 
 @pytest.mark.parametrize(
     ("rows", "draws"),
-    [(200, 60), (1_000, 40), pytest.param(10_000, 12, marks=pytest.mark.slow), pytest.param(50_000, 3, marks=pytest.mark.slow)],
+    [
+        pytest.param(200, 60, marks=pytest.mark.slow),
+        (1_000, 40),
+        pytest.param(10_000, 12, marks=pytest.mark.slow),
+        pytest.param(50_000, 3, marks=pytest.mark.slow),
+    ],
 )
 def test_equal_samples_flag_at_most_one_column_in_a_hundred(rows: int, draws: int) -> None:
     rng = np.random.default_rng(rows)

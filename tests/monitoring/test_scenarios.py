@@ -32,6 +32,7 @@ def test_a_healthy_stream_of_sixty_days_gives_no_alert(air: Air) -> None:
     assert monitoring.alerts(air.ctx) == []
 
 
+@pytest.mark.slow
 def test_a_flood_of_nulls_is_upstream_and_holds_retraining(air: Air) -> None:
     def flood(rows: dict[str, np.ndarray], rng: np.random.Generator) -> None:
         gone = rows["hour"] > (14 if air.day == 66 else 0)  # from the afternoon on
@@ -117,6 +118,7 @@ def test_codes_never_seen_are_upstream(air: Air) -> None:
     assert (found.label, found.action, found.columns, found.evidence["kind"]) == ("upstream", "hold", ["carrier"], "codes"), found
 
 
+@pytest.mark.slow
 def test_inputs_that_move_without_harm_raise_one_note_and_no_retraining(air: Air) -> None:
     def nearer(rows: dict[str, np.ndarray], rng: np.random.Generator) -> None:
         rows["distance"] = rows["distance"] * np.where(rng.random(len(rows["distance"])) < 0.5, 0.55, 0.9)
@@ -132,6 +134,7 @@ def test_inputs_that_move_without_harm_raise_one_note_and_no_retraining(air: Air
     assert [alert.severity for alert in monitoring.alerts(air.ctx)] == ["note"]
 
 
+@pytest.mark.slow
 def test_a_changed_world_with_quiet_inputs_is_concept_drift_and_asks_to_retrain(air: Air) -> None:
     calm(air, 2)
     found = []
@@ -145,6 +148,7 @@ def test_a_changed_world_with_quiet_inputs_is_concept_drift_and_asks_to_retrain(
     assert [alert.label for alert in monitoring.alerts(air.ctx)] == ["concept"]
 
 
+@pytest.mark.slow
 def test_inputs_that_move_with_harm_ask_to_retrain(air: Air) -> None:
     calm(air, 2)
 
@@ -173,6 +177,7 @@ def test_outcomes_turned_round_are_not_learnt_from(air: Air) -> None:
     assert (found.label, found.action) == ("labels", "hold"), found
 
 
+@pytest.mark.slow
 def test_outcomes_that_stop_coming_are_told(air: Air) -> None:
     calm(air, 3)
     for _ in range(6):
@@ -198,6 +203,7 @@ def crown(air: Air, number: int) -> str:
     return f"air@{number}"
 
 
+@pytest.mark.slow
 def test_a_release_that_is_worse_from_its_first_day_is_skew_and_asks_to_roll_back(air: Air) -> None:
     calm(air, 2)
     former, air.champion = air.champion, crown(air, 9)

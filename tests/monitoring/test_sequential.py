@@ -28,6 +28,7 @@ def decided(rng: np.random.Generator, effect: float, day_sd: float, *, days: int
     return None, days
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("day_sd", [0.0, 0.003, 0.01, 0.03])
 def test_equal_releases_are_promoted_at_most_in_two_of_a_hundred_trials_with_a_look_every_day(day_sd: float) -> None:
     rng = np.random.default_rng(11)

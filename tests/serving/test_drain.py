@@ -148,6 +148,7 @@ def test_a_rotted_record_is_left_out_and_its_segment_kept(ctx):
     assert drain(ctx).records == 0
 
 
+@pytest.mark.slow
 def test_cursors_give_each_row_once_also_across_compaction_and_vacuum(ctx):
     writer = Writer(ctx.state)
     seen: list[str] = []
@@ -255,6 +256,7 @@ def test_drains_at_once_take_turns(ctx):
     assert sorted(rows) == [0, 0, 400]
 
 
+@pytest.mark.slow
 def test_serving_goes_on_while_it_is_drained(ctx):
     state = ctx.state
     bundles.route(state, bundles.write_bundle(state))

@@ -179,6 +179,7 @@ def test_large_and_compressed_messages_are_refused_before_they_cost(served, ask)
         assert int(high.split()[1]) < 400_000
 
 
+@pytest.mark.slow
 def test_calls_are_counted_with_those_over_http(served, ask) -> None:
     def counted() -> float:
         with urllib.request.urlopen(f"http://127.0.0.1:{served[1]['port']}/metrics") as answer:

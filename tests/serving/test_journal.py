@@ -65,6 +65,7 @@ def test_the_key_is_made_once_even_when_processes_race(tmp_path):
     assert (tmp_path / "keys" / "ids").stat().st_mode & 0o077 == 0
 
 
+@pytest.mark.slow
 @settings(deadline=None)  # a disk takes the time it takes
 @given(st.lists(st.binary(max_size=300), max_size=30), st.sampled_from([40, 500, 10**6]), st.sampled_from(["off", "tick", "request"]))
 def test_records_come_back_in_order_across_rotations(tmp_path_factory, payloads, size, fsync):

@@ -211,6 +211,7 @@ def test_killing_the_model_s_process_under_load_costs_no_answer_and_no_record(se
     assert {answer["id"] for answer in answered} <= set(kept)
 
 
+@pytest.mark.slow
 def test_a_shadow_beside_the_loop_is_journaled_and_delays_no_answer(server):
     url, state, _ = server
     with Client(url) as client:

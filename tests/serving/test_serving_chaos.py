@@ -98,6 +98,7 @@ def test_on_a_full_disk_requests_are_refused_until_there_is_room_again(ctx):
     assert _journaled(ctx) == answered
 
 
+@pytest.mark.slow
 def test_on_a_full_disk_answers_go_on_where_that_is_wanted_and_say_that_they_have_no_record(ctx):
     bundles.route(ctx.state, bundles.write_bundle(ctx.state))
     with bundles.served("--state", str(ctx.state), env={"KAIZEN_SERVE_JOURNAL_FULL": "answer"}, log=ctx.state / "log") as (process, url):

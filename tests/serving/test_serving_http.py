@@ -328,6 +328,7 @@ def test_a_queue_that_is_full_refuses_with_the_reason_and_reads_on_after_the_sec
         assert _metrics(url)['kaizen_refused_total{endpoint="shop",reason="queue_full"}'] == len(refused)
 
 
+@pytest.mark.slow
 def test_what_has_waited_too_long_is_refused_before_it_is_looked_into_and_leaves_no_record(tmp_path):
     state = _project(tmp_path)
     many = json.dumps({"inputs": [GOOD] * 400}).encode()
@@ -382,6 +383,7 @@ def _fuzz(url: str, pieces: list[bytes], cut: int) -> None:
     assert set(_statuses(said)) <= ALLOWED, (raw, said)
 
 
+@pytest.mark.slow
 @seed(20261124)
 @settings(max_examples=60, deadline=None, database=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(pieces=st.lists(PIECES, max_size=12), cut=st.integers(0, 10_000))

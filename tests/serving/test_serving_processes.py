@@ -93,6 +93,7 @@ def test_workers_killed_under_load_are_replaced_and_no_answered_prediction_is_lo
     assert len(live) - len(answered) <= sum(asker.rows for asker in askers) * (len(killed) + 1)  # at most what was in flight
 
 
+@pytest.mark.slow
 def test_the_whole_server_killed_loses_nothing_and_leaves_no_worker(ctx):
     state = _deploy(ctx)
     process = bundles.start("--state", str(state), log=state / "log")
@@ -163,6 +164,7 @@ def test_ending_answers_what_is_in_flight_and_runs_the_shadows(ctx):
     assert not list((state / "journal").glob("*.journal"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fsync", ["tick", "request"])
 def test_the_disk_itself_can_be_waited_for(ctx, fsync):
     state = _deploy(ctx)
@@ -172,6 +174,7 @@ def test_the_disk_itself_can_be_waited_for(ctx, fsync):
     assert predictions.read(ctx, "shop", role="live").num_rows == 1
 
 
+@pytest.mark.slow
 def test_counters_are_summed_over_workers(ctx):
     state = _deploy(ctx)
     with bundles.served("--state", str(state), "--workers", "2", log=state / "log") as (_, url):

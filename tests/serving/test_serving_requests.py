@@ -232,6 +232,7 @@ def test_health_metrics_and_openapi_tell_what_is_served(server, client):
     assert set(document["components"]["schemas"]["shop.Row"]["required"]) == set(GOOD)
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_names_who_holds_it(server, tmp_path):
     port = urlsplit(server[0]).port
     state = tmp_path / ".kaizen"
@@ -245,6 +246,7 @@ def test_a_port_that_is_taken_names_who_holds_it(server, tmp_path):
     assert "--port" in said
 
 
+@pytest.mark.slow
 def test_a_server_that_is_not_there_is_unavailable():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -95,6 +95,7 @@ def _is_ready(client: Client) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_arms_are_sticky_follow_the_rule_and_run_as_each_others_shadows(ctx):
     state = ctx.state
     champion = bundles.write_bundle(state)
@@ -121,6 +122,7 @@ def test_arms_are_sticky_follow_the_rule_and_run_as_each_others_shadows(ctx):
     assert all(live[i]["score"] != shadow[i]["score"] for i in live)
 
 
+@pytest.mark.slow
 def test_features_come_from_the_online_store_within_their_time(ctx, tmp_path):
     state = ctx.state
     bundles.route(state, bundles.write_bundle(state, view=True))
@@ -156,6 +158,7 @@ def test_features_come_from_the_online_store_within_their_time(ctx, tmp_path):
     assert set(table["day"].to_pylist()) == {"2026-03-01"}
 
 
+@pytest.mark.slow
 def test_workers_read_the_server_that_the_settings_name_and_connect_again(ctx, redis, tmp_path):
     pytest.importorskip("redis", reason="the client for Redis is not installed: pip install 'kaizenml[redis]'")
     state = ctx.state
@@ -175,6 +178,7 @@ def test_workers_read_the_server_that_the_settings_name_and_connect_again(ctx, r
     store.close()
 
 
+@pytest.mark.slow
 def test_a_store_that_fails_makes_the_answer_naive_and_says_why(ctx):
     state = ctx.state
     bundles.route(state, bundles.write_bundle(state, view=True))
@@ -210,6 +214,7 @@ def test_a_challenger_that_is_gone_leaves_the_champion_alone_and_a_gone_champion
         client.predict("shop", [GOOD])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["multiclass", "regression"])
 def test_a_single_bundle_is_served_without_a_project(tmp_path, task):
     route = bundles.write_bundle(tmp_path, task=task)
@@ -230,6 +235,7 @@ def test_a_single_bundle_is_served_without_a_project(tmp_path, task):
     assert (process.returncode, list(scratch.iterdir())) == (0, [])
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_told_and_nothing_is_answered_without_its_record(ctx):
     state = ctx.state
     bundles.route(state, bundles.write_bundle(state))
@@ -258,6 +264,7 @@ def test_a_full_disk_is_told_and_nothing_is_answered_without_its_record(ctx):
     assert predictions.read(ctx, "release", columns=["id"]).num_rows == len(answered) * 100
 
 
+@pytest.mark.slow
 def test_features_are_pushed_to_the_server_and_looked_up_by_the_next_request(ctx, tmp_path):
     state = ctx.state
     view = FeatureView(name="weather", dataset="weather", entity="place", columns=["temp"], at="at", ttl_s=3600.0)

@@ -64,6 +64,7 @@ def ask(url: str, path: str, body: bytes, kind: str, **headers: str):
     return answer, json.loads(raw) if answer.headers["content-type"] == "application/json" else raw
 
 
+@pytest.mark.slow
 def test_tables_go_in_and_come_out_and_are_journaled_as_rows(server, ctx) -> None:
     with Client(server) as client:
         said = client.predict("shop", ROWS)["predictions"]

@@ -161,6 +161,7 @@ def test_requests_sent_ahead_by_both_ways_are_answered_in_order(server):
     assert re.findall(rb"HTTP/1.1 ([245]\d\d)", said) == [b"200", b"422", b"200"] * 3
 
 
+@pytest.mark.slow
 def test_a_client_that_is_gone_when_its_turn_comes_is_not_predicted_for(server):
     url, state, worker = server
     before = sum(1 for _ in _written(state))

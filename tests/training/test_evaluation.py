@@ -40,6 +40,7 @@ def test_auc_is_the_share_of_pairs_in_order_with_ties_as_halves(rows):
     assert auc(score, y) == pytest.approx(np.mean(pairs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", ["log_loss", "auc", "accuracy", "brier"])
 def test_intervals_cover_the_truth_on_independent_rows(metric):
     random = np.random.default_rng(1)

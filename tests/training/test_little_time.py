@@ -25,6 +25,7 @@ def _fitted(allowed_s: float):
     return made, plan, float(-np.log(chosen).mean())
 
 
+@pytest.mark.slow
 def test_a_budget_that_ends_early_costs_fineness_and_not_the_answer():
     # some fifty rounds of trees on this table take as long as this on a slow machine; the naive answer loses 0.66
     _made, plan, loss = _fitted(0.1)
@@ -37,6 +38,7 @@ def test_a_budget_that_ends_early_costs_fineness_and_not_the_answer():
     assert calm.parameters["learning_rate"] <= plan.parameters["learning_rate"]
 
 
+@pytest.mark.slow
 def test_with_time_enough_the_search_ends_by_itself_and_the_same_each_time():
     first, plan, loss = _fitted(30.0)
     again, same, other = _fitted(60.0)

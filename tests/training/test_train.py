@@ -55,7 +55,12 @@ def losses(run) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("name", "kind"), [("breast_cancer", "binary"), pytest.param("wine", "multiclass", marks=pytest.mark.slow), ("diabetes", "regression")]
+    ("name", "kind"),
+    [
+        pytest.param("breast_cancer", "binary", marks=pytest.mark.slow),
+        pytest.param("wine", "multiclass", marks=pytest.mark.slow),
+        ("diabetes", "regression"),
+    ],
 )
 def test_each_kind_of_task_beats_the_naive_answer_without_refusing_a_column(project, name, kind):
     ctx = project("target", budget="6s")
@@ -69,6 +74,7 @@ def test_each_kind_of_task_beats_the_naive_answer_without_refusing_a_column(proj
     assert {"naive", "linear", "boosted", "ensemble"} <= set(found)
 
 
+@pytest.mark.slow
 def test_the_model_folder_answers_as_the_reference_says(project):
     ctx = project("returned", TIMED)
     rows = orders()
@@ -119,6 +125,7 @@ def test_a_run_is_listed_shown_recorded_and_not_repeated_under_its_id(project):
         operations.show(ctx, "frist")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "why"), [("", "without times nobody can tell"), (TIMED, "it has learnt from ")])
 def test_a_champion_is_not_judged_by_rows_that_it_has_learnt_from(project, settings, why):
     ctx = project("returned", settings)
@@ -132,6 +139,7 @@ def test_a_champion_is_not_judged_by_rows_that_it_has_learnt_from(project, setti
     assert "gain_over_champion" not in again.parameters
 
 
+@pytest.mark.slow
 def test_a_refit_makes_the_recipe_again_from_newer_rows_beside_the_champion(project):
     ctx = project("returned", TIMED)
     data.add(ctx, "rows", table=orders(1500))
@@ -153,6 +161,7 @@ def test_a_refit_makes_the_recipe_again_from_newer_rows_beside_the_champion(proj
     assert origin.rows == 2400
 
 
+@pytest.mark.slow
 def test_what_was_refused_once_stays_refused(project):
     ctx = project("returned", TIMED)
     rows = orders(900)
@@ -187,6 +196,7 @@ def test_the_budget_is_kept_and_never_ends_without_a_model(project, budget):
         assert run.seconds < 3 * 1.05 + 1.0  # a second of slack for a busy machine
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("target", "more", "error", "says"),
     [
