@@ -14,6 +14,7 @@ from kaizenml.data import exclusions, tables
 from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Suspicion
 from kaizenml.data.kinds import SOURCE
 from kaizenml.data.trust import poison
+from kaizenml.data.trust.units import FEWEST
 
 _ENOUGH, _MOST = 30_000, 1_000_000  # rows of the others that suffice; rows that are read at all, the newest parts first
 
@@ -54,7 +55,7 @@ def look(
     without : ids of exclusions whose rows do not count; those that hold now never do.
     """
     others = [rows for name, rows in version.sources.items() if name not in untrusted]
-    if len(untrusted) < 2 and not any(rows >= poison.FEWEST for rows in others):
+    if len(untrusted) < 2 and not any(rows >= FEWEST for rows in others):
         return poison.Scan(sources=[*untrusted], compared=0, rows=0, columns=0, skipped="there is no other source to compare with")
     task = ctx.settings.task
     mine = task if task is not None and task.dataset == version.dataset else None
