@@ -61,5 +61,8 @@ def test_a_poisoned_feed_is_told_refused_and_cut_off(tmp_path: Path):
     clean = released(ctx)
     assert clean.state == "passed"
     assert clean.exclusions == [1]
+    data.add(ctx, "orders", table=orders(1, 4).set_column(0, "price", pa.array([77777.0])))  # a part of its own, of which nothing is left
+    governance.forget(ctx, subject=["price=77777"], why="asked by letter")
+    assert released(ctx).state == "passed"
     ctx.online.close()
     ctx.catalog.close()
