@@ -191,11 +191,10 @@ def _folded(task: TaskKind, release: str, rows: _Rows, labelled: tuple[npt.NDArr
     kept, scored = labelled
     new = np.flatnonzero(rows.new[kept])
     index = kept[new]
-    labels = [AccuracyKey(release, *key) for key in zip(rows.role[index], rows.arm[index], rows.decided[index], rows.day[index], strict=True)]
-    for key, chosen in _groups(labels).items():
+    for key, chosen in _groups(rows.role[index], rows.arm[index], rows.decided[index], rows.day[index]):
         at = new[chosen]
         part = live.Scored(*(column[at] for column in scored))
-        yield key, live.fold(task, part, rows.hour[kept[at]], rows.gap[kept[at]])
+        yield AccuracyKey(release, *key), live.fold(task, part, rows.hour[kept[at]], rows.gap[kept[at]])
 
 
 def _pair(rows: _Rows, loss: npt.NDArray[np.float64], ids: int) -> dict[PairKey, PairState]:
@@ -213,7 +212,7 @@ def _pair(rows: _Rows, loss: npt.NDArray[np.float64], ids: int) -> dict[PairKey,
     for one, first in enumerate(releases):
         for other in range(one + 1, len(releases)):
             both = np.flatnonzero(~np.isnan(losses[one]) & ~np.isnan(losses[other]) & (new[one] | new[other]))
-            for label, chosen in _groups(list(day[both])).items():
+            for (label,), chosen in _groups(day[both]):
                 at = both[chosen]
                 found[PairKey(first, releases[other], label)] = pairs.fold(losses[one][at] - losses[other][at], hour[at])
     return found
@@ -222,7 +221,8 @@ def _pair(rows: _Rows, loss: npt.NDArray[np.float64], ids: int) -> dict[PairKey,
 def _count_answers(table: pa.Table, answers: Mapping[str, Answers], into: dict[AccuracyKey, DayState]) -> None:
     columns = [_strings(table[name]) for name in ("release", "role", "arm", "decided_by", "day")]
     hour = hours_of(table["at"])
-    for key, chosen in _groups([AccuracyKey(*row) for row in zip(*columns, strict=True)]).items():
+    for row, chosen in _groups(*columns):
+        key = AccuracyKey(*row)
         known = answers.get(key.release)
         own = np.zeros(len(chosen))
         if known is not None and known.task != "regression":
@@ -339,11 +339,20 @@ def count(table: pa.Table, column: str, value: str) -> int:
     return int(pc.sum(pc.equal(table[column], value)).as_py() or 0) if table.num_rows else 0
 
 
-def _groups(labels: list[Any]) -> dict[Any, npt.NDArray[np.int64]]:
-    places: dict[Any, list[int]] = {}
-    for index, label in enumerate(labels):
-        places.setdefault(label, []).append(index)
-    return {label: np.array(found, np.int64) for label, found in places.items()}
+def _groups(*columns: npt.NDArray[np.object_]) -> Iterator[tuple[tuple[str, ...], npt.NDArray[np.int64]]]:
+    """Yield each combination of texts that there is, in the order in which they first come, with the places of its rows."""
+    if not len(columns[0]):
+        return
+    codes = np.zeros(len(columns[0]), np.int64)
+    for column in columns:
+        coded = pa.array(column, pa.string()).dictionary_encode()
+        codes = codes * len(coded.dictionary) + coded.indices.to_numpy()
+    _, first, numbers = np.unique(codes, return_index=True, return_inverse=True)
+    ordered = np.argsort(numbers, kind="stable")
+    ends = np.cumsum(np.bincount(numbers))
+    for number in np.argsort(first):
+        key = tuple(str(column[first[number]]) for column in columns)
+        yield key, ordered[ends[number - 1] if number else 0 : ends[number]]
 
 
 def _number(text: str | None) -> float:

@@ -143,10 +143,15 @@ def make(ctx: Context, release: str) -> Reference:
     signature = spec.signature
     dataset = shown.pins.data[0] if shown.pins.data else ""
     # of a model that was made elsewhere all that is known are the rows that came with it
-    table = frame.training_frame(ctx, dataset) if dataset else check_rows.table_of(check_rows.read(_model(ctx, release)), signature)
-    if signature.target in table.column_names:
-        table = table.filter(pc.is_valid(table[signature.target]))
-    table = table.slice(max(0, table.num_rows - ROWS)).combine_chunks()
+
+    def newest(rows: pa.Table) -> pa.Table:
+        answered = rows.filter(pc.is_valid(rows[signature.target])) if signature.target in rows.column_names else rows
+        return answered.slice(max(0, answered.num_rows - ROWS))
+
+    if dataset:
+        table = frame.training_frame(ctx, dataset, only=newest).combine_chunks()
+    else:
+        table = newest(check_rows.table_of(check_rows.read(_model(ctx, release)), signature)).combine_chunks()
     bins = profile.learn(table, signature.fields, entities={view.name: view.entities[0] for view in signature.views if len(view.entities) == 1})
     whole = profile.count(bins, table)
     days, early = usual_days(bins, table, signature.time)

@@ -203,8 +203,11 @@ def _make(
     signature = model_file.read(source).signature
     progress("pin", 0.0)
     pinned = pins.pin(ctx, model, run)
-    known = frame.training_frame(ctx, run.dataset) if run else check_rows.table_of(check_rows.read(source), signature)
-    table = rows.sample(known, ctx.settings.gates.parity_rows)
+
+    def sampled(known: Any) -> Any:
+        return rows.sample(known, ctx.settings.gates.parity_rows)
+
+    table = frame.training_frame(ctx, run.dataset, only=sampled) if run else sampled(check_rows.table_of(check_rows.read(source), signature))
     example = rows.requests(rows.sample(table, 3), signature)
     parent = ctx.state / "releases" / model.name
     with files.aside(parent) as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -73,8 +73,9 @@ def uses(found: Iterable[FeatureView]) -> list[ViewUse]:
 
 
 def training_frame(
-    ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = None, derived: Sequence[Derived] | None = None, recorded: bool = True
-) -> pa.Table:
+    ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = None, derived: Sequence[Derived] | None = None, recorded: bool = True,
+    only: Callable[[pa.Table], pa.Table] | None = None,
+) -> pa.Table:  # fmt: skip
     """Return a dataset's rows with the columns of the feature views, each as it was known when the question was asked.
 
     The question is asked ``task.asked_before`` ahead of the row's ``task.time``. Where the task has no time, the newest
@@ -86,10 +87,11 @@ def training_frame(
     views : default the project's.
     derived : default the project's where the views are, else none.
     recorded : whether this counts as a use of the views; not where somebody only looks.
+    only : chooses among the dataset's rows, sorted, before features are put beside them; default all.
 
     Returns
     -------
-    All rows that may be learnt from, also those without a target, sorted by time where the task has one (rows without a time first; equal
+    The rows that may be learnt from, also those without a target, sorted by time where the task has one (rows without a time first; equal
     times keep their order), with a column for each feature and each derived input.
 
     Raises
@@ -100,23 +102,30 @@ def training_frame(
     chosen = found.views if found is not None else list(views or ())
     computed = derived if derived is not None else found.derived if found is not None else []
     rows = tables.read_allowed(ctx, ref)
-    task = ctx.settings.task
-    known_at = None
-    if task is not None and task.time is not None:
-        if task.time not in rows.column_names:
-            raise _no_column(ctx, "task.time", task.time, ref, rows.column_names)
-        times = microseconds(rows.column(task.time))
-        us = np.where(np.asarray(times.is_null().to_numpy(), bool), join.MISSING, np.asarray(times.fill_null(0).to_numpy(), np.int64))
+    task, known_at = ctx.settings.task, None
+    time = task.time if task is not None else None
+    if time is not None:
+        if time not in rows.column_names:
+            raise _no_column(ctx, "task.time", time, ref, rows.column_names)
+        us = _moments(rows, time)
         if not bool((us[1:] >= us[:-1]).all()):
-            order = np.argsort(us, kind="stable")
-            rows, us = rows.take(pa.array(order)), us[order]
-        known_at = np.where(us == join.MISSING, us, us - round(parse_duration(task.asked_before) * 1e6))
+            rows = rows.take(pa.array(np.argsort(us, kind="stable")))
+    if only is not None:
+        rows = only(rows)
+    if task is not None and time is not None:
+        us, before_s = _moments(rows, time), parse_duration(task.asked_before)
+        known_at = np.where(us == join.MISSING, us, us - round(before_s * 1e6))
         if recorded:
-            _check_itself(chosen, ref, task.time, asked_before_s=parse_duration(task.asked_before))
+            _check_itself(chosen, ref, time, asked_before_s=before_s)
     rows = with_features(ctx, rows, chosen, computed, known_at=known_at, told=ref, engine=ctx.settings.project.engine)
     if recorded:
         store.record_use(ctx, chosen)
     return rows
+
+
+def _moments(rows: pa.Table, column: str) -> join.Int64:
+    times = microseconds(rows.column(column))
+    return np.where(np.asarray(times.is_null().to_numpy(), bool), join.MISSING, np.asarray(times.fill_null(0).to_numpy(), np.int64))
 
 
 def _check_itself(views: Iterable[FeatureView], ref: str, time: str, *, asked_before_s: float) -> None:

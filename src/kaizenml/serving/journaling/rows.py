@@ -71,7 +71,7 @@ def tabulate(records: Sequence[Record], kinds: InputKinds, batch: int, existing:
     types: dict[str, pa.DataType] = {}
     for release in dict.fromkeys(record.release for record in live):
         types |= kinds.of(release)
-    for name in dict.fromkeys(name for row in inputs for name in row):
+    for name in _names(inputs):
         values = [row.get(name) for row in inputs]
         kind = existing.get(f"x_{name}") or types.get(name) or _guess(values)
         if kind is None:
@@ -82,6 +82,15 @@ def tabulate(records: Sequence[Record], kinds: InputKinds, batch: int, existing:
         micros = [None if at is None else round(at * 1e6) for at in times]
         columns[f"at_{view}"] = pa.concat_arrays([pa.array(micros, pa.int64()).cast(_TIME), pa.nulls(absent, _TIME)])
     return pa.table(columns)
+
+
+def _names(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what any of the rows has a value for, in the order in which they come; rows mostly have the same."""
+    names: dict[str, None] = {}
+    for row in rows:
+        if not row.keys() <= names.keys():
+            names |= dict.fromkeys(row)
+    return [*names]
 
 
 def _base(records: Sequence[Record], batch: int) -> dict[str, pa.Array]:
