@@ -11,6 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 import unicodedata
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache, lru_cache
 
@@ -139,7 +140,8 @@ def _is_hidden(text: str) -> bool:
 
 
 def _share(sample: Sequence[str], holds: Callable[[str], object]) -> float:
-    return sum(bool(holds(text)) for text in sample) / len(sample)
+    # many a column has few different values: each is looked at once
+    return sum(times for text, times in Counter(sample).items() if holds(text)) / len(sample)
 
 
 def _seen(kind: str, share: float, what: str) -> Found:
@@ -148,7 +150,7 @@ def _seen(kind: str, share: float, what: str) -> Found:
 
 def _certain(sample: Sequence[str]) -> Found | None:
     """Find what no other column looks like: a few such values among others are enough."""
-    share = _share(sample, _EMAIL.search)
+    share = _share(sample, lambda text: "@" in text and _EMAIL.search(text))
     if share >= 0.02:
         return _seen("email", share, "e-mail addresses")
     share = _share(sample, lambda text: any(map(_is_iban, _IBAN.findall(text))))
@@ -230,6 +232,8 @@ def _is_iban(text: str) -> bool:
 
 def _is_card(text: str) -> bool:
     """Tell a number with the length and first digits of a payment card and a right check digit (ISO/IEC 7812)."""
+    if len(text) < 12:
+        return False
     digits = [int(c) for c in text if c.isdigit()]
     if len(digits) != len(text.replace(" ", "").replace("-", "")):
         return False
@@ -247,6 +251,8 @@ def _is_card(text: str) -> bool:
 
 
 def _is_ip(text: str) -> bool:
+    if "." not in text and ":" not in text:
+        return False
     try:
         ipaddress.ip_address(text)
     except ValueError:
