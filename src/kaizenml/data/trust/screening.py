@@ -66,10 +66,12 @@ def look(
     columns = [name for name, kind in version.columns.items() if name not in left_out and kind != "text" and (only is None or name in only)]
     wanted = [*columns, *(name for name in (target, time) if name and name in version.columns)]
     rows = _newest(ctx, version, wanted, set(untrusted), without)
+    if rows is None:
+        return poison.Scan(sources=[*untrusted], compared=0, rows=0, columns=0, skipped="no row is left")
     return poison.scan(rows, rows[SOURCE], untrusted, target=target, columns=columns, time=time if time in wanted else None)
 
 
-def _newest(ctx: Context, version: DatasetVersion, columns: list[str], untrusted: set[str], without: Collection[int]) -> pa.Table:
+def _newest(ctx: Context, version: DatasetVersion, columns: list[str], untrusted: set[str], without: Collection[int]) -> pa.Table | None:
     """Read whole parts, the newest first, until there are enough rows of other sources; rows in their order, without excluded ones."""
     with ctx.catalog.read() as connection:
         held = [each for each in exclusions.every(connection, version.dataset) if each.active or each.id in without]
@@ -83,6 +85,8 @@ def _newest(ctx: Context, version: DatasetVersion, columns: list[str], untrusted
             read += piece.num_rows
             if read >= _MOST:
                 break
+        if not pieces:
+            continue  # all its rows were forgotten
         rows = pa.concat_tables(pieces)
         if held:
             rows = rows.filter(pa.array(~tables.covered(ctx, part, held)[: rows.num_rows]))
@@ -90,7 +94,7 @@ def _newest(ctx: Context, version: DatasetVersion, columns: list[str], untrusted
         others += pc.sum(pc.invert(pc.is_in(rows[SOURCE], pa.array([*untrusted])))).as_py() or 0
         if others >= _ENOUGH or read >= _MOST:
             break
-    return pa.concat_tables(reversed(found))
+    return pa.concat_tables(reversed(found)) if found else None
 
 
 def _quoted(name: str) -> str:
