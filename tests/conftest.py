@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -42,7 +43,7 @@ def new_catalogs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
                 first = Catalog(f"sqlite:///{made}")
                 upgrade(first.engine)
                 first.close()
-            aside = place.with_name(f".{place.name}.{os.getpid()}")
+            aside = place.with_name(f".{place.name}.{os.getpid()}.{threading.get_ident()}")
             shutil.copyfile(made, aside)
             with suppress(FileExistsError):
                 os.link(aside, place)
