@@ -4,7 +4,7 @@ Walking a tree is a chain of jumps that a processor cannot foresee, and for rows
 nothing jumps. Each tree has a word with a bit for each leaf, from left to right. A split that sends a row to the right strikes out
 the leaves on its left; the first leaf that is left when all splits were looked at is where the row ends (Lucchese et al., "QuickScorer",
 SIGIR 2015). All splits on one input that a value fails are struck out at once: for each place between the sorted thresholds of
-an input a table holds what is left of every tree. So a batch costs one search, one gather and one AND for each input.
+an input a table holds what is left of every tree. So a batch costs one gather and one AND for each input, and a search for all of them.
 
 Leaf values are added in the order of the trees, as LightGBM adds them, so that scores are its own to the bit.
 Hot path: imports only the standard library and numpy.
@@ -53,6 +53,9 @@ class TreeTables:
             raise Unsuited("not a sum of trees")
         splits = _Splits(trees)
         self._tables = splits.tables()
+        numbers = [table for table in self._tables if not table.codes]
+        self._numbers = np.array([table.place for table in numbers], np.intp)
+        self._places = _Places([table.edges for table in numbers])
         self._word = splits.word
         self._leaves = splits.leaves.ravel()
         # the exponent of a float is the place of its only bit
@@ -84,8 +87,10 @@ class TreeTables:
         columns[np.abs(columns) <= _ZERO] = 0.0
         mask, part = self._mask[:rows], self._part[:rows]
         mask.fill(np.iinfo(self._word).max)
+        found = iter(self._places.find(columns[self._numbers]))
         for table in self._tables:
-            table.bits.take(table.find(columns[table.place]), axis=0, out=part, mode="clip")
+            places = _codes_of(columns[table.place], table.codes) if table.codes else next(found)
+            table.bits.take(places, axis=0, out=part, mode="clip")
             np.bitwise_and(mask, part, out=mask)
         lowest = mask & (~mask + self._word(1))
         leaves = lowest.astype(np.float32).view(np.int32) >> 23
@@ -95,14 +100,61 @@ class TreeTables:
         return sums.T
 
 
+class _Places:
+    """Where values lie among sorted edges, for all inputs at once.
+
+    A search that halves and halves is a chain of jumps again. So each input's range is cut into cells of one width, and what is left to
+    be looked for are the edges within a cell: seldom more than a few, and the steps are the same for all values.
+    """
+
+    def __init__(self, edges: list[NDArray[np.float64]]) -> None:
+        most = max(map(len, edges), default=1)
+        count = min(2 ** math.ceil(math.log2(2 * most + 2)), 1024)
+        finite = [one[np.isfinite(one)] if np.isfinite(one).any() else np.zeros(1) for one in edges]
+        self._low = np.array([one[0] for one in finite]).reshape(-1, 1)
+        self._high = np.array([one[-1] for one in finite]).reshape(-1, 1)
+        width = self._high - self._low
+        self._steepness = np.divide(count - 1, width, out=np.zeros_like(width), where=width > 0)
+        self._begin = np.arange(len(edges)).reshape(-1, 1) * count  # of each input's cells
+        padded = np.full((len(edges), 2 * most + 1), np.inf)
+        for row, one in zip(padded, edges, strict=True):
+            row[: len(one)] = one
+        self._row = np.arange(len(edges)).reshape(-1, 1) * padded.shape[1]
+        held = np.zeros((len(edges), count), np.intp)
+        inner = self._cells(padded[:, :most])
+        for number, one in enumerate(edges):
+            np.add.at(held.reshape(-1), inner[number, : len(one)], 1)
+        self._first = (np.cumsum(held, axis=1) - held + self._row).ravel()  # the place of each cell's first edge
+        self._steps = [1 << step for step in reversed(range(int(held.max(initial=0)).bit_length()))]
+        self._edges = padded.ravel()
+        self._missing = np.array([len(one) + 1 for one in edges], np.intp).reshape(-1, 1)
+
+    def find(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
+        """Return for each value (inputs, rows) how many edges are below it; for NaN one more than there could be."""
+        places = self._first.take(self._cells(values))
+        for step in self._steps:
+            places += np.multiply(self._edges.take(places + (step - 1)) < values, step, dtype=np.intp)
+        places -= self._row
+        nowhere = np.isnan(values)
+        return np.where(nowhere, self._missing, places) if nowhere.any() else places
+
+    def _cells(self, values: NDArray[np.float64]) -> NDArray[np.intp]:
+        within = np.fmin(np.fmax(values, self._low), self._high)  # NaN lies somewhere too
+        within -= self._low
+        within *= self._steepness
+        cells = within.astype(np.intp)
+        cells += self._begin
+        return cells
+
+
 class _Table:
     """The splits on one input: for each place of a value, what is left of every tree."""
 
-    def __init__(self, place: int, edges: NDArray[np.float64], bits: NDArray[Any], find: Callable[[NDArray[np.float64]], NDArray[np.intp]]) -> None:
+    def __init__(self, place: int, edges: NDArray[np.float64], bits: NDArray[Any], codes: int = 0) -> None:
         self.place = place
         self.edges = edges
         self.bits = bits
-        self.find = find
+        self.codes = codes  # of a category; 0: a number
 
 
 class _Splits:
@@ -171,8 +223,7 @@ class _Splits:
         kinds = self.decision[mine]
         right = np.where(kinds & _MISSING == _MISSING_NAN, kinds & _DEFAULT_LEFT == 0, self.threshold[mine] < 0.0)  # else NaN is 0
         np.bitwise_and.at(bits, (np.full(right.sum(), len(edges) + 1), self.tree[mine[right]]), self.struck[mine[right]])
-        # NaN is sorted behind infinity, so its place is the last one
-        return _Table(place, edges, bits, np.append(edges, np.inf).searchsorted)
+        return _Table(place, edges, bits)
 
     def _of_categories(self, place: int, mine: NDArray[np.intp]) -> _Table:
         count = max(len(self.codes[split]) for split in mine.tolist())
@@ -181,14 +232,14 @@ class _Splits:
             left = self.codes[split]
             right = np.append(~left, np.ones(count + 1 - len(left), np.bool_))
             bits[right, self.tree[split]] &= self.struck[split]
-
-        def find(values: NDArray[np.float64]) -> NDArray[np.intp]:
-            return np.where((values > -1) & (values < count), values, count).astype(np.intp)
-
-        return _Table(place, np.arange(-1.0, count + 1), bits, find)
+        return _Table(place, np.arange(-1.0, count + 1), bits, count)
 
     def _blank(self, rows: int) -> NDArray[Any]:
         return np.full((rows, len(self.leaves)), np.iinfo(self.word).max, self.word)
+
+
+def _codes_of(values: NDArray[np.float64], count: int) -> NDArray[np.intp]:
+    return np.where((values > -1) & (values < count), values, count).astype(np.intp)
 
 
 def _settings(text: str) -> dict[str, str]:
