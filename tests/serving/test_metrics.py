@@ -99,7 +99,7 @@ def test_prometheus_reads_what_is_told_and_finds_every_metric_of_the_list(ctx):
         ask("POST", "/v2/models/shop/infer", {"inputs": []})
         ask("POST", "/outcomes/shop", {"outcomes": [{"id": "x", "value": True}]})
         while ask.app.engine.shadows:
-            ask.app.engine.shadows.run_next()
+            ask.app.engine.shadows.run_some()
         text = ask("GET", "/metrics").body.decode()
         families = _parsed(text)
         waiting = families["kaizen_journal_waiting_bytes"].samples[0].value

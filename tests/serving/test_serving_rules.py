@@ -256,7 +256,7 @@ def test_shadows_answer_every_row_whatever_rules_say(ctx):
     served = engine(ctx, [Rule(when="size == 'L'")], known(ctx), challenger)
     ask(served, GOOD, {**GOOD, "size": "L"}, unit="customer-1")
     while served.shadows:
-        served.shadows.run_next()
+        served.shadows.run_some()
     kept = drained(ctx)
     assert [(row["role"], row["release"], row["decided_by"]) for row in kept] == [
         ("live", "shop@1", "model"), ("live", "shop@1", "fallback"), ("shadow", "shop@2", "model"), ("shadow", "shop@2", "model"),

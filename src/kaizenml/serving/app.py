@@ -282,9 +282,9 @@ class App:
         return 200, _TEXT, self.counters.render(gauges).encode(), ()
 
     def _run_shadows(self) -> None:
-        """Run one request's shadows, then let whatever came in go first."""
+        """Run some shadows, then let whatever came in go first."""
         if self.engine.shadows:
-            self.engine.shadows.run_next()
+            self.engine.shadows.run_some()
         if self.engine.shadows:
             asyncio.get_running_loop().call_soon(self._run_shadows)
         else:
@@ -319,7 +319,7 @@ class App:
 
     async def _stop(self) -> None:
         while self.engine.shadows:  # what was answered is also compared
-            self.engine.shadows.run_next()
+            self.engine.shadows.run_some()
         await self.engine.shadows.settle()
         for task in self._tasks:
             task.cancel()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from kaizenml.errors import InvalidInput, KaizenError
+from kaizenml.features.encoding.records import Records
 from kaizenml.registry.runtimes import Model, Prediction
 from kaizenml.serving.routing import LoadedEndpoint, LoadedRoute
 from kaizenml.serving.rules import MODEL, By, Hit
@@ -213,6 +214,8 @@ def told(arm: LoadedRoute, error: Exception) -> str:
 
 def without_strangers(rows: Sequence[dict[str, Any]], loaded: LoadedRoute, answered: LoadedRoute) -> Sequence[dict[str, Any]]:
     """Leave out the inputs that only the answering release takes: the request was written for that one."""
+    if isinstance(rows, Records) and loaded.model is not None and loaded.model.record_type is rows.kind:
+        return rows  # both take the same
     mine = {field.name for field in loaded.signature.fields}
     theirs = {field.name for field in answered.signature.fields} - mine
     return [{name: value for name, value in row.items() if name not in theirs} for row in rows] if theirs else rows

@@ -38,7 +38,7 @@ UNJOURNALED = b',"journaled":false'  # in an answer that has no record
 T = TypeVar("T")
 
 
-class _Said(msgspec.Struct, frozen=True):
+class _Said(msgspec.Struct, frozen=True, gc=False):
     """One prediction as it is answered."""
 
     id: str
@@ -139,7 +139,8 @@ class Engine:
         by, reason, arm = answered.decision.decided_by, answered.decision.reason, answered.arm
         label, predictions = arm.route.arm, answered.decision.predictions
         if answered.decision.rows is None:
-            said = self._encode_json([_Said(i, p.value, p.probabilities, by, reason, label) for i, p in zip(answered.ids, predictions, strict=True)])
+            each = zip(answered.ids, predictions, strict=True)
+            said = self._encode_json([_Said(i, value, chances, by, reason, label) for i, (value, chances) in each])
         else:
             rows = zip(answered.ids, predictions, answered.decision.rows, strict=True)
             said = self._encode_json(
@@ -251,7 +252,7 @@ class Engine:
         """Return the journal's record of a decision."""
         by, reason = decision.decided_by, decision.reason
         if decision.rows is None:
-            answers = [Answer(i, p.value, p.probabilities, by, reason) for i, p in zip(asked.ids, decision.predictions, strict=True)]
+            answers = [Answer(i, value, chances, by, reason) for i, (value, chances) in zip(asked.ids, decision.predictions, strict=True)]
         else:
             answers = [
                 Answer(i, p.value, p.probabilities, who.decided_by, who.reason, who.release, who.propensity)

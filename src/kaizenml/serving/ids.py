@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 
 _AHEAD = 64
-_DIGITS = "0123456789abcdef"
+_PLACES = [[(f"{8 * odd + place:x}", slice(8 * place, 8 * place + 8)) for place in range(8)] for odd in (0, 1)]  # last digit, and where its check is
 _ID = re.compile(r"[0-9a-f]{32}")
 
 
@@ -90,13 +90,11 @@ class Ids:
         first, self._next = self._next, self._next + count
         prefix = f"{second & 0xFFFFFFFF:08x}{self.boot}"
         made: list[str] = []
-        while len(made) < count:
-            number = (first + len(made)) & 0xFFFFFFFF
-            checks = self._checks(prefix, number >> 3)
-            begin = prefix + f"{number:08x}"[:7]
-            shared = range(number & 7, min(8, (number & 7) + count - len(made)))
-            made += [f"{begin}{_DIGITS[number & 8 | place]}{checks[8 * place : 8 * place + 8]}" for place in shared]
-        return made
+        for number in range(first >> 3, (first + count + 7) >> 3):
+            block = number & 0x1FFFFFFF  # counters go round
+            begin, checks = f"{prefix}{block >> 1:07x}", self._checks(prefix, block)
+            made += [begin + digit + checks[place] for digit, place in _PLACES[block & 1]]
+        return made[first & 7 : (first & 7) + count]
 
     def _checks(self, prefix: str, block: int) -> str:
         """Return the checks, of 8 digits each, of the eight ids of a block."""

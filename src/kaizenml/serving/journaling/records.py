@@ -10,7 +10,7 @@ import msgspec
 from kaizenml.features.encoding.columns import Columns
 
 
-class Answer(msgspec.Struct, frozen=True, array_like=True):
+class Answer(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """One predicted row."""
 
     id: str
