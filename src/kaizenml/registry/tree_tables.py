@@ -142,7 +142,7 @@ class _Places:
         within = np.fmin(np.fmax(values, self._low), self._high)  # NaN lies somewhere too
         within -= self._low
         within *= self._steepness
-        cells = within.astype(np.intp)
+        cells: NDArray[np.intp] = within.astype(np.intp)
         cells += self._begin
         return cells
 
