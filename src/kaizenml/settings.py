@@ -46,6 +46,7 @@ class TaskSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     ignore: list[str] = []  # columns never used as inputs
     known: list[str] = []  # columns known when the question is asked, whatever the leak scan thinks of them
     loss: str | None = None  # metric to decide by; default log_loss or rmse
+    views: list[str] | None = None  # feature views to learn from, as they are or as they were (`spend@3f2a`); default all as they are
 
 
 class ViewSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from kaizenml.context import Context
 from kaizenml.data import operations as data
-from kaizenml.errors import InvalidInput, InvalidSettings, NotFound
+from kaizenml.errors import InvalidInput, InvalidSettings, KaizenError, NotFound
 from kaizenml.features import operations
 from kaizenml.features.defining import definitions, expressions
 from kaizenml.features.offline import frame
@@ -139,6 +139,37 @@ def test_an_earlier_version_stays_within_reach_beside_the_current_one(shop: Cont
     assert frame.view_named(shop, "spend") != old
     assert frame.view_named(shop, f"spend@{old.version}") == old
     assert frame.view_named(shop, f"spend@{old.version[:6]}") == old
+
+
+def test_a_model_learns_from_the_versions_of_views_that_the_task_names(shop: Context, reopen: Callable[..., Context]) -> None:
+    rows = frame.training_frame(shop, "asked").to_pylist()
+    old = frame.views(shop)[0]
+    more = """
+@features(entity="customer_id", source="orders", at="ts")
+class Visits:
+    visits = count(last="90d")
+
+
+@derived
+def often(visits: float) -> float:
+    return visits / 90
+"""
+    (shop.root / "features.py").write_text(FILE.replace('sum_("amount", last="30d")', 'sum_("amount", last="10d")') + more)
+    assert [row["spend_30d"] for row in frame.training_frame(shop, "asked").to_pylist()] != [row["spend_30d"] for row in rows]
+    toml = '[project]\nname = "shop"\n[task]\ndataset = "asked"\ntarget = "late"\ntime = "at"\nviews = '
+    pinned = reopen(f'{toml}["spend@{old.version[:6]}"]\n')
+    assert frame.training_frame(pinned, "asked").to_pylist() == rows  # neither visits nor what is computed from them
+    views, derived = frame.learnt_from(pinned)
+    assert (views, [each.name for each in derived]) == ([old], ["spend_ratio", "strained"])
+    assert [view.name for view in frame.views(pinned)] == ["spend", "visits"]  # which may be pushed to, filled and watched all the same
+    assert operations.materialize(pinned, "spend").view == old.ref
+    mixed = reopen(f'{toml}["visits", "spend@{old.version}"]\n')
+    assert [row["spend_30d"] for row in frame.training_frame(mixed, "asked").to_pylist()] == [row["spend_30d"] for row in rows]
+    assert "often" in frame.training_frame(mixed, "asked").column_names
+    assert frame.training_frame(reopen(toml + "[]\n"), "asked").column_names == ["customer_id", "at", "asked", "late"]
+    for said, views_ in (("did you mean 'spend'", '["spent"]'), ("twice", f'["spend", "spend@{old.version}"]'), ("spend@", '["spend@0000"]')):
+        with pytest.raises(KaizenError, match=said):
+            frame.training_frame(reopen(f"{toml}{views_}\n"), "asked")
 
 
 @pytest.mark.parametrize(

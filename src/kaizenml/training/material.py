@@ -84,7 +84,7 @@ def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], o
     """
     settings = task_settings(ctx)
     version = tables.version(ctx, dataset)
-    views, derived = frame.views(ctx), frame.derived(ctx)
+    views, derived = frame.learnt_from(ctx)
     _check_target(derived, settings.target)
     before = _held(ctx, version.dataset, views)
     whole = frame.training_frame(ctx, version.ref, views=views, derived=derived)

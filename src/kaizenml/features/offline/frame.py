@@ -6,6 +6,7 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -37,9 +38,44 @@ _DERIVED: dict[FieldKind, pa.DataType] = {
 MAX_TEXT_LEVELS = 40  # a column of text with no more distinct values than this is a category
 
 
+_pinned: dict[tuple[Path, str], FeatureView] = {}  # what a version is never changes; a push must not wait for the catalog
+
+
 def views(ctx: Context) -> list[FeatureView]:
-    """Return the project's feature views: those of kaizen.toml in its order, then those defined in Python."""
-    return definitions.of(ctx).views
+    """Return the feature views: those of kaizen.toml in order, then those defined in Python; of one that ``task.views`` pins, the version named."""
+    found = {view.name: view for view in definitions.of(ctx).views}
+    for name in _asked_for(ctx) or ():
+        if "@" in name:
+            view = _pinned[ctx.root, name] = _pinned.get((ctx.root, name)) or _version(ctx, name)
+            found[view.name] = view
+    return list(found.values())
+
+
+def learnt_from(ctx: Context) -> tuple[list[FeatureView], list[Derived]]:
+    """Return the views that a model of the project learns from, ``task.views`` or all, and the derived inputs that these suffice for."""
+    known, computed = {view.name: view for view in views(ctx)}, derived(ctx)
+    asked = _asked_for(ctx)
+    if asked is None:
+        return list(known.values()), computed
+    names = [name.partition("@")[0] for name in asked]
+    for name in names:
+        if name not in known:
+            raise not_found("feature view", name, known, remedy="mend task.views in kaizen.toml; kaizen features list")
+        if names.count(name) > 1:
+            raise InvalidSettings(
+                f"task.views names {name!r} twice: a model reads one version of a view",
+                remedy="name one of them; `kaizen features frame` puts several versions side by side",
+                values={"setting": "task.views", "found": asked},
+            )
+    gone = {feature for name, view in known.items() if name not in names for feature in view.features}
+    for each in computed:
+        if gone & set(each.inputs):
+            gone.add(each.name)
+    return [known[name] for name in names], [each for each in computed if each.name not in gone]
+
+
+def _asked_for(ctx: Context) -> list[str] | None:
+    return None if ctx.settings.task is None else ctx.settings.task.views
 
 
 def derived(ctx: Context) -> list[Derived]:
@@ -48,16 +84,21 @@ def derived(ctx: Context) -> list[Derived]:
 
 
 def view_named(ctx: Context, name: str) -> FeatureView:
-    """Return one feature view: as the project defines it now, or as ``name@version`` did; NotFound comes with the nearest name."""
-    bare, _, version = name.partition("@")
+    """Return one feature view: as the project has it, or as ``name@version`` was; NotFound comes with the nearest name."""
+    if "@" in name:
+        return _version(ctx, name)
     known = {view.name: view for view in views(ctx)}
-    if not version:
-        if bare not in known:
-            raise not_found("feature view", bare, known, remedy="kaizen features list")
-        return known[bare]
+    if name not in known:
+        raise not_found("feature view", name, known, remedy="kaizen features list")
+    return known[name]
+
+
+def _version(ctx: Context, name: str) -> FeatureView:
+    bare, _, version = name.partition("@")
+    now = [view for view in definitions.of(ctx).views if view.name == bare]
     with ctx.catalog.read() as connection:
         before = [view for view, _ in store.versions(connection, bare)]
-    for view in [*([known[bare]] if bare in known else []), *before]:
+    for view in [*now, *before] if version else now:
         if view.version.startswith(version):
             return view
     shown = [f"{view.name}@{view.version}" for view in before]
@@ -84,7 +125,7 @@ def training_frame(
     Parameters
     ----------
     ref : the dataset, ``name`` or ``name@number``.
-    views : default the project's.
+    views : default those that the project learns from.
     derived : default the project's where the views are, else none.
     recorded : whether this counts as a use of the views; not where somebody only looks.
     only : chooses among the dataset's rows, sorted, before features are put beside them; default all.
@@ -98,9 +139,8 @@ def training_frame(
     ------
     InvalidSettings : a view's entity is no column of the dataset, or a feature's name is taken.
     """
-    found = definitions.of(ctx) if views is None else None
-    chosen = found.views if found is not None else list(views or ())
-    computed = derived if derived is not None else found.derived if found is not None else []
+    chosen, computed = learnt_from(ctx) if views is None else (list(views), list(derived or ()))
+    computed = computed if derived is None else list(derived)
     rows = tables.read_allowed(ctx, ref)
     task, known_at = ctx.settings.task, None
     time = task.time if task is not None else None
@@ -163,13 +203,13 @@ def kinds_of(
 ) -> dict[str, Kind]:
     """Return the kind of every column of the training frame, as the datasets' contracts and the definitions say."""
     kinds = dict(tables.version(ctx, ref).columns)
-    found = definitions.of(ctx) if views is None else None
-    for view in found.views if found is not None else views or ():
+    chosen, computed = learnt_from(ctx) if views is None else (list(views), list(derived or ()))
+    computed = computed if derived is None else list(derived)
+    for view in chosen:
         given = {} if view.sql else tables.version(ctx, view.dataset).columns
         of = {each.name: kind_of(each.function, given.get(each.column or "")) for each in view.aggregates if each.column is None or given}
         of |= {column: given[column] for column in view.columns if column in given}
         kinds |= {name: of[column] for name, column in view.features.items() if column in of}
-    computed = derived if derived is not None else found.derived if found is not None else []
     return kinds | {each.name: each.kind for each in computed}
 
 
