@@ -250,3 +250,24 @@ def test_a_catalog_that_is_damaged_or_cannot_be_opened_is_no_bug_report(project,
     monkeypatch.setattr("os.access", lambda _path, _mode: False)
     assert run(["audit", "list"]) == 1
     assert capsys.readouterr().err.startswith(f"error: {project} can only be read; the catalog in it must be written\n  try: check its rights")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("also", "ends"), [("", True), ("import deltalake.fs", False)])
+def test_an_interpreter_whose_end_arrows_threads_may_trip_over_is_left_without_it(also, ends):
+    code = f"""
+import atexit, sys
+{also}
+class Held:
+    def __del__(self):
+        print("the interpreter ended", flush=True)
+held = Held()
+atexit.register(print, "what was registered ran")
+sys.argv = ["kaizen", "releases", "show"]
+from kaizenml.cli import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "try:" in done.stderr
+    assert done.stdout.splitlines() == ["what was registered ran"] + ["the interpreter ended"] * ends
