@@ -1,4 +1,6 @@
-"""Real servers on loopback for the tests: PostgreSQL, Redis (or Valkey), and S3. A server that is not installed skips its tests, with the reason.
+"""Real servers on loopback for the tests: PostgreSQL, Redis (or Valkey), S3, and the stores of Google and Azure.
+
+A server that is not installed skips its tests, with the reason.
 
 Each process of the tests has servers of its own, started when the first test asks (about a second) and ended with it: by the fixture, or by
 the kernel where the process is killed. A test gets a database, a flushed server or a bucket of its own:
@@ -137,6 +139,44 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> S3:
     return S3(f"s3://{bucket}", environ)
 
 
+@pytest.fixture
+def google(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server of Google's object store: the address of an empty bucket. The variable that Google's tools read names the server."""
+    if not _CLIENTS.exists() or subprocess.run([_CLIENTS, "-c", "import gcp_storage_emulator"], capture_output=True).returncode:
+        pytest.skip("there is no server of Google's object store in .venv-clients: ./x clients")
+    start = "import sys; from gcp_storage_emulator.server import create_server; create_server('127.0.0.1', int(sys.argv[1]), in_memory=True).run()"
+
+    def command(port: int) -> list[str]:
+        return [str(_CLIENTS), "-c", start, str(port)]
+
+    with (
+        tempfile.TemporaryDirectory(prefix="kaizen-google-") as folder,
+        _served(command, _takes_connections, cwd=folder, ending=signal.SIGKILL) as port,
+    ):
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"http://127.0.0.1:{port}")
+        address, made = f"http://127.0.0.1:{port}/storage/v1/b?project=tests", b'{"name": "kaizen-tests"}'
+        urllib.request.urlopen(urllib.request.Request(address, made, {"Content-Type": "application/json"}), timeout=10).close()
+        yield "gs://kaizen-tests"
+
+
+@pytest.fixture
+def azure(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A server of Azure's object store: the address of an empty container. The variable that Azure's tools read names account and server."""
+    program = shutil.which("azurite-blob")
+    if program is None:
+        pytest.skip("azurite is not installed: npm install --global azurite")
+    key = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="  # which azurite has in its documentation
+
+    def command(port: int) -> list[str]:
+        quiet = ["--inMemoryPersistence", "--skipApiVersionCheck", "--disableTelemetry", "--silent"]
+        return [program, *quiet, "--blobHost", "127.0.0.1", "--blobPort", str(port)]
+
+    with tempfile.TemporaryDirectory(prefix="kaizen-azure-") as folder, _served(command, _takes_connections, cwd=folder) as port:
+        said = f"AccountName=devstoreaccount1;AccountKey={key};BlobEndpoint=http://127.0.0.1:{port}/devstoreaccount1"
+        monkeypatch.setenv("AZURE_STORAGE_CONNECTION_STRING", said)
+        yield "az://kaizen-tests"
+
+
 def _postgres_programs() -> Path:
     folders = sorted(glob.glob("/usr/lib/postgresql/*/bin"), key=lambda path: int(path.split("/")[-2]), reverse=True)
     for folder in map(Path, folders):
@@ -223,5 +263,11 @@ def _redis_answers(port: int) -> bool:
 def _http_answers(port: int) -> bool:
     with suppress(OSError):
         urllib.request.urlopen(f"http://127.0.0.1:{port}/moto-api/", timeout=2).close()
+        return True
+    return False
+
+
+def _takes_connections(port: int) -> bool:
+    with suppress(OSError), closing(socket.create_connection(("127.0.0.1", port), timeout=2)):
         return True
     return False

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import gzip
 import importlib.util
 import json
@@ -11,6 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from kaizenml.context import Context
+from kaizenml.data import operations, tables
 from kaizenml.data.intake.sources import load
 from kaizenml.data.kinds import notes_of
 from kaizenml.errors import InvalidData, KaizenError, NotFound
@@ -297,3 +300,39 @@ def test_a_year_of_flights_loads_quickly():
     assert found["time_hour"] == "timestamp[us, tz=UTC]"
     assert found["tailnum"] == found["origin"] == "string"
     assert sum(kind == "int64" for kind in found.values()) == 14
+
+
+def test_a_workbook_is_read_by_its_sheet_with_dates_numbers_and_gaps(ctx: Context):
+    pytest.importorskip("python_calamine", reason="pip install 'kaizenml[excel]'")
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.title = "Notes"
+    book.active.append(["read me"])
+    orders = book.create_sheet("Orders")
+    orders.append(["id", "ordered", "price", "paid", "code", "left"])
+    for row in range(1, 31):
+        orders.append([row, dt.datetime(2026, 11, 1, 8, 30) + dt.timedelta(days=row), row * 1.25, row % 2 == 0, f"00{row}", None if row % 3 else row])
+    book.save(ctx.root / "book.xlsx")
+    version = operations.add(ctx, "t", "book.xlsx", key="id")
+    assert version.columns == {"id": "integer", "ordered": "timestamp", "price": "number", "paid": "boolean", "code": "text", "left": "integer"}
+    first = tables.read(ctx, "t").slice(2, 1).to_pylist()[0]
+    assert first == {"id": 3, "ordered": dt.datetime(2026, 11, 4, 8, 30, tzinfo=dt.UTC), "price": 3.75, "paid": False, "code": "003", "left": 3}
+    returns = book.create_sheet("Returns")
+    returns.append(["id", "why"])
+    returns.append([7, "too small"])
+    book.save(ctx.root / "book.xlsx")
+    with pytest.raises(InvalidData, match="2 sheets with rows: Orders, Returns") as refused:
+        operations.add(ctx, "t", "book.xlsx")
+    assert "--query 'Orders'" in (refused.value.remedy or "")
+    with pytest.raises(NotFound, match="did you mean 'Returns'"):
+        operations.add(ctx, "r", "book.xlsx", query="Return")
+    assert operations.add(ctx, "r", "book.xlsx", query="Returns").rows == 1
+    returns.append([8, "too large"])
+    book.save(ctx.root / "book.xlsx")
+    assert operations.refresh(ctx, "r").rows == 2, "the sheet is remembered"
+    (ctx.root / "rows.csv").write_text("id,x\n1,2\n")
+    with pytest.raises(InvalidData, match="no workbook"):
+        operations.add(ctx, "s", "rows.csv", query="Orders")
+    (ctx.root / "cut.xlsx").write_bytes((ctx.root / "book.xlsx").read_bytes()[:2000])
+    with pytest.raises(InvalidData, match="cannot be read as a workbook"):
+        operations.add(ctx, "s", "cut.xlsx")

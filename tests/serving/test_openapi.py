@@ -15,7 +15,7 @@ import serving_bundles as bundles
 from in_process import running
 
 from kaizenml.errors import KaizenError, _all
-from kaizenml.features.signature import Field
+from kaizenml.features.signature import DERIVED, Derived, Field
 from kaizenml.rollouts import snapshot
 from kaizenml.rollouts.snapshot import Rule
 from kaizenml.serving import app as app_module
@@ -25,6 +25,7 @@ from kaizenml.serving.routing import Routing, load
 from kaizenml.serving.telling.docs_page import page
 from kaizenml.serving.telling.openapi import document
 from kaizenml.serving.telling.openapi_parts import STATUSES
+from kaizenml.training import model_file
 
 
 def _routing(state, **kind) -> Routing:
@@ -126,6 +127,34 @@ def test_a_views_entity_may_be_left_out_only_where_its_features_are_there(descri
         body = {"inputs": [bundles.GOOD | more]}
         assert _validator(described, schema).is_valid(body) is fits
         assert ask("POST", "/predict/shop", body).status == (200 if fits else 422)
+
+
+def test_what_an_input_is_computed_from_may_be_left_out_only_where_that_is_there(tmp_path):
+    state = tmp_path / ".kaizen"
+    made = bundles.write_bundle(state)
+    folder = state / made.bundle / "model"
+    spec = model_file.read(folder)
+    fields = [Field(name="price", kind="number", view=DERIVED), *spec.signature.fields[1:]]
+    derived = [
+        Derived(name="fee", inputs=["distance", "count"], expression="distance * count", kind="number", takes=["number", "integer"]),
+        Derived(name="price", inputs=["fee", "rate"], expression="fee * rate", kind="number", takes=["number", "number"]),
+    ]
+    signature = msgspec.structs.replace(spec.signature, fields=fields, derived=derived)
+    encoder = msgspec.structs.replace(spec.encoder, accepts=["distance", "rate", "fee"])
+    model_file.write(folder, msgspec.structs.replace(spec, signature=signature, encoder=encoder))
+    bundles.route(state, made)
+    bare = {name: value for name, value in bundles.GOOD.items() if name != "price"}
+    with running(state) as ask:
+        told = ask("GET", "/openapi.json").document
+        content = told["paths"]["/predict/shop"]["post"]["requestBody"]["content"]["application/json"]
+        assert ask("POST", "/predict/shop", content["example"]).status == 200
+        for more, fits in (
+            ({}, False), ({"distance": 2.0}, False), ({"distance": 2.0, "rate": 0.5}, True), ({"fee": 4.0, "rate": 0.5}, True),
+            ({"price": 1.0}, False), ({"price": 1.0, "fee": 4.0}, True), ({"distance": "far", "rate": 0.5}, False),
+        ):  # fmt: skip
+            body = {"inputs": [bare | more]}
+            assert _validator(told, content["schema"]).is_valid(body) is fits, more
+            assert ask("POST", "/predict/shop", body).status == (200 if fits else 422), more
 
 
 @pytest.mark.parametrize("task", ["multiclass", "regression"])

@@ -128,7 +128,7 @@ def add(
         (``s3://``, ``gs://``, ``az://``). With ``query``, the address of a database as SQLAlchemy writes it. Secrets stay in the
         environment: write ``${NAME}`` in their place.
     table : rows instead: an Arrow table or stream of record batches, a pandas or Polars frame.
-    query : a SELECT, or the name of a table.
+    query : a SELECT, or the name of a table; of a workbook with several sheets, the sheet.
     cursor : column of the query by which rows are new, such as a number that counts up or a time of change.
     mode : ``append`` keeps the rows of the newest version, ``replace`` starts over with these. Older versions stay readable in both.
     trust : of the source: ``internal``, ``partner`` or ``public``; default ``internal`` for a new source, else unchanged.

@@ -22,8 +22,8 @@ _PIECE_BYTES = 32 << 20
 _MOST_WHOLE = 4 << 30  # of formats that can only be read at once
 
 
-def pieces_of(at: Located) -> Iterator[Piece]:
-    """Read a file.
+def pieces_of(at: Located, sheet: str | None = None) -> Iterator[Piece]:
+    """Read a file; of a workbook, this sheet.
 
     Raises
     ------
@@ -32,17 +32,18 @@ def pieces_of(at: Located) -> Iterator[Piece]:
     suffixes = [suffix.lower() for suffix in PurePath(at.name).suffixes]
     packed = suffixes.pop() if suffixes and suffixes[-1] in (*CODECS, ".zip") else None
     ending = suffixes[-1] if suffixes else ""
-    if at.filesystem is None and (packed == ".zip" or at.size <= WHOLE_BYTES // (16 if packed else 1) or ending not in sources.ENDINGS):
-        yield Piece(sources.load(Path(at.path)))
+    whole = packed == ".zip" or at.size <= WHOLE_BYTES // (16 if packed else 1) or ending not in sources.ENDINGS
+    if at.filesystem is None and (sheet is not None or whole):
+        yield Piece(sources.load(Path(at.path), sheet))
     elif packed is None and ending in sources.PARQUET:
         yield from _parquet(at)
     elif packed is None and ending in sources.ARROW:
         yield from _arrow(at)
     else:
-        yield from _bytes(at, packed, ending)
+        yield from _bytes(at, packed, ending, sheet)
 
 
-def _bytes(at: Located, packed: str | None, ending: str) -> Iterator[Piece]:
+def _bytes(at: Located, packed: str | None, ending: str, sheet: str | None) -> Iterator[Piece]:
     if packed == ".zip":
         what = f"{at.shown} is a zip archive, which is read on this machine only"
         raise InvalidData(what, remedy="pack it with gzip or zstd", values={"file": at.shown})
@@ -54,7 +55,7 @@ def _bytes(at: Located, packed: str | None, ending: str) -> Iterator[Piece]:
         if array and len(head) > WHOLE_BYTES:
             head += stream.read(_MOST_WHOLE)
         if len(head) <= (WHOLE_BYTES if streamed and not array else _MOST_WHOLE):
-            yield Piece(sources.table_of(head, shown, ending, at.shown))
+            yield Piece(sources.table_of(head, shown, ending, at.shown, sheet))
         elif not streamed or array:
             remedy = "write it as Parquet, CSV, or JSON with one object per line: these are read in pieces"
             raise TooLarge(f"{at.shown} is larger than {_MOST_WHOLE >> 30} GiB and can only be read at once", remedy=remedy)

@@ -10,7 +10,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 from kaizenml.context import Context
-from kaizenml.data.intake import sources
+from kaizenml.data.intake import object_stores, sources
 from kaizenml.data.intake.streams import Located, reachable
 from kaizenml.errors import InvalidData, NotFound, UsageError
 
@@ -94,28 +94,8 @@ def is_many(ctx: Context, location: str) -> bool:
 
 def store_of(uri: str, shown: str) -> tuple[Any, str]:
     """Return pyarrow's file system for an address in an object store, and the path in it. Keys and server are as the environment says."""
-    from pyarrow import fs
-
-    scheme, _, rest = uri.partition("://")
-    rest = rest.rstrip("/")
-    if scheme == "s3":
-        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        options: dict[str, Any] = {"request_timeout": 60, "connect_timeout": 5}
-        if endpoint:
-            kind, _, host = endpoint.partition("://")
-            options |= {"endpoint_override": host.rstrip("/"), "scheme": kind}
-        region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-        return fs.S3FileSystem(region=region or ("us-east-1" if endpoint else None), **options), rest
     with reachable(shown):
-        if scheme in ("gs", "gcs"):
-            return fs.GcsFileSystem(anonymous=not os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")), rest
-        account = os.environ.get("AZURE_STORAGE_ACCOUNT_NAME") or os.environ.get("AZURE_STORAGE_ACCOUNT")
-        if not account:
-            raise UsageError(
-                f"{shown} needs the name of the storage account", remedy="export AZURE_STORAGE_ACCOUNT_NAME=...", values={"source": shown}
-            )
-        key = os.environ.get("AZURE_STORAGE_ACCOUNT_KEY") or os.environ.get("AZURE_STORAGE_KEY")
-        return fs.AzureFileSystem(account, account_key=key), rest
+        return object_stores.store_of(uri, shown)
 
 
 def _resolve(ctx: Context, location: str, shown: str) -> tuple[Any, str]:

@@ -46,7 +46,7 @@ def open_source(
     Parameters
     ----------
     source : a file, folder, glob or Delta table, here or in an object store; with ``query`` a database.
-    query, cursor : see ``databases.read_query``.
+    query, cursor : see ``databases.read_query``; of workbooks, ``query`` names the sheet.
     after : position up to which the rows of a cursor were taken.
     taken : what was taken of it before, with marks.
     only_new : open only what was not taken; of many files, not those that were changed since.
@@ -56,7 +56,8 @@ def open_source(
     Rows on their way in; None when there is nothing new, as far as can be told without reading.
     """
     locations.check_no_secret(source)
-    if query is not None:
+    scheme = locations.scheme_of(source)
+    if query is not None and scheme not in (None, "file", *locations.SCHEMES):
         return _database(ctx, source, query, cursor, after)
     if cursor is not None:
         raise UsageError("--cursor says which rows of a query are new, and there is no --query", remedy="give --query, or leave --cursor out")
@@ -70,7 +71,7 @@ def open_source(
     location = _recorded(ctx, source) if many else found[0].shown
     return Incoming(
         location=location,
-        pieces=lambda: files.with_rows(_of_files(found), source) if many else files.pieces_of(found[0]),
+        pieces=lambda: files.with_rows(_of_files(found, query), source) if many else files.pieces_of(found[0], query),
         taken={one.shown: one.mark for one in found},
         grows=many,
         reopened=location,
@@ -96,10 +97,10 @@ def is_delta(ctx: Context, source: str) -> bool:
     return scheme in (None, "file") and (_local(ctx, source) / "_delta_log").is_dir()
 
 
-def _of_files(found: list[Located]) -> Iterator[Piece]:
+def _of_files(found: list[Located], sheet: str | None) -> Iterator[Piece]:
     total, before = sum(one.size for one in found), 0
     for one in found:
-        for piece in files.pieces_of(one):
+        for piece in files.pieces_of(one, sheet):
             # a file is read by itself, and its columns may be others than those of the next
             yield piece._replace(done=(before + piece.done * one.size) / max(total, 1), sparse=piece.sparse or len(found) > 1)
         before += one.size

@@ -22,7 +22,7 @@ from kaizenml.errors import InvalidData, NotFound, TooLarge, nearest
 SEPARATOR = {".csv": None, ".tsv": "\t", ".tab": "\t", ".psv": "|", ".txt": None}
 PARQUET = (".parquet", ".pq", ".parq")
 ARROW = (".arrow", ".feather", ".ipc")
-EXCEL = (".xlsx", ".xls", ".xlsb", ".ods")
+EXCEL = (".xlsx", ".xlsm", ".xls", ".xlsb", ".ods")
 JSON = (".jsonl", ".ndjson", ".json")
 _PACKED = (".gz", ".zst", ".zip")
 ENDINGS = (*SEPARATOR, *PARQUET, *JSON, *ARROW, *EXCEL)
@@ -31,12 +31,13 @@ ENDINGS = (*SEPARATOR, *PARQUET, *JSON, *ARROW, *EXCEL)
 _MOST_BYTES = 16 << 30  # unpacked; a bomb of a few kilobytes must not fill the memory
 
 
-def load(path: Path) -> pa.Table:
+def load(path: Path, sheet: str | None = None) -> pa.Table:
     """Load a file as a table of typed columns.
 
     Parameters
     ----------
     path : a file that ends like one of ``ENDINGS``, perhaps packed (``.gz``, ``.zst``, ``.zip`` with one file in it).
+    sheet : of a workbook with several.
 
     Returns
     -------
@@ -56,10 +57,13 @@ def load(path: Path) -> pa.Table:
     """
     path = Path(path)
     raw, name, ending = _bytes_of(path)
-    return table_of(raw, name, ending, str(path))
+    if sheet is not None and ending not in EXCEL:
+        what = f"{name} is no workbook, and has no sheet {sheet!r}"
+        raise InvalidData(what, remedy="leave --query out: it names a sheet, or asks a database", values={"file": str(path)})
+    return table_of(raw, name, ending, str(path), sheet)
 
 
-def table_of(raw: bytes, name: str, ending: str, shown: str) -> pa.Table:
+def table_of(raw: bytes, name: str, ending: str, shown: str, sheet: str | None = None) -> pa.Table:
     """Load the unpacked bytes of a file as ``load`` does; ``shown`` is how it is called in what machines read."""
     if not raw.strip():
         raise InvalidData(f"{name} is empty", remedy="give a file with a header and rows", values={"file": shown, "rows": 0})
@@ -68,7 +72,7 @@ def table_of(raw: bytes, name: str, ending: str, shown: str) -> pa.Table:
     elif ending in ARROW:
         table = with_dates(normalise(_read_arrow(raw, name)))
     elif ending in EXCEL:
-        table = with_dates(normalise(read_excel(raw, name)))
+        table = with_dates(normalise(read_excel(raw, name, sheet)))
     elif ending in JSON:
         table = read_json(raw, name)
     else:

@@ -191,11 +191,24 @@ def _row(loaded: LoadedRoute) -> Schema:
     row: Schema = {"type": "object", "properties": properties, "examples": [example_row(loaded)]}
     if loaded.model is None:
         return row
+    known = {name for view in signature.views for name in view.features} | {each.name for each in signature.derived}
+    for each in signature.derived:
+        kinds = dict(zip(each.inputs, each.takes, strict=False))
+        for name in each.inputs:
+            if name not in known:
+                schema = dict(TYPES[kinds[name]]) if name in kinds else dict(PLAIN)
+                properties.setdefault(name, schema | {"description": f"{each.name} is computed from it"})
+        properties.setdefault(each.name, dict(TYPES[each.kind]) | {"description": "computed when absent"})
     for name in loaded.model.accepts:
         properties.setdefault(name, PLAIN | {"description": "may be sent along; the model does not use it"})
     row |= {"additionalProperties": False, "required": [field.name for field in signature.fields if field.view is None]}
-    if signature.views:
-        row["allOf"] = [_found(view) for view in signature.views]
+    wanted = [_found(view) for view in signature.views]
+    for each in signature.derived:
+        given = [name for name in each.inputs if name not in known and name not in row["required"]]
+        # a value that is computed comes from what the row holds besides, or is in the row itself
+        wanted += [{"anyOf": [{"required": given}, {"required": [each.name]}]}] if given else []
+    if wanted:
+        row["allOf"] = wanted
     return row
 
 

@@ -116,7 +116,12 @@ def arms_of(endpoint: LoadedEndpoint) -> Schema:
 def example_row(loaded: LoadedRoute) -> Schema:
     """Return a row that the release takes: its first examples; what views give is left to them."""
     row = {field.name: example_value(field) for field in loaded.signature.fields if field.view is None}
-    return row | {key: "text" for view in loaded.signature.views for key in view.entities if key not in row}
+    row |= {key: "text" for view in loaded.signature.views for key in view.entities if key not in row}
+    known = {name for view in loaded.signature.views for name in view.features} | {each.name for each in loaded.signature.derived}
+    for each in loaded.signature.derived:
+        kinds = dict(zip(each.inputs, each.takes, strict=False))
+        row |= {name: _FALLING_BACK[kinds.get(name, "number")] for name in each.inputs if name not in known and name not in row}
+    return row
 
 
 def example_value(field: Field) -> Any:
