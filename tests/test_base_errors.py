@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 
 import msgspec
@@ -48,6 +49,11 @@ def test_an_error_of_a_newer_version_is_an_error_still():
 )
 def test_the_nearest_name_is_found_whatever_its_case(name, choices, expected):
     assert nearest(name, choices) == expected
+
+
+def test_what_a_request_holds_is_not_looked_through_without_end():
+    assert nearest("retuned", map(str, itertools.count())) is None
+    assert nearest("r" * 6_000_000, ["returned"]) is None
 
 
 def test_not_found_says_what_there_is():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import islice
 from typing import Any, ClassVar
 
 
@@ -144,13 +145,20 @@ class MissingExtra(KaizenError):
     code, status = "missing_extra", 501
 
 
+_NEAREST_MOST, _NEAREST_LONGEST = 5_000, 100
+
+
 def nearest(name: str, choices: Iterable[str]) -> str | None:
     """Return the choice most like ``name``, or None when nothing is close.
+
+    Looks at the first 5,000 choices and at no text longer than 100 characters: either may come out of a request.
 
     >>> nearest("retuned", ["returned", "price"])
     'returned'
     """
-    lowered = {choice.lower(): choice for choice in choices}
+    if len(name) > _NEAREST_LONGEST:
+        return None
+    lowered = {choice.lower(): choice for choice in islice(choices, _NEAREST_MOST) if len(choice) <= _NEAREST_LONGEST}
     found = difflib.get_close_matches(name.lower(), list(lowered), n=1, cutoff=0.6)
     return lowered[found[0]] if found else None
 

@@ -10,6 +10,7 @@ from kaizenml import settings as settings_module
 from kaizenml.catalog import Catalog
 from kaizenml.clock import Clock, open_clock
 from kaizenml.context import Context
+from kaizenml.errors import Unavailable
 
 
 def open_project(root: str | os.PathLike[str] = ".", *, actor: str | None = None, clock: Clock | None = None) -> Context:
@@ -24,6 +25,7 @@ def open_project(root: str | os.PathLike[str] = ".", *, actor: str | None = None
     Raises
     ------
     InvalidSettings : no kaizen.toml there, or something wrong in it.
+    Unavailable : its catalog is gone.
     """
     from kaizenml.adapters.frames import open_frames
     from kaizenml.adapters.online import open_online, open_stream
@@ -32,7 +34,9 @@ def open_project(root: str | os.PathLike[str] = ".", *, actor: str | None = None
     settings, sources = settings_module.load(folder)
     state = folder / settings.project.state
     state.mkdir(parents=True, exist_ok=True)
-    catalog = Catalog(settings.project.catalog or f"sqlite:///{state / 'catalog.db'}")
+    if not settings.project.catalog:
+        _check_catalog(state)
+    catalog = Catalog(settings.project.catalog or f"sqlite:///{state / settings_module.CATALOG}")
     catalog.create()
     return Context(
         root=folder,
@@ -45,6 +49,17 @@ def open_project(root: str | os.PathLike[str] = ".", *, actor: str | None = None
         open_stream=open_stream,
         open_frames=open_frames,
     )
+
+
+def _check_catalog(state: Path) -> None:
+    """Refuse to begin a new catalog where servers follow an old one: an empty one would tell them that nothing is deployed."""
+    routes = state / "serving" / "snapshot.json"
+    if routes.exists() and not (state / settings_module.CATALOG).exists():
+        remedy = f"put it back (a backup has it as well); to begin from nothing, move {state} away"
+        raise Unavailable(
+            f"the catalog {state / settings_module.CATALOG} is gone, and servers follow what it said last ({routes})",
+            remedy=remedy, values={"catalog": str(state / settings_module.CATALOG), "snapshot": str(routes)},
+        )  # fmt: skip
 
 
 def who() -> str:

@@ -14,6 +14,7 @@ from kaizenml.clock import parse_duration
 from kaizenml.errors import InvalidSettings, nearest
 
 FILE = "kaizen.toml"
+CATALOG = "catalog.db"  # in the state folder, where no other database is named
 ANYWHERE = "0.0.0.0"  # noqa: S104  (only where a platform's variable asks for it)
 PLATFORM_PORTS = ("SAGEMAKER_BIND_TO_PORT", "AIP_HTTP_PORT")
 """Where SageMaker and Vertex AI tell a container its port. ``KAIZEN_SERVE_PORT`` and ``KAIZEN_SERVE_HOST`` go before them."""

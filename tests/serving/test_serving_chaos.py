@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -19,10 +21,13 @@ from urllib.request import Request, urlopen
 import msgspec
 import pytest
 import serving_bundles as bundles
+from in_process import running
 
+from kaizenml.catalog import Catalog
 from kaizenml.clock import SimulatedClock, SystemClock
 from kaizenml.errors import KaizenError, StorageFull, Unavailable
-from kaizenml.rollouts import snapshot
+from kaizenml.project import open_project
+from kaizenml.rollouts import publishing, snapshot
 from kaizenml.rollouts.snapshot import EndpointRoute, Snapshot
 from kaizenml.serving.client import Client
 from kaizenml.serving.journaling import predictions
@@ -135,6 +140,10 @@ def test_without_catalog_settings_and_snapshot_workers_go_on_and_a_new_one_start
         assert _ready(url)[1]["snapshot"]["from_copy"] is False
         for file in ctx.state.glob("catalog*"):
             file.unlink()
+        (away,) = _until(lambda: _ready(url)[1]["problems"])
+        assert "catalog.db is gone; the last snapshot stays in force (revision 7, written" in away
+        with pytest.raises(Unavailable, match=r"the catalog .* is gone, and servers follow"):
+            open_project(ctx.root)
         (ctx.state.parent / "kaizen.toml").write_text("[serve\nnonsense")  # somebody edits it just now
         whole = path.read_bytes()
         if damage == "gone":
@@ -142,7 +151,7 @@ def test_without_catalog_settings_and_snapshot_workers_go_on_and_a_new_one_start
         else:
             harm = {"cut": whole[:-40], "rubbish": b"\xff\x00" * 100, "newer": whole.replace(b'"format":1', b'"format":9')}
             path.write_bytes(harm[damage])
-        _until(lambda: _ready(url)[1]["problems"])
+        _until(lambda: _ready(url)[1]["problems"][0].startswith("the routing snapshot"))
         ready, document = _ready(url)
         assert ready
         assert "the last one stays in force (revision 7, written" in document["problems"][0]
@@ -160,6 +169,22 @@ def test_without_catalog_settings_and_snapshot_workers_go_on_and_a_new_one_start
         _write(ctx.state, bundles.write_bundle(ctx.state, number=2), revision=8)  # mended
         _until(lambda: _ready(url)[1]["revision"] == 8)
         assert _ready(url)[1]["problems"] == []
+
+
+def test_what_the_loop_finds_of_a_catalog_elsewhere_is_told_by_the_workers(ctx):
+    pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'kaizenml[postgres]'")
+    _write(ctx.state, bundles.write_bundle(ctx.state), revision=7)
+    with socket.create_server(("127.0.0.1", 0)) as unused:
+        port = unused.getsockname()[1]
+    elsewhere = dataclasses.replace(ctx, catalog=Catalog(f"postgresql://nobody@127.0.0.1:{port}/shop"))
+    with running(ctx.state) as ask:
+        for where, there in ((elsewhere, False), (ctx, True)):
+            publishing.tell_of_catalog(where)
+            ask.app.watcher._look_for_catalog()
+            answer = ask("GET", "/health/ready")
+            assert answer.status == 200
+            problems = answer.document["problems"]
+            assert problems == [] if there else "the catalog is away: the catalog does not answer" in problems[0]
 
 
 @pytest.mark.slow

@@ -135,8 +135,10 @@ def _loop(once: bool) -> None:
 
 def _turn(face: Face, ctx: Context) -> None:
     from kaizenml.loop import operations as loop
+    from kaizenml.rollouts import publishing
 
     try:
+        publishing.tell_of_catalog(ctx)
         turn = loop.tick(ctx, progress=lambda text, _share: None)
     except Conflict as error:  # another loop holds the lease: look again later
         face.note(str(error))

@@ -91,6 +91,19 @@ def check(ctx: Context, endpoint: str, release: Release) -> None:
             _other(ctx, rule.release, spec, set())
 
 
+def tell_of_catalog(ctx: Context) -> None:
+    """Write beside the snapshot that the catalog cannot be read, and why; take the note away when it can be."""
+    note = ctx.state / "serving" / snapshot.AWAY
+    try:
+        with ctx.catalog.read() as connection:
+            store.every(connection)
+    except KaizenError as error:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(error.what, encoding="utf-8")
+    else:
+        note.unlink(missing_ok=True)
+
+
 def problems(published: Snapshot) -> list[str]:
     """Return why rules of kaizen.toml are not in force."""
     return list(dict.fromkeys(route.problem for route in published.endpoints.values() if route.problem))

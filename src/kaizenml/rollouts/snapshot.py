@@ -11,6 +11,7 @@ import msgspec
 FORMAT = 2  # 2: with rules. A snapshot without any says 1, so that servers that know no rules go on reading it
 LENT = "rule"  # the arm of a row that another release than the unit's arm decided, because a rule names it
 FILE = "snapshot.json"  # below the project's state folder, in ``serving/``
+AWAY = "catalog.away"  # beside it while the catalog cannot be read, as the loop has found; why stands in it
 COPY = "snapshot.copy.json"  # the same again beside it, for a worker that starts while the first is damaged or gone
 
 

@@ -33,15 +33,21 @@ class Watcher:
     engine : whose routing is kept true.
     journal, clock : the engine's.
     fixed : a snapshot that never changes, instead of the file (for a single bundle).
+    catalog : the catalog's file where it is one; serving never opens it, but says when it is gone.
     """
 
-    def __init__(self, state: Path, engine: Engine, journal: Journal, clock: Clock, *, fixed: Snapshot | None = None) -> None:
+    def __init__(
+        self, state: Path, engine: Engine, journal: Journal, clock: Clock, *, fixed: Snapshot | None = None, catalog: Path | None = None
+    ) -> None:
         self._state = state
         self._path = state / "serving" / snapshots.FILE
         self._engine = engine
         self._journal = journal
         self._clock = clock
         self._fixed = fixed
+        self._catalog = catalog
+        self._had_catalog = False
+        self._away: str | None = None
         self._seen: tuple[int, int, int] | None = (-1, -1, -1)
         self.written_at = 0.0
         """When the snapshot that is served was written, seconds since 1970; 0: none, or one that never changes."""
@@ -52,6 +58,7 @@ class Watcher:
 
     async def start(self) -> None:
         """Load what there is, and begin to watch."""
+        self._look_for_catalog()
         await self._look()
         self._task = asyncio.create_task(self._watch())
 
@@ -65,9 +72,10 @@ class Watcher:
         """Return whether every endpoint can answer, and the document that says so."""
         routing = self._engine.routing
         journal = self._journal
-        problems = [self._problem] if self._problem else []
-        if self._problem and self.age_s is not None:
-            problems[0] += f" (revision {routing.revision}, written {format_duration(max(self.age_s, 0.0))} ago)"
+        problems = [problem for problem in (self._problem, self._away) if problem]
+        if self.age_s is not None:
+            written = f" (revision {routing.revision}, written {format_duration(max(self.age_s, 0.0))} ago)"
+            problems = [problem + written for problem in problems]
         problems += routing.problems + ([journal.trouble] if journal.trouble else [])
         stuck = journal.trouble is not None and journal.full == "refuse"
         ready = routing.revision >= 0 and not routing.unavailable and not stuck
@@ -101,6 +109,7 @@ class Watcher:
                 await self._look()
                 if self._turn_in <= 0:
                     self._turn_in = TURN_S
+                    self._look_for_catalog()
                     self._journal.turn()
             except Exception:
                 log.exception("the routing could not be looked at")
@@ -120,6 +129,18 @@ class Watcher:
         routing = await asyncio.to_thread(load, self._state, wanted, before, patience_s=patience_s)
         self.written_at = wanted.written_at
         self._swap(routing)
+
+    def _look_for_catalog(self) -> None:
+        """Note whether rollouts can be changed: where the catalog is a file of this machine by looking, else as the loop has found."""
+        there = self._catalog is not None and self._catalog.exists()
+        self._had_catalog = self._had_catalog or there
+        try:
+            why = self._path.with_name(snapshots.AWAY).read_text(encoding="utf-8")[:300]
+        except (OSError, UnicodeDecodeError):
+            why = f"{self._catalog} is gone" if self._had_catalog and not there else ""
+        before, self._away = self._away, f"the catalog is away: {why}; the last snapshot stays in force" if why else None
+        if self._away and self._away != before:
+            log.error(self._away)
 
     def _mark(self) -> tuple[int, int, int] | None:
         if self._fixed is not None:

@@ -40,7 +40,7 @@ from kaizenml.serving.telling.access_log import STDERR, AccessLog
 from kaizenml.serving.telling.observer import Observer
 from kaizenml.serving.telling.tracing import open_tracer
 from kaizenml.serving.watcher import Watcher
-from kaizenml.settings import ProjectSettings, ServeSettings
+from kaizenml.settings import CATALOG, ProjectSettings, ServeSettings
 
 BUNDLE_ENDPOINT = "release"
 DRAIN_S = 10  # for requests in flight, after SIGTERM
@@ -82,8 +82,10 @@ def build(
         access = AccessLog(target, dropped=lambda lines: counters.add("kaizen_access_log_dropped_total", lines))
     observer = Observer(engine, counters, clock, journal=state / journal.FOLDER, access=access, tracer=open_tracer())
     kept = OutcomeStore(state, ids, window_s=parse_duration(settings.outcome_window), durable=settings.fsync == "request")
+    catalog = None if fixed is not None or project.catalog else state / CATALOG
+    watcher = Watcher(state, engine, written, clock, fixed=fixed, catalog=catalog)
     return App(
-        engine=engine, watcher=Watcher(state, engine, written, clock, fixed=fixed), outcomes=kept, counters=counters, clock=clock, limits=limits,
+        engine=engine, watcher=watcher, outcomes=kept, counters=counters, clock=clock, limits=limits,
         observer=observer, receiver=None if fixed is not None else Receiver(state, lambda: open_online(project.online, state, project.name)),
         sync=written.sync if settings.fsync == "tick" else None, root_path=front.root_path if front else "",
         door=Door(state, fixed=fixed_token(os.environ)) if front and front.auth else None, admission=Admission(counters, _bounds(settings)),
