@@ -80,7 +80,7 @@ def main() -> None:
         every = sorted(os.sched_getaffinity(0))
         one, two = (stack.enter_context(_up(_workers(folder, variants[0], number), model, folder, every)) for number in (1, 2))
         made: list[list[Measured]] = []
-        for number in range(runs + 1):
+        for number in range(given.quick, runs + 1):
             print(f"bench: round {number} of {runs}", file=sys.stderr, flush=True)
             run = _round(model, variants, servers, cases, seconds)
             for subject, server in ((OURS, one), (TWO, two)):

@@ -136,6 +136,11 @@ def test_the_hot_path_loads_no_data_stack(module: str):
     assert run_python(code).split() == []
 
 
+def test_a_look_at_a_project_loads_neither_learners_nor_data_frames():
+    code = f"import kaizenml.loop.operations, sys; print(*sorted({{name.partition('.')[0] for name in sys.modules}} & set({HEAVY!r})))"
+    assert run_python(code).split() == ["deltalake", "pyarrow", "sqlalchemy"]
+
+
 def test_importing_kaizenml_is_quick_and_light():
     code = "import sys; before = set(sys.modules); import kaizenml; print(len([m for m in set(sys.modules) - before if m.startswith('kaizenml')]))"
     assert run_python(code).strip() == "1"

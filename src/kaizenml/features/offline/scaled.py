@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset
 import pyarrow.parquet
 
 from kaizenml.context import Context
@@ -151,8 +150,10 @@ def _types(view: FeatureView, kinds: Any) -> dict[str, pa.DataType]:
 
 
 def _answer(folder: Path) -> pa.Table:
+    from pyarrow import dataset  # loads pandas where that is installed: a second that only reading needs to spend
+
     files = sorted(str(path) for path in folder.glob("*.parquet"))
-    return pyarrow.dataset.dataset(files, format="parquet").to_table()
+    return dataset.dataset(files, format="parquet").to_table()
 
 
 def _finished(view: FeatureView, answer: pa.Table, types: dict[str, pa.DataType]) -> list[pa.ChunkedArray]:
