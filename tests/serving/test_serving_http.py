@@ -356,7 +356,7 @@ def test_large_and_odd_bodies_leave_no_memory_behind(server):
     for _ in range(3):
         for body in bodies:
             said = _said(url, CLOSE + b"content-length: %d\r\n\r\n" % len(body), body, timeout=60.0)
-            assert not said or _statuses(said)[0] in (408, 413, 422)
+            assert _statuses(said)[0] in (408, 413, 422)  # each sender gets to read what was wrong
             _alive(url)
         levels.append(_memory(worker))
     assert levels[2] < levels[1] + 30

@@ -9,6 +9,7 @@ import socket
 import sys
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 import msgspec
@@ -175,19 +176,22 @@ def test_the_disk_itself_can_be_waited_for(ctx, fsync):
 
 
 @pytest.mark.slow
-def test_counters_are_summed_over_workers(ctx):
+def _counted(url: str) -> dict[str, float]:
+    with urllib.request.urlopen(f"{url}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+
+def test_counters_are_summed_over_workers_and_another_server_of_the_project_counts_for_itself(ctx):
     state = _deploy(ctx)
+    by_model = 'kaizen_predictions_total{endpoint="shop",release="shop@1",arm="champion",decided_by="model"}'
     with bundles.served("--state", str(state), "--workers", "2", log=state / "log") as (_, url):
         for _ in range(12):
             with Client(url) as client:
                 client.predict("shop", [GOOD])
-        with Client(url) as client, contextlib.suppress(Unavailable):
-            client.request("GET", "/metrics")
-        import urllib.request
-
-        with urllib.request.urlopen(f"{url}/metrics") as answer:
-            text = answer.read().decode()
-    lines = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert float(lines['kaizen_predictions_total{endpoint="shop",release="shop@1",arm="champion",decided_by="model"}']) == 12
-    assert float(lines['kaizen_predict_seconds_count{endpoint="shop",release="shop@1"}']) == 12
-    assert float(lines["kaizen_workers"]) == 2
+        with bundles.served("--state", str(state), log=state / "log") as (_, other), Client(other) as client:
+            client.predict("shop", [GOOD])
+            assert [_counted(other)[name] for name in (by_model, "kaizen_workers")] == [1, 1]
+        counted = _counted(url)
+    assert [counted[name] for name in (by_model, "kaizen_workers")] == [12, 2]
+    assert counted['kaizen_predict_seconds_count{endpoint="shop",release="shop@1"}'] == 12

@@ -197,13 +197,19 @@ def _up(*, host: str | None, port: int | None, console_port: int | None, workers
 
 def _check_alone(ctx: Context) -> None:
     """One `up` for a project: a second one would take its predictions and its loop apart."""
-    from kaizenml.cli.status import answers
-
-    running = processes.read_address(ctx.state)
-    # asked, for the number of a process that was killed may be another's by now
-    if running and answers(str(running["predict"]), reaching.believed(ctx.root, ctx.settings.serve)):
+    running = _running(ctx)
+    if running:
         what = f"{ctx.settings.project.name} is served already at {running['predict']} by process {running['pid']}"
         raise Conflict(what, remedy=f"kaizen status; kill -INT {running['pid']} stops it", values={"served": running})
+
+
+def _running(ctx: Context) -> dict[str, Any] | None:
+    """Return where the project is served now."""
+    from kaizenml.cli.status import answers
+
+    noted = processes.read_address(ctx.state)
+    # asked, for the number of a process that was killed may be another's by now
+    return noted if noted and answers(str(noted["predict"]), reaching.believed(ctx.root, ctx.settings.serve)) else None
 
 
 def _loop_part(ctx: Context) -> Part:
@@ -261,6 +267,9 @@ def _welcome(ctx: Context, up: dict[str, Any]) -> str:
 
 
 def _note_address(stack: ExitStack, ctx: Context, document: dict[str, Any]) -> None:
+    """Note where the project is served; a server that answers already stays the one that is noted."""
+    if _running(ctx):
+        return
     processes.write_address(ctx.state, document)
     stack.callback(processes.address_file(ctx.state).unlink, missing_ok=True)
 

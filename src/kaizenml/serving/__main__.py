@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -16,7 +17,7 @@ import msgspec
 from kaizenml import settings as settings_module
 from kaizenml.errors import KaizenError, NotFound
 from kaizenml.scratch import Scratch
-from kaizenml.serving import supervisor
+from kaizenml.serving import metrics, supervisor
 from kaizenml.serving.connecting.front import Front, front_for, prepare
 from kaizenml.settings import ServeSettings, Settings
 
@@ -92,7 +93,7 @@ def _serve_project(given: argparse.Namespace) -> int:
     front = _front(given, serve, listening)
     held = _hold(given, serve)
     told = prepare(front, given.state, listening.getsockname()[0], os.environ)
-    _forget_counters(given.state)
+    _forget_counters(given.state, os.getpid())
     # all workers live by what stood in kaizen.toml at the start: one that is replaced comes up whatever stands there by then
     os.environ[_GIVEN_ON] = msgspec.json.encode(Settings(project=settings.project, serve=serve)).decode()
     command = [sys.executable, "-m", "kaizenml.serving", "--state", str(given.state)]
@@ -107,7 +108,8 @@ def _work(given: argparse.Namespace) -> int:
     listening = socket.socket(fileno=given.socket)
     settings = _settings(given)
     front = _front(given, settings.serve, listening)
-    app = worker.build(given.state, settings.serve, worker=given.worker, front=front, project=settings.project)
+    counting = _counting(given.state, os.getppid())
+    app = worker.build(given.state, settings.serve, worker=given.worker, front=front, project=settings.project, counting=counting)
 
     def ready() -> None:
         with contextlib.suppress(BrokenPipeError):  # the supervisor is gone; the other pipe tells
@@ -130,7 +132,8 @@ def _serve_bundle(given: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         state = given.state or stack.enter_context(Scratch(None, "kaizen-bundle-"))
         told = prepare(front, state, listening.getsockname()[0], os.environ)
-        app = worker.build(state, serve, fixed=fixed, front=front, project=settings.project)
+        _forget_counters(state, os.getpid())
+        app = worker.build(state, serve, fixed=fixed, front=front, project=settings.project, counting=_counting(state, os.getpid()))
 
         def ready() -> None:
             host, port = listening.getsockname()[:2]
@@ -140,10 +143,28 @@ def _serve_bundle(given: argparse.Namespace) -> int:
         return worker.run(app, listening, ready=ready, front=front, grpc=None if held is None else supervisor.address(held))
 
 
-def _forget_counters(state: Path) -> None:
-    """Counters begin at nothing with every start of the server, as Prometheus expects."""
-    for path in (state / "serving" / "metrics").glob("worker-*.counters"):
-        path.unlink(missing_ok=True)
+def _counting(state: Path, server: int) -> Path:
+    """Return where the workers of a server (its process id) count: another server of the same project counts for itself."""
+    return state / metrics.FOLDER / str(server)
+
+
+def _forget_counters(state: Path, server: int) -> None:
+    """Remove what servers have counted that are gone: counters begin at nothing with every start, as Prometheus expects."""
+    for path in (state / metrics.FOLDER).glob("*"):
+        if not path.is_dir():  # as they were before servers had folders
+            path.unlink(missing_ok=True)
+        elif path.name == str(server) or not (path.name.isdigit() and _lives(int(path.name))):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from kaizenml.serving.dialects import tables
 from kaizenml.serving.dialects.call import Call
 from kaizenml.serving.protocol import Limits, MethodNotAllowed, UnsupportedMedia
 
-DISCARDED_BYTES = 64_000_000  # of a too large body, so that its sender gets to read the answer
+DISCARDED_BYTES = 128_000_000  # of a too large body, so that its sender gets to read the answer
 Headers = tuple[tuple[bytes, bytes], ...]
 
 

@@ -14,6 +14,7 @@ from bisect import bisect_left
 from pathlib import Path
 
 BUCKETS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)  # seconds
+FOLDER = Path("serving") / "metrics"  # below the project's state folder
 _NAMES_BYTES = 1 << 20
 _SLOTS = 8192
 _BYTES = _NAMES_BYTES + _SLOTS * 8

@@ -22,6 +22,7 @@ from kaizenml.clock import open_clock, parse_duration
 from kaizenml.errors import NotFound
 from kaizenml.features.online.taking import Receiver
 from kaizenml.rollouts.snapshot import EndpointRoute, Lineage, Route, Snapshot
+from kaizenml.serving import metrics
 from kaizenml.serving.admission import Admission, Bounds
 from kaizenml.serving.app import App
 from kaizenml.serving.beside import Batching
@@ -50,7 +51,7 @@ log = logging.getLogger("kaizenml.serving")
 
 def build(
     state: Path, settings: ServeSettings, *, worker: int = 0, fixed: Snapshot | None = None, front: Front | None = None,
-    project: ProjectSettings | None = None,
+    project: ProjectSettings | None = None, counting: Path | None = None,
 ) -> App:  # fmt: skip
     """Put a worker together: the composition root of the serving process.
 
@@ -62,12 +63,13 @@ def build(
     fixed : routes that never change, instead of the project's snapshot file.
     front : how it is reached; default without tokens or a prefix.
     project : the ``[project]`` section, for where the online store is; default SQLite in the state folder.
+    counting : where the workers of this server count; default a folder in the state folder.
     """
     project = project or ProjectSettings(name="alone")
     clock = open_clock()
     limits = Limits(body_bytes=settings.max_body_bytes, rows=settings.max_rows, depth=settings.max_depth)
     ids = Ids(project_key(state))
-    counters = Counters(state / "serving" / "metrics", worker)
+    counters = Counters(counting or state / metrics.FOLDER, worker)
     written = Journal(
         state / journal.FOLDER, segment_bytes=settings.segment_bytes, segment_age_s=parse_duration(settings.segment_age), fsync=settings.fsync,
         full=settings.journal_full,
