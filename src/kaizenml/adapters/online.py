@@ -41,7 +41,7 @@ def open_stream(location: str, name: str, reader: str) -> Stream:
 
     Parameters
     ----------
-    location : ``redis://...``, as for the online store.
+    location : ``redis://...``, as for the online store, or ``kafka://...``.
     name : the stream's.
     reader : who reads; what was given to it before and not confirmed comes again.
     """
@@ -49,7 +49,11 @@ def open_stream(location: str, name: str, reader: str) -> Stream:
         from kaizenml.adapters.redis_stream import RedisStream
 
         return RedisStream(location, name, reader)
-    raise _unknown(location, "stream", "--url redis://host:6379/0")
+    if location.startswith("kafka://"):
+        from kaizenml.adapters.kafka_stream import KafkaStream
+
+        return KafkaStream(location, name, reader)
+    raise _unknown(location, "stream", "--url redis://host:6379/0, or kafka://host:9092")
 
 
 def _unknown(location: str, what: str, remedy: str) -> InvalidSettings:

@@ -249,16 +249,17 @@ def consume(
     ctx: Context, view: str, stream: str, *, url: str | None = None, reader: str | None = None, idle: str | None = None,
     progress: Callable[[str, float], None] | None = None,
 ) -> Consumed:  # fmt: skip
-    """Take rows of a view out of a Redis stream, as pushes; each exactly once, whatever is killed when.
+    """Take rows of a view out of a Redis stream or a Kafka topic, as pushes; each exactly once, whatever is killed when.
 
-    Each entry holds a field ``row`` with one row as JSON. Readers of one view share its consumer group ``kaizen``; after a crash the
-    next start goes on where it was. Rows that do not fit are put aside in the stream ``STREAM:refused``, with the reason.
+    Each entry of a Redis stream holds a field ``row`` with one row as JSON; of a Kafka topic, its value is that. Readers share the
+    consumer group ``kaizen``; after a crash the next start goes on where it was. Rows that do not fit are put aside in the stream
+    ``STREAM:refused``, on Kafka the topic ``STREAM.refused``, with the reason.
 
     Parameters
     ----------
     view : name of the view.
-    stream : name of the stream.
-    url : the server, ``redis://host:6379/0``; default the project's online store.
+    stream : name of the stream or topic.
+    url : the server, ``redis://host:6379/0`` or ``kafka://host:9092``; default the project's online store.
     reader : name of this reader, unique among those that run; default the machine's name.
     idle : end when nothing has come for so long, such as ``10s``; default only when interrupted.
     progress : called with how many rows were taken.

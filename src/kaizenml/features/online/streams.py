@@ -8,6 +8,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from kaizenml.ports import Entry, Stream
 
 _MOST = 500  # entries in one push
 _WAIT_S = 1.0
+_REMEDY = 'an entry is one row as JSON, {"column": value, ...}; on Redis in its field `row`'
 
 
 class Consumed(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +32,7 @@ class Consumed(msgspec.Struct, frozen=True, kw_only=True):
     stream: str
     rows: int  # taken
     again: int  # given once more after a crash, and taken before
-    refused: int  # put aside, with the reason, in the stream NAME:refused
+    refused: int  # put aside, with the reason, in the stream NAME:refused (Redis) or the topic NAME.refused (Kafka)
 
 
 def consume(
@@ -93,8 +95,9 @@ def _take(ctx: Context, checker: Checker, stream: Stream, entries: Sequence[Entr
         again = [_row(entry) for entry in entries if entry.id in before]
         taking.put(ctx.online, checker, checker.check(again))
     confirmed = [*taken, *before]
-    stream.confirm(confirmed)
-    buffer.forget(place, confirmed)
+    with suppress(Conflict):  # they are another reader's by now, who finds the notes
+        stream.confirm(confirmed)
+        buffer.forget(place, confirmed)
     return msgspec.structs.replace(done, rows=done.rows + len(rows), again=done.again + len(before), refused=done.refused + refused)
 
 
@@ -102,7 +105,7 @@ def _row(entry: Entry) -> Mapping[str, Any]:
     try:
         row = msgspec.json.decode(entry.row or b"")
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"the entry holds no row: {error}", remedy="""XADD STREAM * row '{"column": value, ...}'""") from None
+        raise InvalidInput(f"the entry holds no row: {error}", remedy=_REMEDY) from None
     if not isinstance(row, Mapping):
-        raise InvalidInput("the entry's row is not an object", remedy="""XADD STREAM * row '{"column": value, ...}'""")
+        raise InvalidInput("the entry's row is not an object", remedy=_REMEDY)
     return row
