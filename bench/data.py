@@ -29,7 +29,7 @@ PIECE = 1_000_000
 
 def main() -> None:
     given = options(__doc__, _more)
-    rows = given.rows or (50_000 if given.quick else 5_000_000)
+    rows = given.rows or (20_000 if given.quick else 5_000_000)
     runs = given.rounds or (2 if given.quick else 3)
     with tempfile.TemporaryDirectory(prefix="kzd-", dir=given.folder) as name:
         folder = Path(name)
