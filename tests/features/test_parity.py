@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from view_settings import TOML
@@ -14,7 +15,11 @@ from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.errors import InvalidInput
 from kaizenml.features import operations
+from kaizenml.features.offline import frame
+from kaizenml.features.online import parity as offline
 from kaizenml.features.online.buffer import buffer_of
+from kaizenml.features.view import FeatureView
+from kaizenml.features.windows.aggregates import Aggregate
 from kaizenml.monitoring import operations as monitoring
 from kaizenml.monitoring import parity
 
@@ -119,6 +124,29 @@ def test_windows_and_queries_defined_in_python_are_the_same_online_and_offline(w
     assert operations.check(weather, "doubled", entities=1000).first == []
     with pytest.raises(InvalidInput, match="are what a query gives"):
         operations.push(weather, "doubled", [row])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_rows_that_count_at_a_moment_give_the_values_that_all_rows_give(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    day, now, many = 86_400_000_000, 1_700_000_000_000_000, 400
+    ages = np.where(rng.random(many) < 0.5, rng.integers(-day, 2 * day, many), rng.integers(0, 40 * day, many))  # some are of the future
+    times = pa.array(now - ages // 3_600_000_000 * 3_600_000_000, mask=rng.random(many) < 0.05).cast(pa.timestamp("us", "UTC"))
+    rows = pa.table({"who": [f"p{n}" for n in rng.integers(0, 60, many)], "at": times, "x": rng.normal(size=many)})
+    asked = pa.table({"who": [f"p{n}" for n in range(65)]})
+    windows = [
+        Aggregate(name="rows_1d", function="count", column=None, last_s=86_400.0, every_s=3600.0),
+        Aggregate(name="mean_3d", function="mean", column="x", last_s=3 * 86_400.0),
+        Aggregate(name="last_2h", function="latest", column="x", last_s=7200.0),
+    ]
+    for ttl_s in (None, 7200.0, 10 * 86_400.0):
+        for columns, aggregates in ((["x"], []), ([], windows), (["x"], windows)):
+            view = FeatureView(name="v", dataset="d", entity="who", columns=columns, at="at", ttl_s=ttl_s, aggregates=aggregates)
+            moment = np.full(asked.num_rows, now)
+            fewer = offline.counting(rows, asked, view, now)
+            assert fewer.num_rows < many
+            for less, whole in zip(frame.known_of(asked, fewer, view, moment), frame.known_of(asked, rows, view, moment), strict=True):
+                assert less.to_pylist() == whole.to_pylist()
 
 
 BESIDE = '''

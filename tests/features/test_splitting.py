@@ -72,9 +72,9 @@ def test_a_view_that_is_cut_by_entity_gives_the_values_of_one_that_is_not(filled
         monkeypatch.undo()
         whole = frame.with_features(filled, rows, [view], [], known_at=known_at, told="rows")
         cut: list[int] = []
-        original = frame._known
+        original = frame.known_of
         monkeypatch.setattr(splitting, "_CHUNK", 70)
-        monkeypatch.setattr(frame, "_known", lambda some, behind, *more: cut.append(behind.num_rows) or original(some, behind, *more))  # noqa: B023
+        monkeypatch.setattr(frame, "known_of", lambda some, behind, *more: cut.append(behind.num_rows) or original(some, behind, *more))  # noqa: B023
         for most in (50, 599):  # through files, and not: some rows go while they are read
             monkeypatch.setattr(splitting, "ROWS", most)
             cut.clear()

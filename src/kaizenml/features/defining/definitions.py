@@ -20,7 +20,7 @@ from kaizenml.features.defining.define import DerivedFeature
 from kaizenml.features.signature import Derived
 from kaizenml.features.view import FeatureView
 from kaizenml.refs import check_name
-from kaizenml.settings import FILE
+from kaizenml.settings import FILE, ViewSettings
 
 _KEYWORDS = ("entity", "source", "sql", "at", "ttl", "created", "owner", "tags", "description", "last", "every", "n", "column")
 
@@ -33,13 +33,21 @@ class Definitions(NamedTuple):
     places: dict[str, str]  # name of a view or derived input -> the file that defines it
 
 
+class _Made(NamedTuple):
+    settings: Mapping[str, ViewSettings]
+    python: Definitions
+    found: Definitions
+
+
 class _Read(NamedTuple):
     stamp: list[tuple[str, int, int]]
     found: Definitions
 
 
 _read: dict[str, _Read] = {}  # project folder -> what its files gave: a push must not run them anew
+_made: dict[str, _Made] = {}  # project folder -> all of its definitions: a push must not check them anew
 _reading = threading.Lock()
+_NOTHING = Definitions([], [], {})
 
 
 def of(ctx: Context) -> Definitions:
@@ -50,7 +58,15 @@ def of(ctx: Context) -> Definitions:
     InvalidSettings : a definition is wrong, or two have one name; names file and line.
     """
     files = _files(ctx.root)
-    python = _of_files(ctx.root, files) if files else Definitions([], [], {})
+    python = _of_files(ctx.root, files) if files else _NOTHING
+    kept = _made.get(str(ctx.root))
+    if kept is None or kept.python is not python or kept.settings != ctx.settings.features:
+        kept = _made[str(ctx.root)] = _Made(dict(ctx.settings.features), python, _all(ctx, python))
+    views, derived, places = kept.found
+    return Definitions([*views], [*derived], {**places})
+
+
+def _all(ctx: Context, python: Definitions) -> Definitions:
     views = _of_settings(ctx)
     places = {view.name: FILE for view in views}
     for view in python.views:

@@ -275,20 +275,21 @@ def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, *, known_
 def _columns(ctx: Context, rows: pa.Table, view: FeatureView, known_at: join.Int64 | None) -> list[pa.ChunkedArray]:
     version = None if view.sql is not None else tables.version(ctx, view.dataset)
     if version is None or version.rows <= splitting.ROWS:
-        return _known(rows, view_rows(ctx, view), view, known_at)
+        return known_of(rows, view_rows(ctx, view), view, known_at)
     wanted = _check_columns(ctx, view, version)
     keyed = _keyed(ctx, view)
     as_asked = view if known_at is not None else msgspec.structs.replace(view, ttl_s=None)
 
     def compute(some: pa.Table, behind: pa.Table, moments: join.Int64 | None) -> list[pa.ChunkedArray]:
-        return _known(some, behind if keyed else _once(view, behind), as_asked, moments)
+        return known_of(some, behind if keyed else _once(view, behind), as_asked, moments)
 
     none = tables.rows_of(ctx, msgspec.structs.replace(version, parts=[]), wanted)
     behind = itertools.chain([none], tables.allowed_batches(ctx, version, wanted))
     return splitting.columns(ctx.state / FOLDER, rows.select(view.entities), view, known_at, behind, of=version.rows, compute=compute)
 
 
-def _known(rows: pa.Table, behind: pa.Table, view: FeatureView, known_at: join.Int64 | None) -> list[pa.ChunkedArray]:
+def known_of(rows: pa.Table, behind: pa.Table, view: FeatureView, known_at: join.Int64 | None) -> list[pa.ChunkedArray]:
+    """Return the view's features for each of ``rows``, in their order, out of ``behind``, which are as ``view_rows`` gives them."""
     ttl_us = None if view.ttl_s is None else round(view.ttl_s * 1e6)
     columns: list[pa.ChunkedArray] = []
     if view.columns:
