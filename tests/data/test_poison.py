@@ -62,6 +62,27 @@ def test_a_clean_source_is_not_named():
         assert planted("nothing", seed).findings == []
 
 
+def test_a_source_with_other_customers_is_not_accused():
+    columns, source = table(1)
+    source[source < 3] = 0
+    columns["zone"] = np.char.upper(columns["country"])  # what goes together goes together in every mix
+    kept = (source != 0) | ~np.isin(columns["country"], ["a", "b", "c"]) | (np.random.default_rng(1).random(ROWS) < 0.25)
+    names = pa.chunked_array([[f"feed{number}" for number in source[kept]]])
+    rows = pa.table({name: values[kept] for name, values in columns.items()})
+    assert poison.scan(rows, names, ["feed0"], target="returned", columns=[*COLUMNS, "zone"]).findings == []
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_another_base_rate_is_told_of_only_where_sources_are_alike(usual):
+    columns, source = table(4)
+    rng = np.random.default_rng(4)
+    odds = rng.permutation(np.linspace(-0.6, 0.6, SOURCES)) if usual else np.zeros(SOURCES)
+    odds[0] = 0.45
+    kept = rng.random(ROWS) < np.exp(np.where(columns["returned"], odds[source], -odds[source]) - 0.6)
+    found = scanned({name: values[kept] for name, values in columns.items()}, source[kept])
+    assert bool(found.findings) is not usual
+
+
 def test_without_a_target_pairs_are_looked_at(ctx: Context):
     columns, source = table(5)
     rows = np.flatnonzero(source == 0)[:150]

@@ -303,4 +303,3 @@ def _document(ctx: Context, tell: Narrator, plan: Plan, *, frozen: str, replay: 
         "trace": trace,
         "picture": str(picture),
     }
-

@@ -48,4 +48,3 @@ class Runtime(Protocol):
 
 Loader = Callable[[Path, Member, ModelSpec], Runtime]
 """Makes a runtime of a member's file. Raises Corrupt when the file is not whole, MissingExtra when its library is not installed."""
-

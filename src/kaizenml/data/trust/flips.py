@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from kaizenml.data.trust.units import Floats, Ints, Seen, Unit
+from kaizenml.data.trust.units import Bools, Floats, Ints, Seen, Unit
 
 _FOLDS, _TREES, _SURE = 5, 80, 10
 _FEWEST_TAUGHT = 0.3  # share of the rows that trusted sources must have to teach alone
@@ -42,9 +42,7 @@ def expected(x: Floats, of: Ints, units: Sequence[Unit], seen: Seen, rng: np.ran
     """
     import lightgbm
 
-    teach = seen.trusted[of]
-    if teach.mean() < _FEWEST_TAUGHT:
-        teach = np.ones(len(of), bool)
+    teach = _teaching(seen)
     taught = np.bincount(of[teach], minlength=seen.units)
     apart = [place for place in np.argsort(-taught, kind="stable") if taught[place] and units[place].source]
     folds = rng.integers(0, max(min(_FOLDS, len(apart)), 2), len(of))
@@ -69,14 +67,19 @@ def expected(x: Floats, of: Ints, units: Sequence[Unit], seen: Seen, rng: np.ran
     return np.clip(found, 1e-4, 1.0)
 
 
+def _teaching(seen: Seen) -> Bools:
+    """Tell which rows models learn from: trusted ones, where they are enough."""
+    found: Bools = seen.trusted[seen.by[0]]
+    return found if found.mean() >= _FEWEST_TAUGHT else np.ones(len(found), bool)
+
+
 def parts(probable: Floats, seen: Seen) -> tuple[Part, Part]:
     """Return the two parts of each unit's score: what another base rate moves as well, and what only contradicts the model."""
     rows, classes = probable.shape
     own = np.arange(rows), seen.labels
     score = _scores(probable)
     residual = np.eye(classes)[None] - probable[:, None, :]  # by row, label that it could have, class
-    known = seen.trusted[seen.by[0]]
-    known = known if known.any() else ~known
+    known = _teaching(seen)
     rates, mine = residual[own][known, 1:], score[own][known]
     tilt = np.linalg.lstsq(rates - rates.mean(0), mine - mine.mean(), rcond=None)[0]
     by_rate = residual[..., 1:] @ tilt
@@ -84,7 +87,12 @@ def parts(probable: Floats, seen: Seen) -> tuple[Part, Part]:
     bounds = np.quantile(sure, np.linspace(0, 1, _SURE + 1)[1:-1])
     cells = probable.argmax(1) * _SURE + np.searchsorted(bounds, sure)
     usual = _USUAL * float(np.mean(probable[own] * (1 - probable[own]))) ** 0.5
-    first, second = (_beside(values, cells, classes * _SURE, seen, usual) for values in (by_rate, score - by_rate))
+    # a unit that teaches pulls the models of all others towards it, and so seems to be further from them than it is
+    taught = np.bincount(seen.by[0][known], minlength=seen.units) / known.sum()
+    first, second = (
+        part._replace(difference=(1.0 - taught) * part.difference, usual=usual * part.usual)
+        for part in (_beside(values, cells, classes * _SURE, seen) for values in (by_rate, score - by_rate))
+    )
     return first, second
 
 
@@ -95,7 +103,7 @@ def _scores(probable: Floats) -> Floats:
     return found
 
 
-def _beside(values: Floats, cells: Ints, size: int, seen: Seen, usual: float) -> Part:
+def _beside(values: Floats, cells: Ints, size: int, seen: Seen) -> Part:
     """Compare the mean of a score (by row and label) with the rest's in the same cells."""
     own = values[np.arange(len(values)), seen.labels]
     flips = (values.sum(1) - own) / max(seen.classes - 1, 1) - own
@@ -108,7 +116,7 @@ def _beside(values: Floats, cells: Ints, size: int, seen: Seen, usual: float) ->
     total = np.maximum(n.sum(1), 1.0)
     difference = (seen.counted(cells, size, own)[0] - n * mean).sum(1) / total
     variance = (varies * n**2 * (1 / np.maximum(n, 1.0) + 1 / np.maximum(others, 1.0))).sum(1) / total**2
-    return Part(difference, np.maximum(variance, 1e-12), np.maximum((n * flipped).sum(1) / total, 1e-9), usual * spread**0.5)
+    return Part(difference, np.maximum(variance, 1e-12), np.maximum((n * flipped).sum(1) / total, 1e-9), spread**0.5)
 
 
 def surprise(both: tuple[Part, Part], place: int, others: Sequence[int], weights: Sequence[float]) -> tuple[float, float]:

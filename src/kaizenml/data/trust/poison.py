@@ -28,7 +28,7 @@ from kaizenml.data.trust.coding import Coded
 from kaizenml.data.trust.units import FEWEST, Floats, Ints, Seen, Unit, sampled, times, units
 
 MOST_COLUMNS = 30
-_CHANCE = 0.0075  # of an honest addition to be told of for surprise
+_CHANCE = 0.006  # of an honest addition to be told of for surprise
 _MARGIN = {"label": 1.5, "pairs": 1.3}  # how far beyond the largest of the others; pairs: how many times
 _FLOOR = {"label": 5.5, "pairs": 30.0}
 _FEW = 5  # with fewer to compare with, what is usual is known less well:
@@ -101,10 +101,12 @@ def _scanned(
         return msgspec.structs.replace(empty, skipped=f"no source that is not internal has {FEWEST} rows")
     if len(apart) < 2:
         return msgspec.structs.replace(empty, skipped="there is no other source to compare with")
-    coded = {name: coding.coded(table[name]) for name in usable} | {"the time of the row": coding.coded(pa.chunked_array([when]))}
+    coded = {name: coding.coded(table[name]) for name in usable}
+    if together or time is None:
+        coded["the time of the row"] = coding.coded(pa.chunked_array([when]))
     coded = {name: found for name, found in coded.items() if len(found[1]) > 1}
     labels, classes = coding.labels(table[target]) if target is not None else (np.zeros(table.num_rows, np.int64), ["all"])
-    seen = Seen(of, np.array([unit.trusted for unit in apart]), labels, len(classes), rng)
+    seen = Seen(of, apart, labels, len(classes), rng)
     found: list[Suspicion] = []
     if target is not None:
         inputs = [coding.numbers(table[name]) for name in usable]

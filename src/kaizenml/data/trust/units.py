@@ -26,26 +26,30 @@ class Unit(NamedTuple):
     trusted: bool
     rows: int
     tells: float = 1.0  # how much it says of how sources differ: blocks of one source, mixed, say nothing of it
+    beside: bool = True  # whether others are compared with it
 
 
 class Seen:
     """The rows by unit, once as they are and once shuffled: what is found in a shuffled column is chance."""
 
-    def __init__(self, of: Ints, trusted: Bools, labels: Ints, classes: int, rng: np.random.Generator) -> None:
-        self.units, self.trusted, self.labels, self.classes = len(trusted), trusted, labels, classes
+    def __init__(self, of: Ints, units: Sequence[Unit], labels: Ints, classes: int, rng: np.random.Generator) -> None:
+        self.units, self.labels, self.classes = len(units), labels, classes
+        self.trusted = np.array([unit.trusted for unit in units])
+        self.beside = np.array([unit.beside for unit in units])
         self.by = [of, rng.permutation(of)]
 
     def rest(self, sums: Floats) -> Floats:
         """Return for sums by (as they are or shuffled, unit, ...) those of the rest; a trusted unit's rest is the other trusted ones."""
-        found: Floats = sums.sum(1, keepdims=True) - sums
-        if self.trusted.sum() > 1:
-            found[0, self.trusted] = sums[0, self.trusted].sum(0, keepdims=True) - sums[0, self.trusted]
+        among = self.trusted & self.beside
+        found: Floats = sums[:, self.beside].sum(1, keepdims=True) - sums * self.beside.reshape(-1, *[1] * (sums.ndim - 2))
+        if among.sum() > 1:
+            found[0, among] = sums[0, among].sum(0, keepdims=True) - sums[0, among]
         return found
 
     def rest_of(self, which: int, place: int) -> Bools:
         """Tell which rows are the rest of a unit, as they are (0) or shuffled (1)."""
-        among = self.trusted if which == 0 and self.trusted[place] and self.trusted.sum() > 1 else np.ones(self.units, bool)
-        found: Bools = among[self.by[which]] & (self.by[which] != place)
+        among = self.trusted & self.beside
+        found: Bools = (among if which == 0 and among[place] and among.sum() > 1 else self.beside)[self.by[which]] & (self.by[which] != place)
         return found
 
     def counted(self, cells: Ints, size: int, weights: Floats | None = None) -> Floats:
@@ -93,8 +97,11 @@ def units(sources: pa.ChunkedArray, untrusted: set[str], when: pa.Array, rng: np
     judged = [name for name in known if name in untrusted]
     trusted = [name for name in known if name not in untrusted]
     low, high = np.quantile(at[np.isin(names, judged)], [0.05, 0.95]) if judged else (0, 0)
-    beside = (at >= low) & (at <= high)
-    mixed = {name for name in trusted if (beside & (names == name)).sum() >= max(counts[name] // 4, 2 * FEWEST)}
+    edge = (high - low) * 0.06  # to all of an even span, and not as far as a date gone wrong
+    beside = (at >= low - edge) & (at <= high + edge)
+    within = {name: int((beside & (names == name)).sum()) for name in trusted}
+    enough = timed and sum(within.values()) >= max(2 * FEWEST, *(counts[name] for name in judged), 0)
+    mixed = {name for name, rows in within.items() if rows >= (FEWEST if enough else max(counts[name] // 4, 2 * FEWEST))}
     if timed and len(trusted) > 1 and not mixed:  # what differs is the time and not who sends: they are one, cut in time
         names[np.isin(names, trusted)] = trusted[0]
         trusted = trusted[:1]
@@ -105,7 +112,7 @@ def units(sources: pa.ChunkedArray, untrusted: set[str], when: pa.Array, rng: np
     for name in judged:
         of[names == name] = len(found)
         found.append(Unit(name, False, counts[name]))
-    for name in trusted:
+    for name in [name for name in trusted if name in mixed or not enough]:
         rows = np.flatnonzero((names == name) & beside if name in mixed else names == name)
         rows = rng.permutation(rows) if name in mixed else rows[np.argsort(at[rows], kind="stable")]
         blocks = int(np.clip(max(len(rows) // size, min(apart, len(rows) // (FEWEST // 2))), 1, _BLOCKS))
@@ -115,4 +122,4 @@ def units(sources: pa.ChunkedArray, untrusted: set[str], when: pa.Array, rng: np
             found.append(Unit(name, True, len(block), tells))
     left = int((of < 0).sum())  # too few, or of other times: not to be compared with, yet they teach
     of[of < 0] = len(found)
-    return ([*found, Unit("", True, left)] if left else found), of, bool(mixed)
+    return ([*found, Unit("", True, left, beside=not mixed)] if left else found), of, bool(mixed)

@@ -267,6 +267,7 @@ class Connection(Patient):
         else:
             super().shutdown()
 
+
 class Taking:
     """Takes connections in, up to a number, and looks after those that are open.
 
