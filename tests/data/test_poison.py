@@ -57,6 +57,7 @@ def test_a_planted_source_is_named_with_what_was_done_to_it(kind):
         assert one.slice["country"] == "e"
 
 
+@pytest.mark.slow
 def test_a_clean_source_is_not_named():
     for seed in range(3):
         assert planted("nothing", seed).findings == []
@@ -98,6 +99,7 @@ def test_what_cannot_be_compared_is_said():
     assert "has 100 rows" in scanned(columns, np.where(np.arange(ROWS) < 50, 0, 1 + source)).skipped
 
 
+@pytest.mark.slow
 def test_numbers_missing_values_and_many_classes_are_taken():
     columns, source = table(2)
     names = pa.chunked_array([[f"feed{number}" for number in source]])

@@ -92,6 +92,7 @@ def test_a_number_becomes_a_pseudonym_that_later_rows_are_told_apart_by(ctx: Con
     assert every_byte.found(ctx.root, *MAILS) == []
 
 
+@pytest.mark.slow
 def test_values_are_encrypted_under_their_subjects_keys(ctx: Context):
     governance.protect(ctx, "people", column="email", decision="encrypt")
     assert every_byte.found(ctx.root, *MAILS) == []

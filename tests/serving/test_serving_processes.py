@@ -182,6 +182,7 @@ def _counted(url: str) -> dict[str, float]:
     return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
 
 
+@pytest.mark.slow
 def test_counters_are_summed_over_workers_and_another_server_of_the_project_counts_for_itself(ctx):
     state = _deploy(ctx)
     by_model = 'kaizen_predictions_total{endpoint="shop",release="shop@1",arm="champion",decided_by="model"}'
