@@ -53,7 +53,9 @@ def append(connection: sa.Connection, *, at: float, actor: str, kind: str, subje
     payload = msgspec.json.encode(data, order="deterministic")
     digest = _digest(seq=seq, at=at, actor=actor, kind=kind, subject=subject, why=why, payload=payload, previous=previous)
     connection.execute(
-        events_table.insert().values(seq=seq, at=at, actor=actor, kind=kind, subject=subject, why=why, data=payload, previous=previous, hash=digest)
+        events_table.insert().values(
+            seq=seq, at=at, actor=actor, kind=kind, subject=subject, why=why, data=payload, previous=previous, hash=digest
+        )
     )
     return Event(seq, at, actor, kind, subject, why, msgspec.json.decode(payload), previous, digest)
 

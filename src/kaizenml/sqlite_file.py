@@ -24,7 +24,9 @@ class Schema(NamedTuple):
     """Make the tables, and harm none that are there: a file of an older format is given the same."""
 
 
-def connect(path: Path, schema: Schema | None = None, *, readonly: bool = False, durable: bool = False, wait_s: float = WAIT_S) -> sqlite3.Connection:
+def connect(
+    path: Path, schema: Schema | None = None, *, readonly: bool = False, durable: bool = False, wait_s: float = WAIT_S
+) -> sqlite3.Connection:
     """Open a file; the caller says BEGIN, and may hand the connection from thread to thread.
 
     Parameters

@@ -217,7 +217,7 @@ COMMANDS = _Commands(
             _option("--token", help="Text, @FILE, or - for stdin; default KAIZEN_TOKEN. The project's own server needs none on its machine."),
         ],
         help="Ask an endpoint for one row or several: JSON, @FILE, or - for stdin.",
-        epilog='\b\nexamples:\n  kaizen predict shop \'{"price": 20, "country": "FR"}\'\n  kaizen predict shop @rows.json --json',
+        epilog="\b\nexamples:\n  kaizen predict shop '{\"price\": 20, \"country\": \"FR\"}'\n  kaizen predict shop @rows.json --json",
     ),
     status=Command(
         "status",

@@ -331,8 +331,7 @@ COMMANDS = _Commands(
             _option("--host", help="Default serve.host in kaizen.toml."),
             _port("--port", "serve.port"),
             _option(
-                "--grpc-port",
-                type=click.IntRange(0, 65535),
+                "--grpc-port", type=click.IntRange(0, 65535),
                 help="Answer gRPC as well; 0: any free one; default serve.grpc_port in kaizen.toml, else none.",
             ),
             _workers(),
@@ -360,3 +359,4 @@ COMMANDS = _Commands(
         help="Show the console and the control API, until Ctrl-C.",
     ),
 )
+

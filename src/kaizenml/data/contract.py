@@ -290,7 +290,9 @@ class _Faults:
         for place in places if severity != "warn" else []:
             self.reasons.setdefault(place, []).append(Reason(rule, rule))
 
-    def add(self, mask: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray, name: str, why: str, severity: Severity = "quarantine") -> None:
+    def add(
+        self, mask: pa.ChunkedArray | pa.Array, values: pa.ChunkedArray, name: str, why: str, severity: Severity = "quarantine"
+    ) -> None:
         """Note that the value ``why`` (such as "is not finite") against each row where ``mask`` is true."""
         places = pc.indices_nonzero(pc.fill_null(mask, False))
         if len(places) and severity != "quarantine":
@@ -323,7 +325,9 @@ def _new_columns(table: pa.Table, contract: Contract, *, broken: bool) -> list[C
     return fresh
 
 
-def _coerce(values: pa.ChunkedArray, column: Column, faults: _Faults, so_far: SoFar, *, single: bool) -> tuple[pa.ChunkedArray, Kind, str | None]:
+def _coerce(
+    values: pa.ChunkedArray, column: Column, faults: _Faults, so_far: SoFar, *, single: bool
+) -> tuple[pa.ChunkedArray, Kind, str | None]:
     """Bring values to the column's kind; (values with null where impossible, kind, why the kind is another one or None)."""
     target, kind = STORED[column.kind], column.kind
     if values.type == target:

@@ -172,7 +172,9 @@ def _compare(before: Hashes, now: Hashes, *, keyed: bool) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _samples(ctx: Context, sides: tuple[_Side, _Side], kinds: dict[str, Kind], key: list[str], wanted: dict[str, set[int]]) -> list[dict[str, Any]]:
+def _samples(
+    ctx: Context, sides: tuple[_Side, _Side], kinds: dict[str, Kind], key: list[str], wanted: dict[str, set[int]]
+) -> list[dict[str, Any]]:
     """Look the chosen rows up again, for people to see."""
     seen: dict[str, dict[int, dict[str, Any]]] = {}
     for side, (version, parts), either in zip(("old", "new"), sides, ("gone", "added"), strict=True):

@@ -16,7 +16,6 @@ from kaizenml.data.store import exclusions_table
 Bools = npt.NDArray[np.bool_]
 Int64 = npt.NDArray[np.int64]
 
-
 class Exclusion(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of ``dataset`` from ``source`` (None: any) whose time is in ``[since, until)``, in seconds UTC (None: open).
 

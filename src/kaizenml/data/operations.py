@@ -171,7 +171,9 @@ def add(
     incoming = _incoming(ctx, source, table, origin, query=query, cursor=cursor)
     intake = None
     if incoming.reopened:
-        intake = Intake(location=incoming.reopened, query=query, cursor=cursor, source_name=source_name, source_column=source_column, partial=partial)
+        intake = Intake(
+            location=incoming.reopened, query=query, cursor=cursor, source_name=source_name, source_column=source_column, partial=partial
+        )
     try:
         made = adding.add(ctx, asked, _beside(incoming, mode, intake), trust=_trust(trust), once=once, why=why, progress=progress)
     finally:

@@ -303,3 +303,4 @@ def _document(ctx: Context, tell: Narrator, plan: Plan, *, frozen: str, replay: 
         "trace": trace,
         "picture": str(picture),
     }
+

@@ -87,7 +87,9 @@ class Description(msgspec.Struct, frozen=True, kw_only=True):
     picture: str = ""
 
 
-def search(ctx: Context, text: str = "", *, owner: str | None = None, tag: str | None = None, unused: bool = False) -> builtins.list[Found]:
+def search(
+    ctx: Context, text: str = "", *, owner: str | None = None, tag: str | None = None, unused: bool = False
+) -> builtins.list[Found]:
     """Find features by their name, owner or tag; or those that nothing uses.
 
     Parameters

@@ -265,13 +265,7 @@ def _candidates(request: Request, path: Path, kind: str, *, described: Described
             notes = [f"{link} is applied to its outputs"] if link else []
             notes += [f"the first {rounds} rounds are used, as it stopped early"] if rounds else []
             member = Member(
-                name="imported",
-                kind=kind,
-                file=name,
-                weight=1.0,
-                wide=kind == "lightgbm",
-                rounds=rounds,
-                link=link,  # type: ignore[arg-type]
+                name="imported", kind=kind, file=name, weight=1.0, wide=kind == "lightgbm", rounds=rounds, link=link  # type: ignore[arg-type]
             )
             yield Candidate(member=member, note="; ".join(notes))
 

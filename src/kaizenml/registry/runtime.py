@@ -48,3 +48,4 @@ class Runtime(Protocol):
 
 Loader = Callable[[Path, Member, ModelSpec], Runtime]
 """Makes a runtime of a member's file. Raises Corrupt when the file is not whole, MissingExtra when its library is not installed."""
+

@@ -54,14 +54,7 @@ class Made(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def make(
-    name: str,
-    *,
-    data: Path,
-    target: str,
-    time: str | None = None,
-    key: str | None = None,
-    kind: str = "auto",
-    folder: Path | None = None,
+    name: str, *, data: Path, target: str, time: str | None = None, key: str | None = None, kind: str = "auto", folder: Path | None = None,
     actor: str = "kaizen init",
 ) -> Made:
     """Make a project that predicts ``target`` from the table in ``data``.

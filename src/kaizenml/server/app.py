@@ -83,7 +83,9 @@ def serve(
     """
     where = host or ctx.settings.console.host
     number = ctx.settings.console.port if port is None else port
-    guard = guard_for(where, token=os.environ.get(TOKEN), names=public_hosts, max_body_bytes=ctx.settings.serve.max_body_bytes, admits=_admits(ctx))
+    guard = guard_for(
+        where, token=os.environ.get(TOKEN), names=public_hosts, max_body_bytes=ctx.settings.serve.max_body_bytes, admits=_admits(ctx)
+    )
     listener = _listen(where, number)
     config = uvicorn.Config(create(ctx, guard), root_path=root_path, log_level="warning", access_log=False, server_header=False, lifespan="off")
     _Announced(config, lambda: ready(listener.getsockname()[1]) if ready else None).run(sockets=[listener])

@@ -153,7 +153,9 @@ def _grow(
     return boosters, _grow_on(boosters, pairs, [], until=until, fewest=fewest)
 
 
-def _grow_on(boosters: list[lightgbm.Booster], pairs: list[tuple[Rows, Rows]], losses: list[float], *, until: float, fewest: int = 1) -> list[float]:
+def _grow_on(
+    boosters: list[lightgbm.Booster], pairs: list[tuple[Rows, Rows]], losses: list[float], *, until: float, fewest: int = 1
+) -> list[float]:
     """Add a round to every booster until none gains any more, or the time is over and there are ``fewest``; return the losses of all rounds."""
     counts = np.array([len(validation.y) for _, validation in pairs], dtype=np.float64)
     losses, best = [*losses], _best(losses)

@@ -73,6 +73,7 @@ class Linear:
             total += table[np.where(known, codes, last).astype(np.int64)]
         return total
 
+
     def one(self, vector: Sequence[float]) -> list[float]:
         """Return the raw scores of one row of float32 values: the same sums in the same order, so the same bits, without an array."""
         total: list[float] = self.intercept.tolist()

@@ -198,7 +198,9 @@ def with_features(
     return rows
 
 
-def kinds_of(ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = None, derived: Sequence[Derived] | None = None) -> dict[str, Kind]:
+def kinds_of(
+    ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = None, derived: Sequence[Derived] | None = None
+) -> dict[str, Kind]:
     """Return the kind of every column of the training frame, as the datasets' contracts and the definitions say."""
     kinds = dict(tables.version(ctx, ref).columns)
     chosen, computed = learnt_from(ctx) if views is None else (list(views), list(derived or ()))

@@ -32,7 +32,9 @@ class Read(NamedTuple):
     beyond: Sequence[str] = ()  # values that are None because they would take more rows than the store keeps of an entity
 
 
-def look_up(store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping[str, Any]], now: float, derived: Sequence[Derived] = ()) -> Found:
+def look_up(
+    store: OnlineStore, views: Sequence[ViewUse], rows: Sequence[Mapping[str, Any]], now: float, derived: Sequence[Derived] = ()
+) -> Found:
     """Return for each row the features that its views give, by the names that they have as inputs.
 
     Parameters

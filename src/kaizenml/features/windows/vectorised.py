@@ -244,7 +244,9 @@ def _block(piece: _Sorted, columns: dict[str, _Column], outputs: Sequence[_Outpu
             output.take(piece.questions[part], alive[part], values, chosen, piece.moment[part])
 
 
-def _known(piece: _Sorted, begin: Int64, end: Int64, *, safe: Int64, counted: Int64 | None, whole: bool, size: int) -> Iterator[tuple[slice, Known]]:
+def _known(
+    piece: _Sorted, begin: Int64, end: Int64, *, safe: Int64, counted: Int64 | None, whole: bool, size: int
+) -> Iterator[tuple[slice, Known]]:
     """Yield which rows of [begin, end) were known, for slices of the questions; as places among those that count.
 
     ``whole``: where some were not known, all are given singly.

@@ -85,7 +85,11 @@ def lifting(ctx: Context, exclusion: int | None, *, dataset: str | None, source:
         known = [each for each in exclusions.every(connection) if each.active]
     if exclusion is None and dataset is None and source is None:
         raise UsageError("say which exclusion to lift", remedy="kaizen data exclusions, then kaizen data include ID")
-    found = [each for each in known if exclusion in (None, each.id) and dataset in (None, each.dataset) and (source is None or each.source == source)]
+    found = [
+        each
+        for each in known
+        if exclusion in (None, each.id) and dataset in (None, each.dataset) and (source is None or each.source == source)
+    ]
     if not found:
         shown = ", ".join(f"{each.id} ({each.source or 'all sources'} in {each.dataset})" for each in known[:8]) or "none holds"
         raise NotFound(f"no such exclusion holds: {shown}", remedy="kaizen data exclusions", values={"known": [each.id for each in known]})

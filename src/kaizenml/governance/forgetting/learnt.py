@@ -98,3 +98,5 @@ def _others_use(ctx: Context, release: Release, ref: str, forms: Mapping[str, li
     with ctx.catalog.read() as connection:
         known = [view for view in views.every(connection) if view.ref in set(release.pins.features)]
     return any(view.dataset in ("", ref.partition("@")[0]) and not any(name in forms for name in view.entities) for view in known)
+
+

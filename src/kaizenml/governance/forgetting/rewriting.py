@@ -81,7 +81,9 @@ def rows(at: Place, names: list[str], expression: Expression | None, columns: li
         yield _dataset(at, name, table).to_table(columns=columns, filter=expression)
 
 
-def take_out(at: Place, by: str, files: list[File], expression: Expression, *, keep_empty: bool, blank: Mapping[str, pa.Array] | None = None) -> None:
+def take_out(
+    at: Place, by: str, files: list[File], expression: Expression, *, keep_empty: bool, blank: Mapping[str, pa.Array] | None = None
+) -> None:
     """Replace files by such without the rows that are looked for.
 
     Parameters

@@ -189,7 +189,9 @@ def marks(history: list[Change], since: str) -> list[Mark]:
     return found
 
 
-def _series(rows: dict[str, dict[str, list[DayState]]], task: TaskKind, name: str, colour: dict[str, int], *, weekly: bool) -> list[Series]:
+def _series(
+    rows: dict[str, dict[str, list[DayState]]], task: TaskKind, name: str, colour: dict[str, int], *, weekly: bool
+) -> list[Series]:
     series = []
     for who, by_day in rows.items():
         buckets = _buckets(by_day, weekly=weekly)

@@ -267,7 +267,6 @@ class Connection(Patient):
         else:
             super().shutdown()
 
-
 class Taking:
     """Takes connections in, up to a number, and looks after those that are open.
 

@@ -85,7 +85,9 @@ def open_table(state: Path, endpoint: str) -> DeltaTable | None:
         return table
 
 
-def read(ctx: Context, endpoint: str, *, days: list[str] | None = None, columns: list[str] | None = None, role: str | None = None) -> pa.Table:
+def read(
+    ctx: Context, endpoint: str, *, days: list[str] | None = None, columns: list[str] | None = None, role: str | None = None
+) -> pa.Table:
     """Read an endpoint's predictions, in the order in which they were drained.
 
     Parameters

@@ -97,7 +97,9 @@ class Observer:
                 attributes |= {"kaizen.release": release, "kaizen.arm": arm, "kaizen.decided_by": by, "kaizen.rows": rows}
             if code:
                 attributes["error.type"] = code
-            self._tracer.record(method=method, path=path, status=status, end_s=now, seconds=seconds, parent=traceparent, attributes=attributes)
+            self._tracer.record(
+                method=method, path=path, status=status, end_s=now, seconds=seconds, parent=traceparent, attributes=attributes
+            )
 
     def gauges(self, problems: int, ready: bool, written_at: float) -> dict[str, float]:
         """Return what is not counted but looked up when somebody asks for it.

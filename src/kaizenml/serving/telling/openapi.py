@@ -89,7 +89,9 @@ def document(
     }  # fmt: skip
     if auth:
         made["security"] = [{"token": []}]
-        made["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer", "description": "A token of `kaizen tokens create`."}}
+        made["components"]["securitySchemes"] = {
+            "token": {"type": "http", "scheme": "bearer", "description": "A token of `kaizen tokens create`."}
+        }
     return made
 
 

@@ -44,8 +44,6 @@ _TENSOR = {
 }  # fmt: skip
 _VALUES = {"type": "object", "description": "what was seen"}
 _TEXT = {"type": "string"}
-
-
 def _asked() -> Schema:
     """The form of a request, from what decodes it."""
     _, kinds = msgspec.json.schema_components([InferRequest], ref_template="{name}")
