@@ -202,3 +202,19 @@ def test_workbooks_are_read_where_what_reads_them_is_installed(ctx: Context):
 def test_a_scheme_that_holds_no_files_is_refused(ctx: Context):
     with pytest.raises(UsageError, match="ftp"):
         operations.add(ctx, "t", "ftp://host/rows.csv")
+
+
+def test_the_projects_own_file_is_taken_once_and_never_over_the_rows_of_others(ctx: Context):
+    (ctx.root / "own.csv").write_text("id,x\n1,0.5\n2,1.5\n")
+    assert operations.take(ctx, "t", "own.csv", once="a", why="first") is not None
+    operations.add(ctx, "u", "own.csv", key="id")
+    assert operations.take(ctx, "u", "own.csv", once="a", why="it was added by hand") is None
+    (ctx.root / "own.csv").write_text("id,x\n1,0.5\n3,2.5\n4,3.5\n")
+    changed = operations.take(ctx, "t", "own.csv", once="b", why="changed")
+    assert changed is not None
+    assert (changed.rows, changed.parts) == (3, [2])
+    (ctx.root / "partner.csv").write_text("id,x\n9,9.5\n")
+    operations.add(ctx, "u", "partner.csv", source_name="feed7")
+    with pytest.raises(Conflict, match=r"has rows of .*feed7"):
+        operations.take(ctx, "u", "own.csv", once="b", why="changed")
+    assert tables.read(ctx, "u").num_rows == 3, "the partner's rows are there"

@@ -50,7 +50,7 @@ def cell(name: str, value: Any) -> str:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if isinstance(value, float | int) and (name == "at" or name.endswith("_at")) and value > 1e8:
+    if isinstance(value, float | int) and (name in ("at", "since", "until") or name.endswith("_at")) and value > 1e8:
         return datetime.fromtimestamp(value, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if isinstance(value, float):
         return _number(value)

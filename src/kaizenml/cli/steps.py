@@ -48,7 +48,7 @@ def take_data(ctx: Context, progress: Progress) -> DatasetVersion | None:
         raise NotFound(f"there is no {task.source}, the data of this project", remedy=f"put it there, or: kaizen data add {task.dataset} FILE")
     token = f"file:{_digest(path)}"
     progress(f"reading {task.source}", 0.0)
-    return data.add(ctx, task.dataset, str(path), mode="replace", key=task.key, time=task.time, once=token, why=f"{task.source} is new or changed")
+    return data.take(ctx, task.dataset, task.source, once=token, why=f"{task.source} is new or changed")
 
 
 def release_current(

@@ -16,7 +16,7 @@ from kaizenml.data import adding, contract_file, hashing, ingest, kept_out, maki
 from kaizenml.data.dataset import Contract, Dataset, DatasetVersion, Decided, Intake, Trust
 from kaizenml.data.found import Found
 from kaizenml.data.ingest import Asked, Progress
-from kaizenml.data.intake import opening
+from kaizenml.data.intake import locations, opening
 from kaizenml.data.intake.incoming import Incoming, Piece
 from kaizenml.data.kinds import SOURCE, VERSION
 from kaizenml.data.people import held, personal
@@ -230,6 +230,26 @@ def refresh(ctx: Context, name: str, *, once: str | None = None, why: str = "", 
         return Refreshed(dataset=name, version=None, rows=before.rows if before else 0, new=0, changed=changed, said=said)
     new = made.rows - (before.rows if before else 0)
     return Refreshed(dataset=name, version=made.ref, rows=made.rows, new=new, quarantined=made.quarantined, changed=changed, said=f"made {made.ref}")
+
+
+def take(ctx: Context, name: str, source: str, *, once: str, why: str) -> DatasetVersion | None:
+    """Bring the file that a project names as its data into the dataset, if it is new or was changed.
+
+    A changed file replaces the rows, as long as it is all that rows were taken from. What ``add`` has taken is not taken again.
+
+    Raises
+    ------
+    Conflict : the file is another one, and the dataset has rows of other sources too.
+    """
+    with ctx.catalog.read() as connection:
+        intakes = store.intakes(connection, name)
+    known = next((one for one in intakes if one.location == source and one.query is None), None)
+    if known is not None and all(known.taken.get(file.shown) == file.mark for file in locations.files_at(ctx, source)):
+        return None
+    if any(one.location != source for one in intakes):
+        opened = _new_of(ctx, known or Intake(location=source))
+        return adding.add(ctx, Asked(name=name), opened, trust=None, once=once, why=why, progress=None)
+    return add(ctx, name, str(ctx.root / source), mode="replace", once=once, why=why)
 
 
 def list(ctx: Context) -> builtins.list[Dataset]:
