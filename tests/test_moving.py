@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -167,6 +168,22 @@ def test_a_database_of_another_project_and_half_a_move_are_refused(shop: Context
     theirs.online.close()
 
 
+def commands_of_the_page(catalog: str, s3: S3, redis: str) -> list[list[str]]:
+    """The commands by which docs/how-to/grow.md moves a running project and looks at it, with the servers of this test."""
+    page = (Path(__file__).parents[1] / "docs" / "how-to" / "grow.md").read_text(encoding="utf-8")
+    section = page.partition("## Move a project that is running")[2].partition("\n## ")[0]
+    servers = {"postgresql://shop:${SHOP_PASSWORD}@db.internal/shop": catalog, "s3://our-bucket/shop": f"{s3.url}/shop"}
+    servers |= {"redis://cache.internal:6379/0": redis}
+    lines = [shlex.split(line)[1:] for line in section.splitlines() if line.startswith("kaizen ")]
+    return [[servers.get(word, word) for word in line] for line in lines]
+
+
+def kaizen(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, "-m", "kaizenml.cli", *words], cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 @pytest.mark.slow
 def test_serving_goes_on_while_the_project_moves_and_a_second_machine_serves_the_same_release(
     shop: Context, postgres: str, s3: S3, redis: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -195,9 +212,8 @@ def test_serving_goes_on_while_the_project_moves_and_a_second_machine_serves_the
         try:
             monkeypatch.setenv("SHOP_PASSWORD", "not to be shown")
             url = postgres.replace("kaizen@", "kaizen:${SHOP_PASSWORD}@")
-            command = [sys.executable, "-m", "kaizenml.cli", "migrate", "--catalog", url, "--objects", f"{s3.url}/shop", "--online", redis, "--json"]
-            said = subprocess.run(command, cwd=shop.root, capture_output=True, text=True, timeout=120)
-            assert said.returncode == 0, said.stderr
+            migrate, *looks = commands_of_the_page(url, s3, redis)
+            said = kaizen(shop.root, *migrate, "--json")
         finally:
             done.set()
             asking.join()
@@ -205,8 +221,10 @@ def test_serving_goes_on_while_the_project_moves_and_a_second_machine_serves_the
     assert asked > 5
     found = json.loads(said.stdout)
     assert (found["catalog"], found["folders"], found["parts"]) == (True, 2, 4)
-    shown = subprocess.run([sys.executable, "-m", "kaizenml.cli", "audit", "settings"], cwd=shop.root, capture_output=True, text=True, timeout=60)
-    assert shown.returncode == 0
+    assert [look[:2] for look in looks] == [["audit", "verify"], ["data", "show"], ["releases", "verify"]]
+    for look in looks:
+        kaizen(shop.root, *[found["head"] if word == "HEAD" else word for word in look])
+    shown = kaizen(shop.root, "audit", "settings")
     assert "${SHOP_PASSWORD}" in (shop.root / "kaizen.toml").read_text()
     assert "not to be" not in f"{said.stdout}{said.stderr}{shown.stdout}{shown.stderr}"
     second = tmp_path / "another machine"
