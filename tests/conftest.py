@@ -26,6 +26,12 @@ settings.register_profile("calm", deadline=None)
 settings.load_profile("calm")
 
 pytest_plugins = ["engines"]
+LONGEST = ("test_bench.py", "test_examples.py", "test_schemathesis.py", "test_spark.py", "test_three_commands.py", "test_up.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests take longest: at the end one process would be busy with them while the others have nothing to do."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
