@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from kaizenml.serving.routing import LoadedRoute
 
 log = logging.getLogger("kaizenml.serving")
 SHADOW_ROWS = 20_000  # waiting to be run by shadows; more are shed
-_ROWS_AT_ONCE = 16  # before what has come meanwhile is answered
+_ROWS_AT_ONCE, _AT_ONCE_S = 16, 0.0005  # before what has come meanwhile is answered
 LookUp = Callable[[LoadedRoute, Sequence[dict[str, Any]], float], tuple[list[Features] | None, str | None]]
 
 
@@ -73,8 +74,8 @@ class Shadows:
     def run_some(self) -> None:
         """Run the shadows of some answered requests: of one with many rows, of several with few, whose records then share a write."""
         ran: list[tuple[Answered, LoadedRoute, bytes]] = []
-        rows = 0
-        while self._waiting and rows < _ROWS_AT_ONCE:
+        rows, end = 0, time.perf_counter() + _AT_ONCE_S
+        while self._waiting and rows < _ROWS_AT_ONCE and (not rows or time.perf_counter() < end):
             work, runs = self._waiting.popleft()
             rows += len(work.rows) * len(runs)
             for loaded in runs:
