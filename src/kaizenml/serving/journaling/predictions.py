@@ -73,7 +73,8 @@ def open_table(state: Path, endpoint: str) -> DeltaTable | None:
         known = _tables.get(path)
         try:
             if known is not None and known[0] == mark:
-                known[1].update_incremental()
+                if (path / "_delta_log" / f"{known[1].version() + 1:020d}.json").exists():
+                    known[1].update_incremental()
                 return known[1]
             table = DeltaTable(path)
         except TableNotFoundError:
