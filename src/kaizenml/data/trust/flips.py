@@ -20,7 +20,7 @@ from kaizenml.data.trust.units import Bools, Floats, Ints, Seen, Unit
 
 _FOLDS, _TREES, _SURE = 5, 80, 10
 _FEWEST_TAUGHT = 0.3  # share of the rows that trusted sources must have to teach alone
-_CLEAREST = 0.02  # a label less likely than this counts as if it were this likely: models are not surer
+_CLEAREST = 0.05  # a label less likely than this counts as if it were this likely: a few rows of which a model is too sure must not decide
 _USUAL = 0.1  # by how much the log odds of honest sources may differ, where others do not tell
 _ALIKE = 0.5  # how likely it is that they do not differ at all
 _SPREADS = np.array([0.0, *np.geomspace(0.08, 3.0, 14)])  # in usual ones
