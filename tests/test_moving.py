@@ -33,6 +33,8 @@ from kaizenml.rollouts import operations as rollouts
 from kaizenml.serving.client import Client
 from kaizenml.training import operations as training
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = """# our shop
 [project]  # as people wrote it
 name = "shop"

@@ -136,6 +136,7 @@ class ConsoleSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, k
 class MonitorSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     false_alarms: float = 0.01  # chance of any false drift alarm per window and endpoint
     window: str = "1d"
+    parity: str = "1h"  # how often a view's values online are compared with what training reads
 
 
 class LoopSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -266,7 +267,7 @@ def _sections() -> list[type[msgspec.Struct]]:
 def _check_durations(settings: Settings) -> None:
     task, serve = settings.task, settings.serve
     for text in (
-        task.asked_before if task else "0s", settings.train.budget, settings.monitor.window, settings.loop.every,
+        task.asked_before if task else "0s", settings.train.budget, settings.monitor.window, settings.monitor.parity, settings.loop.every,
         settings.loop.retrain_after or "1d", settings.loop.canary_max, settings.loop.cooldown, *(v.ttl or "1d" for v in settings.features.values()),
         serve.outcome_window, serve.segment_age, serve.max_wait, serve.header_timeout, serve.body_timeout,
     ):  # fmt: skip

@@ -17,6 +17,8 @@ from test_dataset_operations import (  # noqa: F401
 
 from kaizenml.context import Context
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def on_postgres(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:

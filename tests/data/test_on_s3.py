@@ -26,6 +26,8 @@ from kaizenml.context import Context
 from kaizenml.data import operations, storage, tables
 from kaizenml.errors import Conflict, Unavailable
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def root(tmp_path: Path, s3: S3) -> Path:

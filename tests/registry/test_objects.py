@@ -14,6 +14,8 @@ from kaizenml.errors import Corrupt, Unavailable
 from kaizenml.project import open_project
 from kaizenml.registry import files, objects
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def ctx(tmp_path: Path, s3: S3) -> Iterator[Context]:

@@ -9,6 +9,8 @@ from test_rollout_operations import (  # noqa: F401
     test_an_event_and_its_change_stand_or_fall_together,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def on_postgres(postgres: str, monkeypatch: pytest.MonkeyPatch) -> None:

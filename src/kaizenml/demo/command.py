@@ -69,6 +69,9 @@ budget = "60s"
 [gates]
 load_seconds = 0.5
 
+[monitor]
+parity = "30d"
+
 [loop]
 retrain_after = "42d"
 cooldown = "21d"

@@ -1,4 +1,4 @@
-"""The watch over features: every hour, whether requests read online what training reads offline. Raises an alert when they do not.
+"""The watch over features: every hour (``monitor.parity``), whether requests read online what training reads offline. Else it raises an alert.
 
 A look of the loop checks one view at most, for a check reads the view's rows: the loop has other things to do as well.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 
+from kaizenml.clock import parse_duration
 from kaizenml.context import Context
 from kaizenml.errors import KaizenError
 from kaizenml.features import operations as features
@@ -16,14 +17,13 @@ from kaizenml.monitoring import alert as alerts
 from kaizenml.monitoring import store
 from kaizenml.ports import OnlineRow
 
-EVERY_S = 3600.0
 _ENTITIES = 100
 _PLACE = "watched"
 log = logging.getLogger("kaizenml.monitoring")
 
 
 def watch(ctx: Context) -> list[Parity]:
-    """Check the view that has waited longest, if its hour is over. One that cannot be checked is told in the log; the next hour tries again."""
+    """Check the view that has waited longest, if its time has come. One that cannot be checked is told in the log, and tried again next time."""
     views = frame.views(ctx)
     at = {view.ref: ctx.online.read(f"{view.ref}#", [_PLACE])[0] for view in views}
     for view in sorted(views, key=lambda one: row.at if (row := at[one.ref]) is not None else 0.0):
@@ -39,14 +39,14 @@ def watch(ctx: Context) -> list[Parity]:
 
 def _due(ctx: Context, ref: str) -> bool:
     """Take the turn when it is due. A view that was never materialized has nothing online to compare."""
-    now = ctx.clock.timestamp()
+    now, every_s = ctx.clock.timestamp(), parse_duration(ctx.settings.monitor.parity)
     if ctx.online.read(f"{ref}#", ["dataset"])[0] is None:
         return False
     taken = False
 
     def change(_key: str, row: OnlineRow | None) -> OnlineRow | None:
         nonlocal taken
-        taken = row is None or not 0 <= now - row.at < EVERY_S
+        taken = row is None or not 0 <= now - row.at < every_s
         return OnlineRow(now, {}) if taken else row
 
     ctx.online.update(f"{ref}#", [_PLACE], change)
