@@ -30,7 +30,7 @@ from kaizenml.releases import operations as releases
 from kaizenml.training import model_file
 from kaizenml.training import store as runs
 
-FORMAT = 2
+FORMAT = 3
 ROWS = 100_000  # newest rows with a target
 DAYS = 120  # newest days that say what a usual day is
 DAY_ROWS = 30  # a day with fewer says nothing about days
@@ -154,7 +154,7 @@ def make(ctx: Context, release: str) -> Reference:
         table = newest(check_rows.table_of(check_rows.read(_model(ctx, release)), signature)).combine_chunks()
     bins = profile.learn(table, signature.fields, entities={view.name: view.entities[0] for view in signature.views if len(view.entities) == 1})
     whole = profile.count(bins, table)
-    days, early = usual_days(bins, table, signature.time)
+    days, early = usual_days(bins, table, signature.time, signature.asked_before_s)
     weeks = [profile.total(bins, days[start : start + 7]) for start in range(0, len(days) - 6, 7)]
     expected = _expected(ctx, shown.pins.model)
     return Reference(
@@ -196,12 +196,13 @@ def usual_swing(bins: Bins, days: list[Profile]) -> list[float]:
     return [float(value) for value in found]
 
 
-def usual_days(bins: Bins, table: pa.Table, time_column: str | None) -> tuple[list[Profile], list[float]]:
-    """Profiles of the newest days that have rows enough, and what such days were missing at worst before they were over."""
+def usual_days(bins: Bins, table: pa.Table, time_column: str | None, asked_before_s: float = 0.0) -> tuple[list[Profile], list[float]]:
+    """Profiles of the newest days of asking that have rows enough, and what such days were missing at worst before they were over."""
     if time_column is None or time_column not in table.column_names or not pa.types.is_timestamp(table.schema.field(time_column).type):
         return [], []
     column = table[time_column]
     micros = pc.cast(pc.cast(column, pa.timestamp("us", tz=column.type.tz)), pa.int64()).fill_null(-1).to_numpy()
+    micros = micros - round(asked_before_s * 1e6)  # live days are days of asking as well
     day = micros // (DAY_S * 1_000_000)
     starts = np.flatnonzero(np.diff(day, prepend=day[:1] - 1)) if len(day) else np.zeros(0, np.int64)
     bounds = np.append(starts, len(day))
