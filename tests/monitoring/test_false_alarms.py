@@ -122,7 +122,7 @@ def test_a_window_that_is_empty_every_morning_is_no_flood_and_a_flood_goes_on_ov
         return [(failure.since, failure.current) for failure in upstream.failures(made, windows, today=max(windows), alpha=0.01)]
 
     assert early == [1.0]
-    assert len(reference.usual_days(bins, table, "at", 6 * 3600.0)[0]) == 31  # asked so long before, the first rows are of the day before
+    assert len(reference.usual_days(bins, table, "at", 10 * 3600.0)[0]) == 31  # asked so long before, the first rows are of the day before
     assert said(usual, usual, morning) == []
     assert said(usual, flooded, morning) == [("2026-03-21", True)]
     assert said(usual, flooded, profile.count(bins, lately(rng, 31, range(5, 20), night))) == [("2026-03-21", False)]
