@@ -24,7 +24,9 @@ def _train(budget: str | None) -> None:
     ctx = face.open()
     told: list[str] = []
     with face.progress() as progress:
-        steps.take_data(ctx, progress)
+        taken = steps.take_data(ctx, progress)
+        if taken is not None and (told_of := steps.told_of(taken)):
+            told.append(told_of)
         try:
             run, release = steps.release_current(ctx, progress, told.append, budget=budget, fresh=True)
         except Refused:

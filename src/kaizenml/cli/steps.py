@@ -51,6 +51,11 @@ def take_data(ctx: Context, progress: Progress) -> DatasetVersion | None:
     return data.take(ctx, task.dataset, task.source, once=token, why=f"{task.source} is new or changed")
 
 
+def told_of(taken: DatasetVersion) -> str:
+    """Say what was told of rows that were taken; empty where nothing was."""
+    return "; ".join(f"{taken.ref}: {rows:,} {said}" for said, rows in taken.warnings.items())
+
+
 def release_current(
     ctx: Context, progress: Progress, tell: Callable[[str], None], *, budget: str | None = None, fresh: bool = False, why: str = ""
 ) -> tuple[Run, Release]:

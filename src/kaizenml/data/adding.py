@@ -7,15 +7,18 @@ from contextlib import closing
 from typing import NamedTuple
 
 import msgspec
+import sqlalchemy as sa
 
 from kaizenml import scratch
 from kaizenml.context import Context
 from kaizenml.data import contract_file, ingest, making, provenance, store, tables
 from kaizenml.data.dataset import Dataset, DatasetVersion, Intake, Trust
+from kaizenml.data.found import Found
 from kaizenml.data.ingest import Asked, Progress
 from kaizenml.data.intake import opening
 from kaizenml.data.intake.incoming import Incoming
 from kaizenml.data.kinds import VERSION
+from kaizenml.data.people import left_out
 from kaizenml.data.trust import screening
 from kaizenml.errors import Conflict
 
@@ -48,7 +51,10 @@ def add(
     why: str,
     progress: Progress | None,
 ) -> DatasetVersion | None:
-    """Add rows as the next version; None when there is nothing new. ``opened`` is asked while the dataset is held."""
+    """Add rows as the next version; None when nothing is new, or all is of subjects who were forgotten.
+
+    ``opened`` is asked while the dataset is held.
+    """
     name = asked.name
     with tables.locked(ctx, name):
         with ctx.catalog.read() as connection:
@@ -70,6 +76,9 @@ def add(
                 tables.clean(tables.folder(ctx, name), set(parts))
                 tables.clean(tables.quarantine_folder(ctx, name), set(parts), by=VERSION)
                 return None
+            if found.left_out and not found.rows:
+                _left_out_whole(ctx, name, what, found)
+                return None
             part = store.Part(onto.number, found.hash, found.columns)
             version = making.next_version(ctx, base, found, part, name=name, parts=parts, source=what.incoming.location)
             version = msgspec.structs.replace(version, sources=provenance.rows_by_source(there.dataset, base, found.sources))
@@ -85,6 +94,7 @@ def add(
                     mode=what.mode, source=what.incoming.location, sources=found.sources, rows=found.good, total=version.rows,
                     quarantined=version.quarantined, hash=version.hash, changes=found.changes, warnings=version.warnings, undecided=found.undecided,
                 )  # fmt: skip
+                _record_left_out(ctx, connection, version.ref, what, found)
                 screening.record(ctx, connection, version)
     return version
 
@@ -117,6 +127,19 @@ def from_intake(ctx: Context, intake: Intake, there: There) -> Opened | None:
 def asked_name(there: There) -> str:
     """Return the dataset's name as messages have it."""
     return repr(there.dataset.name) if there.dataset else "the dataset"
+
+
+def _left_out_whole(ctx: Context, name: str, what: Opened, found: Found) -> None:
+    """Note that all rows of a source were left out. It counts as taken, so that nobody reads it again and again."""
+    with ctx.catalog.write() as connection:
+        if store.find(connection, name) is not None:
+            store.save_intake(connection, name, _after(what), alone=False)
+        _record_left_out(ctx, connection, name, what, found)
+
+
+def _record_left_out(ctx: Context, connection: sa.Connection, subject: str, what: Opened, found: Found) -> None:
+    if found.left_out:
+        ctx.record(connection, "data.left_out", subject, left_out.SAID, rows=found.left_out, source=what.incoming.location)
 
 
 def _after(what: Opened) -> Intake | None:

@@ -15,6 +15,7 @@ from kaizenml.data.dataset import Contract, Severity
 from kaizenml.data.keys import Keys
 from kaizenml.data.kinds import SOURCE
 from kaizenml.data.people import personal
+from kaizenml.data.people.left_out import SAID
 from kaizenml.data.profile import merge, profile
 
 _SAMPLES = 10
@@ -25,7 +26,8 @@ class Found:
     """The sum of what checks found. Rows are as they are stored: decisions on personal columns are carried out."""
 
     contract: Contract
-    rows: int = 0  # as given
+    rows: int = 0  # as given, those aside that were left out
+    left_out: int = 0  # of subjects who were forgotten
     good: int = 0
     bad: int = 0
     reasons: Counter[str] = field(default_factory=Counter)  # rule broken first, with how many rows
@@ -45,6 +47,11 @@ class Found:
     def whole(self, rule: str, rows: int, severity: Severity) -> None:
         """Note that a rule is broken that no single row answers for."""
         (self.warnings if severity == "warn" else self.refusals)[rule] += rows
+
+    @property
+    def told(self) -> dict[str, int]:
+        """What is told and keeps no row out of the version, with how many rows."""
+        return dict(self.warnings) | ({SAID: self.left_out} if self.left_out else {})
 
     def count(self, checked: Checked, rows: int) -> None:
         """Count the next rows, of which there were ``rows``."""

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -27,7 +29,7 @@ from kaizenml.data.intake.incoming import Incoming, Piece
 from kaizenml.data.keys import Keys
 from kaizenml.data.kinds import STORED, VERSION, kind_of, notes_of
 from kaizenml.data.part_writer import PartWriter
-from kaizenml.data.people import personal
+from kaizenml.data.people import left_out, personal
 from kaizenml.data.seen import Hashes, Seen, among, hash_of
 from kaizenml.data.staged import Staged
 from kaizenml.data.widening import Widening
@@ -88,7 +90,7 @@ def read_in(ctx: Context, asked: Asked, onto: Onto, incoming: Incoming, *, write
     ------
     ContractBroken : the contract refuses the rows, or nothing of them would be left; nothing stays written.
     """
-    learnt = _Learnt(contract=_promised(ctx, asked, onto))
+    learnt = _Learnt(contract=_promised(ctx, asked, onto), watch=None if asked.stored else left_out.watch(ctx))
     for _ in range(_PASSES):
         with ExitStack() as stack:
             writers = None
@@ -122,6 +124,7 @@ class _Learnt:
     """What stays known from one reading of the source to the next."""
 
     contract: Contract | None
+    watch: left_out.Watch | None = None
     typing: Widening = field(default_factory=Widening)
     changes: list[str] = field(default_factory=list)
     suspects: dict[int, Hashes] = field(default_factory=dict)  # by place in told_apart: hashes that came more than once
@@ -140,6 +143,8 @@ class _Reading:
         self._pieces = 0
         self._again = False  # rows that were written would now be read otherwise
         self._so_far = rules.SoFar()
+        self._given = 0  # rows, those that were left out too
+        self._stays: npt.NDArray[np.int64] | None = None  # of the piece at hand, the places of the rows that were not left out
         self._hash = PartHash()
         self._seen: dict[int, Seen] = {}
         self._earlier: list[pa.Table] = []
@@ -167,14 +172,35 @@ class _Reading:
         while piece is not None:
             if progress is not None and following is not None:
                 progress(f"reading {incoming.location}", piece.done)
-            rows = piece.rows if whole else self._typed(piece)
-            checked = self._checked(rows, whole=whole, sparse=piece.sparse)
-            found = found or Found(contract=checked.contract)
-            self._take(found, rows, checked)
+            given = piece.rows if whole else self._typed(piece)
+            rows = self._without_forgotten(given)
+            if rows.num_rows:
+                checked = self._checked(rows, whole=whole, sparse=piece.sparse)
+                found = found or Found(contract=checked.contract)
+                self._take(found, rows, checked)
+            self._given += given.num_rows
             piece, following = following, next(pieces, None)
-        assert found is not None  # a source has at least one row
+        if found is None:  # a source has at least one row, so all were left out
+            return Found(contract=self._learnt.contract or Contract(columns=[]), left_out=self._given)
+        found.left_out = self._given - self._so_far.rows
         self._finish(found, whole=whole)
         return None if self._again else found
+
+    def _without_forgotten(self, rows: pa.Table) -> pa.Table:
+        """Leave out rows of subjects who were forgotten: nothing is learnt from them, and they are in no message and no sample."""
+        watch = self._learnt.watch
+        stays = watch.stays(rows, self._learnt.contract) if watch is not None else None
+        self._stays = None if stays is None else np.flatnonzero(stays)
+        return rows if stays is None else rows.filter(pa.array(stays))
+
+    def _numbered(self, checked: rules.Checked) -> rules.Checked:
+        """Give bad rows the numbers that they have in the source, where rows before them were left out."""
+        first = self._so_far.rows
+        if not checked.bad.num_rows or (self._stays is None and first == self._given):
+            return checked
+        places = checked.bad["_row"].to_numpy() - 1 - first
+        numbers = pa.array((places if self._stays is None else self._stays[places]) + self._given + 1, pa.int64())
+        return checked._replace(bad=checked.bad.set_column(checked.bad.column_names.index("_row"), "_row", numbers))
 
     def _fits(self) -> bool:
         """Whether keys of the rows that are there may be compared in memory."""
@@ -222,6 +248,7 @@ class _Reading:
     def _take(self, found: Found, rows: pa.Table, checked: rules.Checked) -> None:
         """Count what a piece had, describe it, and write it."""
         self._look_for_persons(found, checked.contract, rows)
+        checked = self._numbered(checked)
         self._so_far.rows += rows.num_rows
         found.count(checked, rows.num_rows)
         if self._again:

@@ -99,6 +99,19 @@ class Keys:
         """Return what a value can be recognised by, with the project's key and not without."""
         return self._mac("digest", text.encode("utf-8", "surrogatepass")).hex()
 
+    def marks(self, column: str, texts: Iterable[str]) -> list[bytes]:
+        """Return by what forgotten subjects of a column are recognised, for each value: keyed BLAKE2b, 16 bytes.
+
+        Whole columns are looked through at each addition, and this takes a third of an HMAC's time.
+        """
+        begun = hashlib.blake2b(f"{column}\0".encode("utf-8", "surrogatepass"), key=self._mac("marks", b""), digest_size=16)
+        found = []
+        for text in texts:
+            one = begun.copy()
+            one.update(text.encode("utf-8", "surrogatepass"))
+            found.append(one.digest())
+        return found
+
     def destroy(self, column: str, value: str) -> bool:
         """Destroy a subject's key; return whether there was one. Its bytes are overwritten in the file."""
         if not self._subjects.exists():

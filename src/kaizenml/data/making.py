@@ -192,7 +192,7 @@ def next_version(
         profile=described,
         personal={column: each.decision for column, each in decided.items()},
         key_print=found.keys.fingerprint if found.keys else "",
-        warnings=dict(found.warnings),
+        warnings=found.told,
         contract=found.contract,
         undecided=undecided,
     )

@@ -19,8 +19,8 @@ from kaizenml.data.ingest import Asked, Progress
 from kaizenml.data.intake import locations, opening
 from kaizenml.data.intake.incoming import Incoming, Piece
 from kaizenml.data.kinds import SOURCE, VERSION
-from kaizenml.data.people import held, personal
-from kaizenml.errors import NotFound, UsageError
+from kaizenml.data.people import held, left_out, personal
+from kaizenml.errors import Conflict, NotFound, UsageError
 from kaizenml.refs import check_name
 
 __all__ = ["add", "check", "drop", "list", "quarantine", "refresh", "release", "show", "verify", "versions"]
@@ -145,11 +145,13 @@ def add(
     Returns
     -------
     The new version; ``quarantined`` says how many of the rows given were kept out, ``suspicions`` which source that is not internal
-    teaches what the others do not, and what to do about it. Such rows are taken all the same: a person decides.
+    teaches what the others do not, and what to do about it. Such rows are taken all the same: a person decides. Rows of subjects who
+    were forgotten are left out, and ``warnings`` says how many.
 
     Raises
     ------
     NotFound, InvalidData : no such file, or it cannot be read; with line and value.
+    Conflict : all rows are of subjects who were forgotten. With ``once``, the newest version is returned instead, if there is one.
     ContractBroken : a column is gone or its kind changed, or every row is bad. Nothing is written.
     StorageFull : no room; nothing is half-written.
 
@@ -178,8 +180,16 @@ def add(
         made = adding.add(ctx, asked, _beside(incoming, mode, intake), trust=_trust(trust), once=once, why=why, progress=progress)
     finally:
         incoming.close()
-    assert made is not None  # what a person asks for is added
-    return made
+    if made is not None:
+        return made
+    newest = _newest(ctx, name)
+    if once is None or newest is None:
+        raise Conflict(
+            f"all rows of {incoming.location} are of subjects who were forgotten: none was added",
+            remedy="take them out of the source; if somebody has come back: kaizen data readmit --subject COLUMN=VALUE",
+            values={"dataset": name, "source": incoming.location},
+        )
+    return newest  # whoever asks by a token cannot do anything about it
 
 
 def refresh(ctx: Context, name: str, *, once: str | None = None, why: str = "", progress: Progress | None = None) -> Refreshed:
@@ -229,7 +239,9 @@ def refresh(ctx: Context, name: str, *, once: str | None = None, why: str = "", 
         said = "nothing is new" + (f"; {len(changed)} files that were taken have changed, and were left" if changed else "")
         return Refreshed(dataset=name, version=None, rows=before.rows if before else 0, new=0, changed=changed, said=said)
     new = made.rows - (before.rows if before else 0)
-    return Refreshed(dataset=name, version=made.ref, rows=made.rows, new=new, quarantined=made.quarantined, changed=changed, said=f"made {made.ref}")
+    gone = made.warnings.get(left_out.SAID, 0)
+    said = f"made {made.ref}" + (f"; {gone:,} {left_out.SAID}" if gone else "")
+    return Refreshed(dataset=name, version=made.ref, rows=made.rows, new=new, quarantined=made.quarantined, changed=changed, said=said)
 
 
 def take(ctx: Context, name: str, source: str, *, once: str, why: str) -> DatasetVersion | None:
@@ -376,7 +388,7 @@ def check(ctx: Context, name: str, source: str | None = None, *, table: pa.Table
         samples=found.samples,
         changes=found.changes,
         contract=found.contract,
-        warnings=dict(found.warnings),
+        warnings=found.told,
         undecided=found.undecided,
         held=held_otherwise(ctx, dataset) if dataset is not None else {},
     )

@@ -59,6 +59,14 @@ exclusions_table = sa.Table(
     sa.Column("document", sa.LargeBinary, nullable=False),
 )
 
+forgotten_subjects = sa.Table(
+    "forgotten_subjects",
+    metadata,
+    sa.Column("column", sa.Text, primary_key=True),  # the name by which the subject was asked for
+    sa.Column("mark", sa.Text, primary_key=True),  # see data/people/left_out.py
+    sa.Column("forgetting", sa.Integer, nullable=False),
+    sa.Column("hidden", sa.Integer, nullable=False),  # 1: only a pseudonym of the subject was known
+)
 
 quarantine_decisions = sa.Table(
     "quarantine_decisions",

@@ -9,8 +9,10 @@ from typing import Any
 from kaizenml.clock import parse_duration
 from kaizenml.context import Context
 from kaizenml.data import operations as data
+from kaizenml.data import store as datasets
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
+from kaizenml.data.people import left_out
 from kaizenml.errors import InvalidInput, NotFound
 from kaizenml.features import store
 from kaizenml.features.offline import asking
@@ -421,13 +423,28 @@ def publish(ctx: Context) -> None:
 
 
 def _known(ctx: Context, view: FeatureView) -> taking.Known:
+    gone = _gone(ctx, view)
     try:
         version = tables.version(ctx, view.dataset)
     except NotFound:  # the first flush makes the dataset
-        return taking.Known(view=view, kinds={})
+        return taking.Known(view=view, kinds={}, gone=gone)
     keys = filling.keys_of(ctx, view.dataset) if keeps_rows(view) else []
     hidden = [name for name, form in version.personal.items() if form == "pseudonym"]
-    return taking.Known(view=view, kinds=version.columns, keys=keys, hidden=hidden)
+    return taking.Known(view=view, kinds=version.columns, keys=keys, hidden=hidden, gone=gone)
+
+
+def _gone(ctx: Context, view: FeatureView) -> dict[str, taking.Gone]:
+    """Return, by column of a view's dataset, the subjects who were forgotten and may stand in it."""
+    with ctx.catalog.read() as connection:
+        known = left_out.known(connection)
+        found = datasets.find(connection, view.dataset) if known else None
+    asked = {name: name for name in known}
+    asked |= {column.name: column.holds for column in found.contract.columns if column.holds} if found is not None else {}
+    return {
+        name: taking.Gone(asked=of, marks=sorted(mark.hex() for mark in known[of].values), hidden=known[of].hidden)
+        for name, of in asked.items()
+        if of in known
+    }
 
 
 def _checker(ctx: Context, view: FeatureView, fresh: bool = False) -> Checker:

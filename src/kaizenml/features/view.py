@@ -139,13 +139,14 @@ class ViewState(msgspec.Struct, frozen=True, kw_only=True):
     waiting: int  # pushed rows that are online but not yet in the dataset: `kaizen features flush`
 
 
-class Pushed(msgspec.Struct, frozen=True, kw_only=True):
+class Pushed(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What became of pushed rows."""
 
     view: str  # name.version
     rows: int
     kept: int  # now the newest of their entity; of a view with windows: those that its windows take
     late: int  # older than what the online store holds: only for the dataset
+    left_out: int = 0  # of subjects who were forgotten: taken nowhere
 
 
 class Materialized(msgspec.Struct, frozen=True, kw_only=True):

@@ -21,10 +21,10 @@ from kaizenml.governance.cutting_off import radius as following
 from kaizenml.governance.cutting_off.radius import Radius
 from kaizenml.governance.forgetting import asking, certificate
 from kaizenml.governance.forgetting import subject as subjects
-from kaizenml.governance.forgetting.asking import Decision, Forgetting
+from kaizenml.governance.forgetting.asking import Decision, Forgetting, Readmitted
 from kaizenml.governance.protecting import Protected
 
-__all__ = ["decide", "exclude", "exclusions", "forget", "forgotten", "include", "protect", "radius"]
+__all__ = ["decide", "exclude", "exclusions", "forget", "forgotten", "include", "protect", "radius", "readmit"]
 
 
 def exclude(
@@ -190,7 +190,8 @@ def forget(
     """Forget persons: remove their rows from everything that the project keeps, for good.
 
     Datasets with all versions, quarantine, features, predictions, outcomes, examples, statistics. Pinned versions stay readable without
-    the rows. A forgetting that was interrupted goes on first; without a subject it is all that is done. What is added later is new data.
+    the rows. A forgetting that was interrupted goes on first; without a subject it is all that is done. Rows of the subjects that come
+    again are left out, until ``readmit``.
 
     Parameters
     ----------
@@ -217,6 +218,35 @@ def forget(
     wanted = subjects.parse(subject or [])
     asking.check_why(why, wanted)
     return asking.would(ctx, wanted, why) if dry_run else asking.carry_out(ctx, wanted, why, progress or (lambda _step, _share: None))
+
+
+def readmit(ctx: Context, *, subject: builtins.list[str], why: str) -> Readmitted:
+    """Take rows of persons again who were forgotten: they have come back, and their rows are no longer left out.
+
+    Nothing comes back by itself: what was left out has to be added again.
+
+    Parameters
+    ----------
+    subject : whom, as they were forgotten: ``customer_id=42``; several at once.
+    why : the reason, for the record; it is kept, so it must not name the person.
+
+    Returns
+    -------
+    How many are let in again.
+
+    Raises
+    ------
+    UsageError : no subject, or no reason, or one that names the subject.
+    NotFound : rows of one of them are not left out; then none is let in.
+    Conflict : one of them is being forgotten.
+
+    Examples
+    --------
+    kaizen data readmit --subject customer_id=42 --why "a customer again since May"
+    """
+    wanted = subjects.parse(subject)
+    asking.check_why(why, wanted)
+    return asking.let_in(ctx, wanted, why)
 
 
 def forgotten(ctx: Context, *, number: int | None = None) -> builtins.list[Forgetting]:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kaizenml.data.dataset import Kind
+from kaizenml.data.recognised import Recogniser
 from kaizenml.errors import InvalidInput, nearest
 from kaizenml.features.encoding.encoder import parse_time_us
 from kaizenml.features.view import FeatureView, entity_key, key_of
@@ -35,6 +36,7 @@ class Checked(NamedTuple):
     online: list[tuple[str, float, dict[str, Any]]]
     histories: dict[str, list[Row]]  # instead, of a view that keeps rows
     offline: list[dict[str, Any]]
+    left_out: int = 0  # rows of subjects who were forgotten, which are in none of them
 
 
 class Checker:
@@ -46,10 +48,17 @@ class Checker:
     kinds : kinds of the dataset's columns; where one is unknown (no dataset yet) any scalar passes.
     keys : the columns that tell the dataset's rows apart, for a view that keeps rows.
     hide : by column that tells of persons, what makes its pseudonyms.
+    gone : by column in which subjects who were forgotten may stand, what tells them.
     """
 
     def __init__(
-        self, view: FeatureView, kinds: Mapping[str, Kind], keys: Sequence[str] = (), *, hide: Mapping[str, Callable[[Any], str | None]] | None = None
+        self,
+        view: FeatureView,
+        kinds: Mapping[str, Kind],
+        keys: Sequence[str] = (),
+        *,
+        hide: Mapping[str, Callable[[Any], str | None]] | None = None,
+        gone: Mapping[str, Recogniser] | None = None,
     ) -> None:
         self.view = view
         self.keys = list(keys)
@@ -57,6 +66,7 @@ class Checker:
         self.kinds |= dict.fromkeys((name for name in (view.at, view.created) if name is not None), "timestamp")
         self._needed = {*view.entities, *keys, view.at}
         self._hide = hide or {}
+        self._gone = {name: recogniser for name, recogniser in (gone or {}).items() if name in self.kinds}
         self.ref, self._entities, self._reads, self._keeps_rows = view.ref, view.entities, view.reads, keeps_rows(view)  # once, not for each row
         self._converters = [(name, self._hide.get(name) or _CONVERTERS[kind]) for name, kind in self.kinds.items()]
 
@@ -64,6 +74,7 @@ class Checker:
         """Return the rows for both stores, or raise InvalidInput naming row, field, found and expected."""
         view, online, offline = self.view, [], []
         histories: dict[str, list[Row]] = {}
+        gone, left_out = self._gone, 0
         for position, row in enumerate(rows):
             if not isinstance(row, Mapping) or row.keys() != self.kinds.keys():
                 raise self._wrong_names(row, position)
@@ -74,6 +85,9 @@ class Checker:
                     values[name] = convert(row[name])
             except (ValueError, TypeError, OverflowError):
                 raise self._wrong_value(name, row[name], position) from None
+            if gone and self._is_gone(values):
+                left_out += 1
+                continue
             key = key_of([values[name] for name in self._entities])
             us = 0 if view.at is None else parse_time_us(values[view.at])
             identity = key_of([values[name] for name in self.keys]) if self.keys else ""
@@ -86,7 +100,7 @@ class Checker:
             else:
                 online.append((key, us / 1e6, {name: values[name] for name in view.columns}))
             offline.append(values)
-        return Checked(online, histories, offline)
+        return Checked(online, histories, offline, left_out)
 
     def table(self, rows: Sequence[Mapping[str, Any]]) -> pa.Table:
         """Return checked rows as the dataset takes them."""
@@ -105,6 +119,10 @@ class Checker:
                 values = [entity_key(value) for value in values]  # also what was checked before the column became text
             columns[name] = pa.array(values, types.get(kind))
         return pa.table(columns)
+
+    def _is_gone(self, values: Mapping[str, Any]) -> bool:
+        texts = ((recogniser, entity_key(values[name])) for name, recogniser in self._gone.items())
+        return any(text is not None and recogniser.among([text]) for recogniser, text in texts)
 
     def _wrong_names(self, row: Any, position: int) -> InvalidInput:
         if not isinstance(row, Mapping):

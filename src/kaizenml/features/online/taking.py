@@ -15,6 +15,7 @@ import msgspec
 
 from kaizenml.data.dataset import Kind
 from kaizenml.data.keys import open_keys
+from kaizenml.data.recognised import Marks, Recogniser
 from kaizenml.errors import InvalidInput, Unavailable, not_found
 from kaizenml.features.online.buffer import Origin, buffer_of
 from kaizenml.features.online.push import Checked, Checker
@@ -26,6 +27,14 @@ FILE = "features.json"  # below the project's state folder, in ``serving/``
 FORMAT = 1
 
 
+class Gone(msgspec.Struct, frozen=True, kw_only=True):
+    """Subjects who were forgotten and may stand in a column: the name they were asked for by, and their marks in hexadecimal."""
+
+    asked: str
+    marks: list[str]
+    hidden: bool = False
+
+
 class Known(msgspec.Struct, frozen=True, kw_only=True):
     """A view as rows are pushed into it."""
 
@@ -33,10 +42,15 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     kinds: dict[str, Kind]  # of its dataset's columns; {} while there is no dataset
     keys: list[str] = []  # the columns that tell its rows apart, where it keeps rows
     hidden: list[str] = []  # columns whose values become pseudonyms before they are kept anywhere
+    gone: dict[str, Gone] = {}  # columns in which subjects who were forgotten may stand; rows of these are left out
 
     def checker(self, state: Path) -> Checker:
         """Return what checks its rows; the key of pseudonyms is that of the state folder."""
-        return Checker(self.view, self.kinds, self.keys, hide=dict.fromkeys(self.hidden, open_keys(state).pseudonym_of) if self.hidden else {})
+        if not self.hidden and not self.gone:
+            return Checker(self.view, self.kinds, self.keys)
+        keys = open_keys(state)
+        gone = {name: Recogniser(keys, of.asked, Marks(frozenset(map(bytes.fromhex, of.marks)), of.hidden)) for name, of in self.gone.items()}
+        return Checker(self.view, self.kinds, self.keys, hide=dict.fromkeys(self.hidden, keys.pseudonym_of), gone=gone)
 
 
 class Kept(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,7 +73,7 @@ def take(state: Path, store: OnlineStore, checker: Checker, checked: Checked, *,
     if rows and offline:
         buffer_of(state).put(checker.ref, checked.offline, origin)
     kept = put(store, checker, checked) if rows else 0
-    return Pushed(view=checker.ref, rows=rows, kept=kept, late=rows - kept)
+    return Pushed(view=checker.ref, rows=rows, kept=kept, late=rows - kept, left_out=checked.left_out)
 
 
 def put(store: OnlineStore, checker: Checker, checked: Checked) -> int:

@@ -10,9 +10,12 @@ import msgspec
 from kaizenml import events
 from kaizenml.context import Context
 from kaizenml.data import keys as project_keys
-from kaizenml.errors import NotFound, UsageError
+from kaizenml.data.people import left_out
+from kaizenml.errors import Conflict, NotFound, UsageError
+from kaizenml.features import operations as features
 from kaizenml.governance.forgetting import carrying_out as forgetting
 from kaizenml.governance.forgetting import certificate
+from kaizenml.governance.forgetting import subject as subjects
 from kaizenml.governance.forgetting import wish as wishes
 from kaizenml.governance.forgetting.certificate import Certificate
 from kaizenml.governance.forgetting.subject import Subject
@@ -41,6 +44,13 @@ class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
     learnt: list[Learnt]
     decisions: list[Decision]
     certificate: Certificate | None = None
+
+
+class Readmitted(msgspec.Struct, frozen=True, kw_only=True):
+    """Persons whose rows are taken again."""
+
+    subjects: int
+    said: str
 
 
 def carry_out(ctx: Context, wanted: list[Subject], why: str, progress: forgetting.Progress) -> Forgetting:
@@ -80,6 +90,30 @@ def _asked(ctx: Context, wanted: list[Subject], why: str) -> Wish:
     wish = Wish(number=max(numbers, default=0) + 1, subjects=wanted, why=why, actor=ctx.actor, asked_at=ctx.clock.timestamp())
     wishes.save(ctx.state, wish)
     return wish
+
+
+def let_in(ctx: Context, wanted: list[Subject], why: str) -> Readmitted:
+    """Take subjects off the list of those whose rows are left out."""
+    if not wanted or not why.strip():
+        lacks = "whom" if not wanted else "why"
+        raise UsageError(f"nothing says {lacks} to let in again", remedy='--subject customer_id=42 --why "..."', values={"lacks": lacks})
+    keys = project_keys.open_keys(ctx.state)
+    with forgetting.alone(ctx):
+        if any(each in wish.subjects for wish in wishes.unfinished(ctx.state) for each in wanted):
+            raise Conflict("one of them is just being forgotten", remedy="end it first: kaizen data forget", values={"subjects": len(wanted)})
+        with ctx.catalog.write() as connection:
+            for place, each in enumerate(wanted, 1):
+                if not left_out.let_in(connection, keys, each.column, subjects.texts(each.value)):
+                    raise NotFound(
+                        f"rows of subject {place} (a {each.column}) are not left out: nobody of this value was forgotten, or somebody let them in",
+                        remedy="name the column and the value as they were forgotten",
+                        values={"column": each.column, "place": place},
+                    )
+            told = [{"column": each.column, "digest": keys.digest(f"{each.column}={each.value}")} for each in wanted]
+            ctx.record(connection, "data.readmitted", f"{len(wanted)} subjects", why, subjects=told)
+        features.publish(ctx)
+    said = "their rows are taken again; what was left out has to be added again"
+    return Readmitted(subjects=len(wanted), said=said)
 
 
 def would(ctx: Context, wanted: list[Subject], why: str) -> Forgetting:

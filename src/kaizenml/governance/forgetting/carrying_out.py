@@ -20,9 +20,12 @@ from kaizenml.context import Context
 from kaizenml.data import keys as project_keys
 from kaizenml.data.dataset import Dataset
 from kaizenml.data.keys import Keys
+from kaizenml.data.people import left_out
 from kaizenml.errors import Conflict, Unavailable
+from kaizenml.features import operations as features
 from kaizenml.governance.forgetting import answers, certificate, datasets, models, online, sqlite, watching
 from kaizenml.governance.forgetting import learnt as training
+from kaizenml.governance.forgetting import subject as subjects
 from kaizenml.governance.forgetting import wish as wishes
 from kaizenml.governance.forgetting.certificate import Certificate, Place, Renewed
 from kaizenml.governance.forgetting.models import Telling
@@ -128,6 +131,7 @@ def run(ctx: Context, wish: Wish, progress: Progress) -> Certificate:
     """Forget the subjects of a wish, whatever of it is done already, and return the certificate."""
     keys = project_keys.open_keys(ctx.state)
     scratch.clean(ctx.state / scratch.FOLDER)
+    keep_out(ctx, wish, keys)
 
     def save() -> None:
         wishes.save(ctx.state, wish)
@@ -143,6 +147,16 @@ def run(ctx: Context, wish: Wish, progress: Progress) -> Certificate:
     destroyed = _destroy_keys(ctx, wish, keys)
     progress("certificate", 0.95)
     return _finish(ctx, wish, keys, destroyed)
+
+
+def keep_out(ctx: Context, wish: Wish, keys: Keys) -> None:
+    """See that rows of the subjects are left out from now on, wherever they come from.
+
+    It is done before the first look: an addition that is under way has the dataset, and what it adds is found when it has let go of it.
+    """
+    with ctx.catalog.write() as connection:
+        left_out.keep(connection, keys, wish.number, [(each.column, subjects.texts(each.value)) for each in wish.subjects])
+    features.publish(ctx)  # serving processes take pushed rows
 
 
 def requested(ctx: Context, wish: Wish, forms: Mapping[str, list[str]]) -> dict[str, list[str]]:
@@ -276,7 +290,8 @@ def _not_reached(ctx: Context) -> list[str]:
         from kaizenml.data import store
 
         sources = {dataset.name: sorted({dataset.source, *(each.location for each in dataset.sources)}) for dataset in store.every(connection)}
-    said = [f"The source of {name} ({', '.join(known)}): what is still in it comes back when it is added again." for name, known in sources.items()]
+    comes = "what is still in it is left out when it is added again; take it out there too"
+    said = [f"The source of {name} ({', '.join(known)}): {comes}." for name, known in sources.items()]
     if not ctx.catalog.url.startswith("sqlite"):
         said.append("The catalog's database server: its free pages, its log and its backups are kept as its operator has set.")
     if ctx.settings.project.online:

@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.data.dataset import Contract
+from kaizenml.data.kinds import STORED
+from kaizenml.data.people import personal
 from kaizenml.errors import UsageError
 from kaizenml.features.encoding.encoder import parse_time_us
 from kaizenml.features.view import entity_key
@@ -80,6 +82,18 @@ def expression(types: Mapping[str, pa.DataType], wanted: Mapping[str, Iterable[s
     if not parts:
         return None
     return functools.reduce(operator.or_, parts)
+
+
+def texts(text: str) -> list[str]:
+    """Return how a value reads as text in columns of each kind in which it could be stored.
+
+    >>> texts("42")
+    ['42', '42.0']
+    """
+    found = {text: None}
+    for kind in dict.fromkeys(STORED.values()):
+        found |= dict.fromkeys(personal.texts(pa.chunked_array([pa.array(_as_stored(text, kind), kind)])).to_pylist())
+    return sorted(found)
 
 
 def in_row(row: Mapping[str, Any], wanted: Mapping[str, Iterable[str]]) -> bool:
