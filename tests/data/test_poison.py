@@ -11,6 +11,7 @@ from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data.trust import poison
 from kaizenml.data.trust.poison import Scan
+from kaizenml.demo import flights
 
 ROWS, SOURCES = 8000, 8
 COLUMNS = ["price", "channel", "country", "hour"]
@@ -71,6 +72,17 @@ def test_a_source_with_other_customers_is_not_accused():
     names = pa.chunked_array([[f"feed{number}" for number in source[kept]]])
     rows = pa.table({name: values[kept] for name, values in columns.items()})
     assert poison.scan(rows, names, ["feed0"], target="returned", columns=[*COLUMNS, "zone"]).findings == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("until", ["2013-10-26", "2013-10-28", "2013-10-29"])
+def test_a_feed_of_the_winter_is_not_accused_because_the_others_saw_a_few_cold_nights(until):
+    weather = flights.load().weather.sort_by("time_hour")
+    times = weather["time_hour"].to_numpy()
+    rows, times = weather.filter(pa.array(times < np.datetime64(until))), times[times < np.datetime64(until)]
+    names = pa.chunked_array([np.where(times < np.datetime64("2013-03-31T21"), "main", "pushed").tolist()])
+    columns = [name for name in rows.column_names if name != "time_hour"]
+    assert poison.scan(rows, names, ["main"], target=None, columns=columns, time="time_hour").findings == []
 
 
 @pytest.mark.parametrize("usual", [True, False])

@@ -97,6 +97,27 @@ def test_a_steady_input_that_comes_at_half_its_size_is_another_unit() -> None:
     assert [(failure.kind, failure.columns, failure.since) for failure in found] == [("units", ["wind"], "2026-04-05")]
 
 
+def rainy(rng: np.random.Generator, wet: int, rows: int = 300) -> pa.Table:
+    return pa.table({"rain": rng.gamma(0.5, 0.2, rows) * wet, "temp": rng.normal(60, 8, rows)})
+
+
+@pytest.mark.parametrize(("dry_before", "dry", "stuck"), [(3, 5, False), (3, 9, True), (0, 2, True)])
+def test_a_dry_spell_is_weather_and_a_gauge_that_says_nothing_for_far_longer_is_stuck(dry_before: int, dry: int, stuck: bool) -> None:
+    rng = np.random.default_rng(2)
+    tables = [rainy(rng, wet) for wet in ([1] * 7 + [0] * dry_before + [1] * 7) * 2]
+    bins = profile.learn(pa.concat_tables(tables), [Field(name="rain", kind="number"), Field(name="temp", kind="number")])
+    days = [profile.count(bins, table) for table in tables]
+    whole = profile.total(bins, days)
+    made = reference.Reference(
+        release="r@1", dataset="d@1", rows=whole.rows, days=len(days), bins=bins, counts=profile.encode(whole), solid=[True, True],
+        daily=drift.usual(bins, whole, days), still=reference.usual_stillness(bins, days),
+    )  # fmt: skip
+    windows = {f"2026-04-{day + 1:02d}": profile.count(bins, rainy(rng, wet)) for day, wet in enumerate([1] * 4 + [0] * dry)}
+    found = upstream.failures(made, windows, today="2026-04-30", alpha=0.01)
+    assert made.still == [dry_before, 0]
+    assert [failure.said for failure in found] == (["rain is stuck at 0"] if stuck else [])
+
+
 def lately(rng: np.random.Generator, day: int, hours: range, gone: range) -> pa.Table:
     """Rows of some hours of a day; the mean of the last hours is not there in those that are gone."""
     hour = np.sort(rng.choice(np.array(hours), 20 * len(hours)))

@@ -30,12 +30,13 @@ from kaizenml.releases import operations as releases
 from kaizenml.training import model_file
 from kaizenml.training import store as runs
 
-FORMAT = 3
+FORMAT = 4
 ROWS = 100_000  # newest rows with a target
 DAYS = 120  # newest days that say what a usual day is
 DAY_ROWS = 30  # a day with fewer says nothing about days
 SOLID = 0.05  # a column that misses less than this share is solid: a hole in it is worth noting
 SCORED = 2_000
+STOPPED = 1e-3  # of the usual spread: a column with no more has stopped
 DAY_S = 86_400
 
 
@@ -65,6 +66,7 @@ class Reference(msgspec.Struct, frozen=True, kw_only=True):
     weekly: Limits = Limits()
     step: list[float] = []  # distance from the three days before that a usual day does not exceed
     swing: list[float] = []  # by how much a usual day's spread differs from that of the three before it, as a logarithm
+    still: list[int] = []  # most usual days, one after the other, on which a column had one value only: a dry spell is no fault
     states: dict[str, float] = {}  # view -> fewest distinct values for a key on a usual day
     expected: float | None = None  # loss on the hold-out before release (log loss; squared error)
     own: float | None = None  # loss the model itself expects on the newest rows
@@ -169,6 +171,7 @@ def make(ctx: Context, release: str) -> Reference:
         weekly=drift.usual(bins, whole, weeks),
         step=usual_step(bins, days),
         swing=usual_swing(bins, days),
+        still=usual_stillness(bins, days),
         states=_usual_states(days),
         expected=expected,
         own=_own(spec, _model(ctx, release), table),
@@ -194,6 +197,17 @@ def usual_swing(bins: Bins, days: list[Profile]) -> list[float]:
         known = (spread > 0) & (before > 0)
         found = np.maximum(found, np.where(known, np.abs(np.log(np.where(known, spread / np.where(known, before, 1.0), 1.0))), 0.0))
     return [float(value) for value in found]
+
+
+def usual_stillness(bins: Bins, days: list[Profile]) -> list[int]:
+    """Return how many usual days in a row had hardly any spread, per column."""
+    longest = now = np.zeros(len(bins.columns), np.int64)
+    if days:
+        spreads = np.array([profile.spreads(day) for day in days])
+        for still in spreads <= STOPPED * np.median(spreads, axis=0, keepdims=True):
+            now = np.where(still, now + 1, 0)
+            longest = np.maximum(longest, now)
+    return longest.tolist()
 
 
 def usual_days(bins: Bins, table: pa.Table, time_column: str | None, asked_before_s: float = 0.0) -> tuple[list[Profile], list[float]]:

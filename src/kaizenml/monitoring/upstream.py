@@ -14,7 +14,7 @@ import numpy as np
 
 from kaizenml.monitoring import drift, profile
 from kaizenml.monitoring.profile import Floats, Profile
-from kaizenml.monitoring.reference import Reference, states_per_key
+from kaizenml.monitoring.reference import STOPPED, Reference, states_per_key
 
 ENOUGH = 30  # rows of a day
 FLOOD = 0.10  # jump of the missing share of half of a view's solid columns
@@ -154,9 +154,12 @@ def _steps(reference: Reference, days: dict[str, Profile], alpha: float) -> list
             if away > limit[index] and _unit(reference, healthy, window, index):
                 bad.setdefault(index, []).append(names[position])
     found = []
+    still = reference.still or [0] * len(columns)
     for index, hit in bad.items():
         column = columns[index]
         for run in _runs(hit, names):
+            if column.kind != "category" and len(run) <= 2 * still[index] and all(_is_still(base[index], days[name], index) for name in run):
+                continue  # as it was in training for half as long
             said = _unit(reference, base[index], days[run[0]], index) or ""
             found.append(Failure("codes" if column.kind == "category" else "units", column.view, [column.name], run, f"{column.name} {said}", False))
     return found
@@ -173,7 +176,7 @@ def _unit(reference: Reference, before: Profile, window: Profile, index: int) ->
     (mean, spread), (old_mean, old_spread) = _moments(window, index), _moments(before, index)
     if old_spread <= 0 or not math.isfinite(mean + spread + old_mean):
         return None
-    if spread <= old_spread * 1e-3:
+    if _is_still(before, window, index):
         return f"is stuck at {mean:.4g}"
     factor = spread / old_spread
     for slope, shift in KNOWN:
@@ -187,6 +190,11 @@ def _unit(reference: Reference, before: Profile, window: Profile, index: int) ->
         return "comes with the opposite sign"
     outside = drift.escaped(reference.bins, window)[1][index] - drift.escaped(reference.bins, before)[1][index]
     return f"left the range seen in training in {outside:.0%} of rows, from one day to the next" if outside >= 0.5 else None
+
+
+def _is_still(before: Profile, window: Profile, index: int) -> bool:
+    """Say whether a column has one value only, where it had many."""
+    return _moments(window, index)[1] <= _moments(before, index)[1] * STOPPED
 
 
 def _moments(window: Profile, index: int) -> tuple[float, float]:

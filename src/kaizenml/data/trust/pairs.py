@@ -16,7 +16,8 @@ from kaizenml.data.trust.coding import Coded
 from kaizenml.data.trust.units import Bools, Floats, Ints, Seen
 
 _ROUNDS = 6
-_KNOWN = 10.0  # rows of a value that the rest must have to tell what it comes with
+_KNOWN = 10.0  # rows of a value that the rest must have to tell what it comes with ...
+_SHARE = 0.1  # ... and of those that the unit has: a feed of the winter is not told apart by the few cold days of the others
 
 
 def found(seen: Seen, coded: Coded, target: str | None, classes: list[str]) -> tuple[Floats, Callable[[int], dict[str, Any]]]:
@@ -58,7 +59,7 @@ def _by_margins(n: Floats, rest: Floats, shape: tuple[int, int, int]) -> Floats:
     """Return what independence makes of a unit's own shares, where the rest knows a value too little; zero elsewhere."""
     mine, others = n.reshape(2, -1, *shape), rest.reshape(2, -1, *shape)
     one, two = mine.sum(3, keepdims=True), mine.sum(2, keepdims=True)
-    unknown = (others.sum(3, keepdims=True) < _KNOWN) | (others.sum(2, keepdims=True) < _KNOWN)
+    unknown = (others.sum(3, keepdims=True) < np.maximum(_KNOWN, _SHARE * one)) | (others.sum(2, keepdims=True) < np.maximum(_KNOWN, _SHARE * two))
     independent = one * two / np.maximum(mine.sum((2, 3), keepdims=True), 1.0)
     return np.where(unknown, independent, 0.0).reshape(n.shape)
 
