@@ -159,3 +159,36 @@ def test_a_key_of_several_columns_is_found_by_all_of_them() -> None:
     rows = pa.table({"place": ["a", "b", "b", "a", None, "a"], "line": [2, 1, 2, 1, 1, None]})
     found = join(rows, view, on=["place", "line"], columns=["x"], at=None, known_at=None, ttl_us=None)
     assert found["x"].to_pylist() == [2, 3, None, 1, None, None]
+
+
+@pytest.mark.parametrize("entities", [50, 70_000])
+@pytest.mark.parametrize("in_order", [True, False])
+def test_keys_close_together_and_keys_far_apart_join_alike(entities: int, in_order: bool) -> None:
+    rng = np.random.default_rng(entities)
+    times = rng.integers(0, 1000, 150_000)
+    times = np.sort(times) if in_order else times
+    keys, asked_keys = rng.integers(0, entities, len(times)) - entities // 2, rng.integers(0, entities + 10, 5000) - entities // 2
+    moments = rng.integers(-10, 1010, 5000)
+
+    def found(apart: int) -> list[Any]:
+        """Join by keys so far apart; a table of all between them is made only where they are close."""
+        mask = np.arange(len(keys)) % 97 == 0
+        view = pa.table({"k": pa.array(keys * apart, mask=mask), "at": pa.array(times, pa.timestamp("us")), "v": np.arange(len(times))})
+        asked = pa.table({"k": pa.array(asked_keys * apart, mask=np.arange(5000) % 89 == 0)})
+        return join(asked, view, on=["k"], columns=["v"], at="at", known_at=moments, ttl_us=500)["v"].to_pylist()
+
+    close, far = found(1), found(10**9)
+    assert close == far
+    assert 100 < sum(value is None for value in close) < 4900
+    newest_of = {}
+    for place, (key, at) in enumerate(zip(keys.tolist(), times.tolist(), strict=True)):
+        if place % 97 and key == asked_keys[1] and at <= moments[1]:
+            newest_of[at] = place
+    last = max(newest_of, default=None)
+    assert close[1] == (newest_of[last] if last is not None and last >= moments[1] - 500 else None)
+
+
+def test_a_key_beyond_all_of_the_view_is_not_found() -> None:
+    view = pa.table({"k": pa.array([5, 6, 7]), "v": [1, 2, 3]})
+    asked = pa.table({"k": pa.array([4, 5, 8, -(2**63), 2**63 - 1, None], pa.int64())})
+    assert join(asked, view, on=["k"], columns=["v"], at=None, known_at=None, ttl_us=None)["v"].to_pylist() == [None, 1, None, None, None, None]

@@ -95,3 +95,24 @@ def test_rows_that_are_cut_off_are_in_no_piece(filled: Context, monkeypatch: pyt
     monkeypatch.setattr(splitting, "ROWS", 50)
     assert frame.with_features(filled, rows, [VIEWS["windows"]], [], known_at=None, told="rows").equals(whole)
     assert not whole.equals(before)
+
+
+@pytest.mark.parametrize("excluded", [False, True])
+def test_rows_of_times_that_nobody_can_see_are_not_read_and_not_missed(filled: Context, excluded: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if excluded:
+        with filled.catalog.write() as connection:
+            since = (START + dt.timedelta(days=11)).timestamp()
+            exclusions.save(connection, exclusions.Exclusion(id=1, dataset="events", since=since, time="at", by="test", at=0.0))
+    rng = np.random.default_rng(5)
+    rows = pa.table({"who": [f"w{n}" for n in rng.integers(0, 25, 200)], "shop": rng.integers(0, 3, 200)})
+    known_at = np.array([int(START.timestamp() * 1e6) + int(minute) * 60_000_000 for minute in rng.integers(10 * 1440, 12 * 1440, 200)])
+    read: list[int] = []
+    original = frame.known_of
+    monkeypatch.setattr(frame, "known_of", lambda some, behind, *more: read.append(behind.num_rows) or original(some, behind, *more))
+    for name, view in VIEWS.items():
+        whole = original(rows, frame.view_rows(filled, view), view, known_at)
+        found = frame.with_features(filled, rows, [view], [], known_at=known_at, told="rows")
+        assert [found[feature].to_pylist() for feature in view.features] == [column.to_pylist() for column in whole], name
+    of = dict(zip(VIEWS, read, strict=True))
+    if not excluded:
+        assert of["with a ttl"] < of["newest values"] < of["timeless"]

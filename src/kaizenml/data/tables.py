@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,20 @@ from kaizenml.refs import parse_ref
 
 _LOCK_WAIT_S = 120.0
 _BATCH_ROWS = 1 << 18
+
+
+class Span(NamedTuple):
+    """Rows by their time, in microseconds since 1970, both ends included; None: without end."""
+
+    column: str
+    first: int | None
+    last: int | None
+
+    def filter(self) -> Any:
+        """Return it as Arrow's expression; a row without a time is in no span."""
+        ends = [(self.first, pc.greater_equal), (self.last, pc.less_equal)]
+        held = [compare(pc.field(self.column), pa.scalar(us, STORED["timestamp"])) for us, compare in ends if us is not None]
+        return None if not held else held[0] if len(held) == 1 else held[0] & held[1]
 
 
 def read(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None) -> pa.Table:
@@ -67,14 +82,17 @@ def _with_first_source(ctx: Context, wanted: DatasetVersion, rows: pa.Table) -> 
     return rows.set_column(rows.column_names.index(SOURCE), SOURCE, pc.fill_null(rows[SOURCE], first))
 
 
-def batches(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Read the rows of a dataset version as ``read`` does, some at a time: memory is bounded whatever the version's size."""
+def batches(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None, *, span: Span | None = None) -> Iterator[pa.Table]:
+    """Read the rows of a dataset version as ``read`` does, some at a time: memory is bounded whatever the version's size.
+
+    With a ``span`` rows outside of it may be left out, and what a file holds of them is not read.
+    """
     wanted = version(ctx, ref)
     names = list(wanted.columns) if columns is None else columns
     for name in names:
         if name not in wanted.columns and name != SOURCE:
             raise no_column(name, wanted.columns, wanted.ref)
-    for rows in batches_of_parts(folder(ctx, wanted.dataset), wanted.parts, kinds_of(wanted, names)):
+    for rows in batches_of_parts(folder(ctx, wanted.dataset), wanted.parts, kinds_of(wanted, names), span=span):
         yield _with_first_source(ctx, wanted, rows)
 
 
@@ -92,14 +110,14 @@ def read_allowed(ctx: Context, ref: str | DatasetVersion, columns: list[str] | N
     return rows.filter(pa.array(~covered(ctx, wanted, held))) if held else rows
 
 
-def allowed_batches(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None) -> Iterator[pa.Table]:
-    """Read the rows that ``read_allowed`` gives, some at a time."""
+def allowed_batches(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None, *, span: Span | None = None) -> Iterator[pa.Table]:
+    """Read the rows that ``read_allowed`` gives, some at a time; with a ``span`` as ``batches`` does."""
     wanted = version(ctx, ref)
     with ctx.catalog.read() as connection:
         held = exclusions.active(connection, [wanted.dataset])
     allowed = ~covered(ctx, wanted, held) if held else None
     begin = 0
-    for rows in batches(ctx, wanted, columns):
+    for rows in batches(ctx, wanted, columns, span=None if held else span):  # exclusions count rows by their places
         yield rows if allowed is None else rows.filter(pa.array(allowed[begin : begin + rows.num_rows]))
         begin += rows.num_rows
 
@@ -255,15 +273,16 @@ def read_parts(path: Place, parts: list[int], columns: Mapping[str, Kind], *, by
         return _as_kinds(_parquet(path, files, schema), columns)
 
 
-def batches_of_parts(path: Place, parts: list[int], columns: Mapping[str, Kind], *, by: str = PART) -> Iterator[pa.Table]:
-    """Read rows of these parts as ``read_parts``, some at a time, so that memory is bounded."""
+def batches_of_parts(path: Place, parts: list[int], columns: Mapping[str, Kind], *, by: str = PART, span: Span | None = None) -> Iterator[pa.Table]:
+    """Read rows of these parts as ``read_parts``, some at a time, so that memory is bounded; with a ``span`` as ``batches`` does."""
     from pyarrow import dataset
 
     files, schema = _stored(path, parts, columns, by)
     with _sound(path), room():
         found = dataset.dataset(files, schema=schema, format="parquet", filesystem=storage.filesystem(path))
+        within = None if span is None or schema.field(span.column).type != STORED["timestamp"] else span.filter()
         # the defaults read 16 batches and 4 files ahead; nothing but memory is gained by that here
-        for batch in found.to_batches(batch_size=_BATCH_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=True):
+        for batch in found.to_batches(batch_size=_BATCH_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=True, filter=within):
             if batch.num_rows:
                 yield _as_kinds(pa.Table.from_batches([batch]), columns)
 

@@ -76,25 +76,42 @@ def positions_at(row_codes: Int64, row_times: Int64, view_codes: Int64, view_tim
 
     Codes below 0 stand for no entity and are never found. Of entries with equal code and time the last wins.
     """
-    nothing = np.full(len(row_codes), -1, np.int64)
-    usable = np.flatnonzero(view_codes >= 0)
-    if not len(usable) or not len(row_codes):
-        return nothing
-    codes, times = view_codes[usable], view_times[usable]
+    there = view_codes >= 0
+    usable = None if bool(there.all()) else np.flatnonzero(there)
+    codes, times = (view_codes, view_times) if usable is None else (view_codes[usable], view_times[usable])
+    if not len(codes) or not len(row_codes):
+        return np.full(len(row_codes), -1, np.int64)
     ranks, row_ranks, size = _ranks(times, row_times, int(codes.max()) + 1)
-    keys = codes * size + ranks
-    if not bool((keys[1:] >= keys[:-1]).all()):
-        order = np.argsort(keys, kind="stable")  # stable: later additions stay behind earlier ones of the same time
-        usable, keys, codes, times = usable[order], keys[order], codes[order], times[order]
-    wanted = row_codes * size + row_ranks
-    places = np.searchsorted(keys, wanted, side="right") - 1
+    order, keys = _sorted(codes, ranks, size)
+    places = np.searchsorted(keys, row_codes * size + row_ranks, side="right") - 1
     found = (places >= 0) & (row_codes >= 0) & (row_ranks >= 0)
     places = np.where(found, places, 0)
+    if order is not None:
+        places = order[places]
     found &= codes[places] == row_codes
     if ttl_us is not None:
         ttl_us = min(ttl_us, _LAST)
         found &= times[places] >= np.where(row_times >= MISSING + ttl_us, row_times - ttl_us, MISSING)  # without overflow
-    return np.where(found, usable[places], nothing)
+    return np.where(found, places if usable is None else usable[places], -1)
+
+
+def _sorted(codes: Int64, ranks: Int64, size: int) -> tuple[Int64 | None, Int64]:
+    """Return the order by code and rank, later additions behind earlier ones of the same time (None: as it is), and the keys in it."""
+    if int(codes.max()) >= 2**32 or not bool((ranks[1:] >= ranks[:-1]).all()):
+        keys = codes * size + ranks
+        if bool((keys[1:] >= keys[:-1]).all()):
+            return None, keys
+        order = np.argsort(keys, kind="stable")
+        return order, keys[order]
+    # rows that come in the order of their times have to be parted by code only: numpy sorts 16 bits in linear time
+    order = np.argsort(codes.astype(np.uint16), kind="stable")
+    high = (codes >> 16).astype(np.uint16)
+    if high.any():
+        order = order[np.argsort(high[order], kind="stable")]
+    keys = codes[order]
+    keys *= size
+    keys += ranks[order]
+    return order, keys
 
 
 def _ranks(times: Int64, row_times: Int64, codes: int) -> tuple[Int64, Int64, int]:
@@ -128,11 +145,35 @@ def _codes(row_keys: pa.ChunkedArray, view_keys: pa.ChunkedArray) -> tuple[Int64
     """Number the entities of the view; -1 where there is none, and in rows also where the view lacks it."""
     if row_keys.type != view_keys.type or not pa.types.is_integer(row_keys.type):
         row_keys, view_keys = key_text(row_keys), key_text(view_keys)
+    elif (near := _near(row_keys, view_keys)) is not None:
+        return near
     encoded = view_keys.combine_chunks().dictionary_encode()
     known = encoded.dictionary
     view_codes = encoded.indices.fill_null(-1)
     row_codes = pc.fill_null(pc.index_in(row_keys, value_set=known, skip_nulls=True), -1)
     return np.asarray(row_codes.to_numpy(), np.int64), np.asarray(view_codes.to_numpy(), np.int64)
+
+
+def _near(row_keys: pa.ChunkedArray, view_keys: pa.ChunkedArray) -> tuple[Int64, Int64] | None:
+    """Number whole numbers by a table of all that lie between the smallest and the largest; None where these are far more than the rows."""
+    bounds = pc.min_max(view_keys)
+    first, last = bounds["min"].as_py(), bounds["max"].as_py()
+    if first is None or last - first > 4 * len(view_keys) or not -(2**62) < first <= last < 2**62:
+        return None
+
+    def places(keys: pa.ChunkedArray) -> Int64:
+        held = np.asarray((pc.fill_null(keys, 0) if keys.null_count else keys).to_numpy(), np.int64) - first
+        outside = held.view(np.uint64) > last - first  # what is below the first is far above the last by its bits
+        if keys.null_count:
+            outside |= np.asarray(keys.is_null().to_numpy(), bool)
+        return np.where(outside, -1, held) if outside.any() else held
+
+    of_view, of_rows = places(view_keys), places(row_keys)
+    there = np.zeros(last - first + 2, bool)  # the last for none
+    there[of_view] = True
+    there[-1] = False
+    numbers = np.where(there, np.cumsum(there) - 1, -1)
+    return numbers[of_rows], numbers[of_view]
 
 
 def key_text(column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import re
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ from kaizenml.settings import Engine
 _DERIVED: dict[FieldKind, pa.DataType] = {
     "number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_(), "category": pa.string(), "timestamp": pa.float64(),
 }  # fmt: skip
+_one_large = threading.Lock()  # of the views that are cut by entity one at a time, for the sake of memory
 MAX_TEXT_LEVELS = 40  # a column of text with no more distinct values than this is a category
 
 
@@ -191,16 +194,22 @@ def with_features(
     told : what the rows are called in messages.
     engine : what computes them; derived inputs are computed here.
     """
+    names = set(rows.column_names)
     for view in views:
-        rows = _joined(ctx, rows, view, told, known_at=known_at, engine=engine)
+        _check_names(ctx, view, rows.column_names, names, told)
+        names |= set(view.features)
+    # two views at once: what they do is numpy's and Arrow's, beside the interpreter; an engine has threads of its own
+    with ThreadPoolExecutor(2 if engine == "local" else 1, thread_name_prefix="view") as beside:
+        made = list(beside.map(lambda view: _columns_of(ctx, rows, view, known_at=known_at, engine=engine), views))
+    for view, columns in zip(views, made, strict=True):
+        for name, column in zip(view.features, columns, strict=True):
+            rows = rows.append_column(name, column)
     for each in derived:
         rows = _computed(rows, each, told)
     return rows
 
 
-def kinds_of(
-    ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = None, derived: Sequence[Derived] | None = None
-) -> dict[str, Kind]:
+def kinds_of(ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = None, derived: Sequence[Derived] | None = None) -> dict[str, Kind]:
     """Return the kind of every column of the training frame, as the datasets' contracts and the definitions say."""
     kinds = dict(tables.version(ctx, ref).columns)
     chosen, computed = learnt_from(ctx) if views is None else (list(views), list(derived or ()))
@@ -251,41 +260,45 @@ def datasets_behind(ctx: Context, view: FeatureView) -> list[str]:
     return [view.dataset, *(name for name in known if name in named and name != view.dataset)]
 
 
-def _joined(ctx: Context, rows: pa.Table, view: FeatureView, ref: str, *, known_at: join.Int64 | None, engine: Engine) -> pa.Table:
+def _check_names(ctx: Context, view: FeatureView, known: list[str], taken: set[str], ref: str) -> None:
     for key in view.entities:
-        if key not in rows.column_names:
-            raise _no_column(ctx, f"features.{view.name}.entity", key, ref, rows.column_names)
-    if taken := [name for name in view.features if name in rows.column_names]:
+        if key not in known:
+            raise _no_column(ctx, f"features.{view.name}.entity", key, ref, known)
+    if doubled := [name for name in view.features if name in taken]:
         raise InvalidSettings(
-            f"the feature {taken[0]!r} of view {view.name!r} has the name of a column of {ref}",
+            f"the feature {doubled[0]!r} of view {view.name!r} has the name of a column of {ref}",
             remedy="rename it where it is defined" if view.plain else f"rename the view under [features.{view.name}]",
-            values={"view": view.name, "columns": taken},
+            values={"view": view.name, "columns": doubled},
         )
+
+
+def _columns_of(ctx: Context, rows: pa.Table, view: FeatureView, *, known_at: join.Int64 | None, engine: Engine) -> list[pa.ChunkedArray]:
     if engine == "local":
-        columns = _columns(ctx, rows, view, known_at)
-    else:
-        if view.sql is None:
-            _check_columns(ctx, view, tables.version(ctx, view.dataset))
-        columns = scaled.columns(ctx, rows, view, known_at=known_at, engine=engine)
-    for name, column in zip(view.features, columns, strict=True):
-        rows = rows.append_column(name, column)
-    return rows
+        return _columns(ctx, rows, view, known_at)
+    if view.sql is None:
+        _check_columns(ctx, view, tables.version(ctx, view.dataset))
+    return scaled.columns(ctx, rows, view, known_at=known_at, engine=engine)
 
 
 def _columns(ctx: Context, rows: pa.Table, view: FeatureView, known_at: join.Int64 | None) -> list[pa.ChunkedArray]:
     version = None if view.sql is not None else tables.version(ctx, view.dataset)
-    if version is None or version.rows <= splitting.ROWS:
+    if version is None:
         return known_of(rows, view_rows(ctx, view), view, known_at)
     wanted = _check_columns(ctx, view, version)
     keyed = _keyed(ctx, view)
+    none = tables.rows_of(ctx, msgspec.structs.replace(version, parts=[]), wanted)
+    span = None if view.at is None else tables.Span(view.at, *splitting.span(view, known_at))
+    behind = itertools.chain([none], tables.allowed_batches(ctx, version, wanted, span=span))
+    if version.rows <= splitting.ROWS:
+        found = pa.concat_tables(behind)
+        return known_of(rows, found if keyed else _once(view, found), view, known_at)
     as_asked = view if known_at is not None else msgspec.structs.replace(view, ttl_s=None)
 
     def compute(some: pa.Table, behind: pa.Table, moments: join.Int64 | None) -> list[pa.ChunkedArray]:
         return known_of(some, behind if keyed else _once(view, behind), as_asked, moments)
 
-    none = tables.rows_of(ctx, msgspec.structs.replace(version, parts=[]), wanted)
-    behind = itertools.chain([none], tables.allowed_batches(ctx, version, wanted))
-    return splitting.columns(ctx.state / FOLDER, rows.select(view.entities), view, known_at, behind, of=version.rows, compute=compute)
+    with _one_large:
+        return splitting.columns(ctx.state / FOLDER, rows.select(view.entities), view, known_at, behind, of=version.rows, compute=compute)
 
 
 def known_of(rows: pa.Table, behind: pa.Table, view: FeatureView, known_at: join.Int64 | None) -> list[pa.ChunkedArray]:

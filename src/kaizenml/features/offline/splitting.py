@@ -65,21 +65,26 @@ def columns(
     return [pa.chunked_array([chunk for part in parts for chunk in part.chunks]).combine_chunks().take(back) for parts in zip(*made, strict=True)]
 
 
+def span(view: FeatureView, known_at: Moments) -> tuple[int | None, int | None]:
+    """Return the first and the last moment, in microseconds, at which rows behind a view can matter; None: no such bound."""
+    asked = None if known_at is None else known_at[known_at != join.MISSING]
+    if asked is None or not len(asked) or view.at is None:
+        return None, None
+    reach = reach_us(view.aggregates)
+    if view.ttl_s is None or reach is None:  # without a ttl the newest row counts however old: it tells 0 from unknown
+        return None, int(asked.max())
+    return max(int(asked.min()) - max(round(view.ttl_s * 1e6), reach), join.MISSING + 1), int(asked.max())
+
+
 class _Needed:
     """Which rows behind a view can matter to those that ask."""
 
     def __init__(self, entities: pa.Table, view: FeatureView, known_at: Moments) -> None:
         self._entities, self._view = entities, view
-        self._first = self._last = None
-        asked = None if known_at is None else known_at[known_at != join.MISSING]
+        self._first, self._last = span(view, known_at)
         self.newest: int | None = None
         """Where windows end if no moment is asked about: at the newest of all rows."""
         self._seeks = known_at is None and bool(view.aggregates) and view.at is not None
-        if asked is not None and len(asked) and view.at is not None:
-            self._last = int(asked.max())
-            reach = reach_us(view.aggregates)
-            if view.ttl_s is not None and reach is not None:  # without a ttl the newest row counts however old: it tells 0 from unknown
-                self._first = max(int(asked.min()) - max(round(view.ttl_s * 1e6), reach), join.MISSING)
 
     def among(self, chunk: pa.Table) -> tuple[pa.Table, join.Int64]:
         """Return the rows that matter, and the numbers of their entities."""
