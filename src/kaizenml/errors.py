@@ -73,6 +73,12 @@ class ContractBroken(InvalidData):
     code, status, exit_code = "contract_broken", 409, 3
 
 
+class RecipeOutdated(InvalidData):
+    """A recipe cannot be fitted again: an input that it names is gone."""
+
+    code = "recipe_outdated"
+
+
 class NotFound(KaizenError):
     """A name or number that does not exist."""
 

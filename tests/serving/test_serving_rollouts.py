@@ -281,7 +281,7 @@ def test_features_are_pushed_to_the_server_and_looked_up_by_the_next_request(ctx
     with bundles.served("--state", str(state), env={"KAIZEN_CLOCK": str(clock.path)}, log=state / "log") as (_, url), Client(url) as client:
         with pytest.raises(NotFound, match="no feature view 'weather'"):
             client.push("weather", [row("JFK", 2.5)])
-        taking.publish(state, [taking.Known(view=view, kinds={"place": "category", "temp": "number", "at": "timestamp"})])
+        taking.publish(state, taking.Kept(views=[taking.Known(view=view, kinds={"place": "category", "temp": "number", "at": "timestamp"})]))
         assert client.push("weather", [row("JFK", 2.5), row("LGA", None)])["kept"] == 2
         assert client.push("weather", [row("JFK", 2.5) | {"at": "2026-03-01T11:00:00Z"}])["late"] == 1
         with pytest.raises(InvalidInput, match=r"rows\[0\].temp: 'hot' is not a number"):

@@ -67,7 +67,7 @@ def push(ctx: Context, view: str, rows: Sequence[Mapping[str, Any]], *, offline:
         checked = checker.check(rows)
     if checked.offline:
         store.record_use(ctx, [found])
-    return taking.take(ctx.state, ctx.online, checker, checked, offline=offline)
+    return taking.take(ctx.state, ctx.online, checker, checked, former=_former(ctx, found), offline=offline)
 
 
 def flush(ctx: Context, view: str) -> DatasetVersion | None:
@@ -93,6 +93,15 @@ def flush(ctx: Context, view: str) -> DatasetVersion | None:
     kaizen features flush weather
     """
     found = frames.view_named(ctx, view)
+    with ctx.catalog.read() as connection:
+        before = [each for each, _ in store.versions(connection, found.name) if each.ref != found.ref and "@" not in view]
+    version = None
+    for each in (*before, found):  # rows may have been pushed before the definition changed
+        version = _flushed(ctx, each) or version
+    return version
+
+
+def _flushed(ctx: Context, found: FeatureView) -> DatasetVersion | None:
     buffer = buffer_of(ctx.state)
     version = None
     for _ in range(2):  # a batch that an earlier flush left sealed, and what came since
@@ -143,6 +152,8 @@ def materialize(ctx: Context, view: str, *, everything: bool = False, progress: 
     store.record_use(ctx, [found])
     done = _fill(ctx, found, everything=everything, progress=progress)
     publish(ctx)
+    for each in _served(ctx, found) if "@" not in view else ():
+        _fill(ctx, each, everything=everything)
     return Materialized(view=found.ref, dataset=done.version.ref, entities=done.entities, kept=done.kept)
 
 
@@ -283,7 +294,9 @@ def consume(
     found = _pushed_to(ctx, view)
     store.record_use(ctx, [found])
     idle_s = None if idle is None else parse_duration(idle)
-    return streams.consume(ctx, _checker(ctx, found, fresh=True), stream, url=url, reader=reader, idle_s=idle_s, progress=progress)
+    return streams.consume(
+        ctx, _checker(ctx, found, fresh=True), stream, former=lambda: _former(ctx, found), url=url, reader=reader, idle_s=idle_s, progress=progress
+    )  # fmt: skip
 
 
 def check(ctx: Context, view: str, *, entities: int = 100) -> Parity:
@@ -419,7 +432,34 @@ def _pushed_to(ctx: Context, name: str) -> FeatureView:
 
 def publish(ctx: Context) -> None:
     """Tell serving processes which views rows can be pushed into, and what such a row holds."""
-    taking.publish(ctx.state, [_known(ctx, view) for view in frames.views(ctx) if view.sql is None])
+    kept = taking.published(ctx.state)
+    views = [_known(ctx, view) for view in frames.views(ctx) if view.sql is None]
+    _publish(ctx, views, kept.served if kept else [])
+
+
+def serve(ctx: Context, refs: Sequence[str]) -> None:
+    """Say which versions of views releases read that answer or watch now, ``name.version``: pushed rows reach these, too."""
+    kept = taking.published(ctx.state)
+    served = sorted({view.ref for view in frames.ever_used(ctx, refs)})
+    if served != (kept.served if kept else []):
+        _publish(ctx, kept.views if kept else [], served)
+
+
+def _publish(ctx: Context, views: Sequence[taking.Known], served: Sequence[str]) -> None:
+    current = {each.view.name: each.view.ref for each in views}
+    former = [view for view in frames.ever_used(ctx, served) if view.ref != current.get(view.name, view.ref) and view.sql is None]
+    taking.publish(ctx.state, taking.Kept(views=[*views], served=[*served], former=[_known(ctx, view) for view in former]))
+
+
+def _served(ctx: Context, view: FeatureView) -> Sequence[FeatureView]:
+    """Return the other versions of a view, over the same dataset, that are served."""
+    kept = taking.published(ctx.state)
+    found = frames.ever_used(ctx, kept.served) if kept and kept.served else []
+    return [each for each in found if each.name == view.name and each.ref != view.ref and each.dataset == view.dataset]
+
+
+def _former(ctx: Context, view: FeatureView) -> Sequence[Checker]:
+    return [_checker(ctx, each) for each in _served(ctx, view) if each.sql is None]
 
 
 def _known(ctx: Context, view: FeatureView) -> taking.Known:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 from kaizenml import events
 from kaizenml.clock import format_duration, parse_duration
 from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data import tables
-from kaizenml.errors import Conflict, KaizenError, Refused, StorageFull, Unavailable
+from kaizenml.errors import Conflict, KaizenError, RecipeOutdated, Refused, StorageFull, Unavailable
 from kaizenml.features import operations as features
 from kaizenml.features.offline import frame
 from kaizenml.loop import store
@@ -198,15 +199,14 @@ def _collect(ctx: Context, it: Improvement, progress: Progress | None) -> Improv
 
 def _train(ctx: Context, it: Improvement, progress: Progress | None) -> Improvement:
     champion = registry.show(ctx, releases.show(ctx, str(it.against)).pins.model)
-    run = training.train(
-        ctx,
-        dataset=it.dataset,
-        refit=None if it.search or champion.imported else champion.run,
-        champion_folder=ctx.state / champion.folder,
-        run_id=it.token,
-        progress=progress,
-    )
-    return it.moved("register", ctx.clock.timestamp(), run=run.id)
+    recipe = None if it.search or champion.imported else champion.run
+    train = partial(training.train, ctx, dataset=it.dataset, champion_folder=ctx.state / champion.folder, run_id=it.token, progress=progress)
+    why = it.why
+    try:
+        run = train(refit=recipe)
+    except RecipeOutdated as outdated:
+        run, why = train(), f"{it.why}; a new recipe was searched for: {outdated.what}"
+    return it.moved("register", ctx.clock.timestamp(), run=run.id, why=why, search=run.parameters["refit_of"] is None)
 
 
 def _register(ctx: Context, it: Improvement, progress: Progress | None) -> Improvement:
@@ -242,7 +242,8 @@ def judge_challengers(ctx: Context, rollout: Rollout, current: Improvement | Non
     for arm in rollout.challengers:
         verdict = monitoring.evidence(ctx, rollout.endpoint, arm.release, against=rollout.champion)
         age_s = ctx.clock.timestamp() - _challenged_at(ctx, rollout.endpoint, arm.release)
-        action, reason = judge(verdict, refit=_is_refit(current, arm.release, rollout), age_s=age_s, max_age_s=parse_duration(settings.canary_max))
+        refit = _is_refit(ctx, current, arm.release, rollout)
+        action, reason = judge(verdict, refit=refit, age_s=age_s, max_age_s=parse_duration(settings.canary_max))
         if action == "wait":
             continue
         why = f"{reason}: after {format_duration(age_s)} {verdict.why}"
@@ -252,9 +253,11 @@ def judge_challengers(ctx: Context, rollout: Rollout, current: Improvement | Non
         rollouts.withdraw(ctx, rollout.endpoint, arm.release, why=why)
 
 
-def _is_refit(current: Improvement | None, release: str, rollout: Rollout) -> bool:
-    """Whether the loop made this release by the recipe of the very champion it stands against."""
-    return current is not None and current.release == release and not current.search and current.against == rollout.champion
+def _is_refit(ctx: Context, current: Improvement | None, release: str, rollout: Rollout) -> bool:
+    """Whether the loop made this release by the recipe and of the same features as the very champion it stands against."""
+    if current is None or current.release != release or current.search or current.against != rollout.champion:
+        return False
+    return releases.show(ctx, release).pins.features == releases.show(ctx, rollout.champion).pins.features
 
 
 def _challenged_at(ctx: Context, endpoint: str, release: str) -> float:

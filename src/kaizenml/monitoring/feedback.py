@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -40,16 +41,26 @@ def labelled(ctx: Context, endpoint: str, *, after: int, upto: int | None) -> tu
         elif now - kept.received_at < SETTLED_S and upto is None:
             break  # still in the journal: it has its turn next time
         settled = kept.cursor
-    answers = reference.answers_of(ctx, rollouts.show(ctx, endpoint).champion)
+    champion = rollouts.show(ctx, endpoint).champion
+    answers = reference.answers_of(ctx, champion)
     kinds = _kinds(ctx)
     found = rows.take(pa.array(chosen, pa.int64()))
-    given = set(answers.columns)  # what views gave is joined anew in training
+    given = _given(ctx, {champion, *found["release"].unique().to_pylist()})
     columns: dict[str, Any] = {"id": found["id"]}
     for name in found.column_names:
         if name.startswith("x_") and name[2:] not in given and not pa.types.is_null(found[name].type):
             columns[name[2:]] = _as_kind(found[name], kinds.get(name[2:]))
     columns[answers.target] = _target(values, kinds.get(answers.target))
     return pa.table(columns), settled
+
+
+def _given(ctx: Context, releases: set[str | None]) -> set[str]:
+    """Return what the views and derived inputs of any of the releases gave: in training it is joined anew, by other definitions perhaps."""
+    given: set[str] = set()
+    for release in releases:
+        with suppress(KaizenError):  # of one whose files are gone nobody knows
+            given.update(reference.answers_of(ctx, release).given if release else ())
+    return given
 
 
 def _arrived(ctx: Context, endpoint: str, after: int, upto: int | None) -> list[Kept]:

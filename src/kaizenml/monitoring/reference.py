@@ -48,7 +48,7 @@ class Answers(msgspec.Struct, frozen=True, kw_only=True):
     classes: list[Any]
     naive: list[float]  # class shares; regression: the mean
     views: dict[str, str] = {}  # view -> input that holds its key
-    columns: list[str] = []  # inputs that views give
+    given: list[str] = []  # names in a row that views and derived inputs give, also where only another of them reads it
 
 
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
@@ -98,7 +98,7 @@ def answers_of(ctx: Context, release: str) -> Answers:
         classes=signature.classes,
         naive=[float(value) for value in known],
         views={view.name: view.entities[0] for view in signature.views if len(view.entities) == 1},
-        columns=[field.name for field in signature.fields if field.view],
+        given=[*(name for view in signature.views for name in view.features), *(each.name for each in signature.derived)],
     )
 
 
@@ -151,7 +151,7 @@ def make(ctx: Context, release: str) -> Reference:
         return answered.slice(max(0, answered.num_rows - ROWS))
 
     if dataset:
-        table = frame.training_frame(ctx, dataset, only=newest).combine_chunks()
+        table = frame.frame_of(ctx, signature, dataset, only=newest).combine_chunks()
     else:
         table = newest(check_rows.table_of(check_rows.read(_model(ctx, release)), signature)).combine_chunks()
     bins = profile.learn(table, signature.fields, entities={view.name: view.entities[0] for view in signature.views if len(view.entities) == 1})

@@ -202,12 +202,12 @@ def _make(
     source = registry.folder_of(ctx, model)
     signature = model_file.read(source).signature
     progress("pin", 0.0)
-    pinned = pins.pin(ctx, model, run)
+    pinned = pins.pin(ctx, model, run, signature)
 
     def sampled(known: Any) -> Any:
         return rows.sample(known, ctx.settings.gates.parity_rows)
 
-    table = frame.training_frame(ctx, run.dataset, only=sampled) if run else sampled(check_rows.table_of(check_rows.read(source), signature))
+    table = frame.frame_of(ctx, signature, run.dataset, only=sampled) if run else sampled(check_rows.table_of(check_rows.read(source), signature))
     example = rows.requests(rows.sample(table, 3), signature)
     parent = ctx.state / "releases" / model.name
     with files.aside(parent) as folder:

@@ -13,6 +13,7 @@ from kaizenml.data import operations as data
 from kaizenml.data.dataset import DatasetVersion
 from kaizenml.data.tables import version as dataset_version
 from kaizenml.features.offline import frame
+from kaizenml.features.signature import Signature
 from kaizenml.registry.model import ModelVersion
 from kaizenml.releases.release import Pins
 from kaizenml.training.run import Run
@@ -24,9 +25,9 @@ LIBRARIES = (
 """Distributions that decide what a model learns and answers. The others may change without a new release."""
 
 
-def pin(ctx: Context, model: ModelVersion, run: Run | None) -> Pins:
+def pin(ctx: Context, model: ModelVersion, run: Run | None, signature: Signature) -> Pins:
     """Collect the pins of a model version that ``run`` made; of one that was made elsewhere nobody knows the data (None)."""
-    versions = [dataset_version(ctx, run.dataset), *_behind_views(ctx, run)] if run else []
+    versions = [dataset_version(ctx, run.dataset), *_behind_views(ctx, run, signature)] if run else []
     libraries = installed()
     return Pins(
         model=model.ref,
@@ -51,10 +52,9 @@ def installed() -> dict[str, str]:
     return found
 
 
-def _behind_views(ctx: Context, run: Run) -> list[DatasetVersion]:
-    """Return the dataset versions that the run's views read: the newest ones when it started."""
-    wanted = set(run.views)
-    names = dict.fromkeys(name for view in frame.views(ctx) if view.ref in wanted for name in frame.datasets_behind(ctx, view))
+def _behind_views(ctx: Context, run: Run, signature: Signature) -> list[DatasetVersion]:
+    """Return the dataset versions that the model's views read: the newest ones when its run started."""
+    names = dict.fromkeys(name for view in frame.pinned(ctx, [use.ref for use in signature.views]) for name in frame.datasets_behind(ctx, view))
     found = []
     for name in names:
         known = data.versions(ctx, name)

@@ -12,6 +12,7 @@ import msgspec
 from kaizenml import settings as settings_module
 from kaizenml.context import Context
 from kaizenml.errors import InvalidSettings, KaizenError
+from kaizenml.features import operations as features
 from kaizenml.releases import operations as releases_operations
 from kaizenml.releases import store as releases
 from kaizenml.releases.release import Release
@@ -66,6 +67,7 @@ def publish(ctx: Context) -> Snapshot:
             rollouts = store.every(connection)
             refs = {ref for rollout in rollouts for ref in _releases(rollout)}
             known = {ref: releases.get(connection, ref) for ref in sorted(refs)}
+            former = [releases.get(connection, rollout.previous[0]) for rollout in rollouts if rollout.previous]
         for each in known.values():
             with suppress(KaizenError):  # a kill must get through; a worker says what it cannot load
                 releases_operations.folder_of(ctx, each)
@@ -74,12 +76,22 @@ def publish(ctx: Context) -> Snapshot:
         names = [rollout.endpoint for rollout in rollouts]
         ruled = {rollout.endpoint: _ruled(ctx, found, rollout, names, before.get(rollout.endpoint)) for rollout in rollouts}
         fresh = derive(rollouts, known, at=ctx.clock.timestamp(), ruled=ruled)
+        _feed(ctx, fresh, former)
         if standing and msgspec.structs.replace(standing, written_at=fresh.written_at) == fresh:
             return standing
         for name, route in fresh.endpoints.items():
             _record(ctx, name, route, before.get(name))
         snapshot.write(path, fresh)
     return fresh
+
+
+def _feed(ctx: Context, routes: Snapshot, former: list[Release]) -> None:
+    """Have pushed rows reach the versions of views that the releases of these routes read, and those that a rollback would bring back."""
+    refs = [ref for release in former for ref in release.pins.features]
+    for route in routes.endpoints.values():
+        refs += [ref for each in (*route.arms, *route.shadows, *route.others) for ref in each.lineage.features]
+    with suppress(KaizenError):  # a kill must get through; the loop publishes again
+        features.serve(ctx, refs)
 
 
 def check(ctx: Context, endpoint: str, release: Release) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ from kaizenml.training.split import Split
 Floats = npt.NDArray[np.float64]
 MINIMUM_JUDGES = 200
 """Rows newer than the champion's that the judging needs, to be on rows that the champion has not learnt from."""
+ReadBy = Callable[[Signature, pa.Table], pa.Table]
+"""Gives rows of the material as the model of a signature reads them."""
 
 
 class Champion(NamedTuple):
@@ -75,10 +78,11 @@ class Made(NamedTuple):
 class Job:
     """Splits, searches, judges and ships one model."""
 
-    def __init__(self, material: Material, effort: Effort, champion_folder: Path | None) -> None:
+    def __init__(self, material: Material, effort: Effort, champion_folder: Path | None, read_by: ReadBy) -> None:
         self.material = material
         self.effort = effort
         self.champion = _champion(champion_folder)
+        self._read_by = read_by
         self.stratify = material.task.kind != "regression"
         self.split = self._split()
 
@@ -183,7 +187,7 @@ class Job:
 
     def _champion_answers(self, champion: Champion) -> Floats:
         spec = model_file.read(champion.folder)
-        newer = self.material.table.take(pa.array(self.split.holdout))
+        newer = self._read_by(spec.signature, self.material.table.take(pa.array(self.split.holdout)))
         answers = scoring.predict(champion.folder, encoding.encode(spec.encoder, newer))
         classes = self.material.task.classes
         if spec.signature.task == "regression" or spec.signature.classes == classes:

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from kaizenml.errors import StorageFull
 from kaizenml.training import store
 from kaizenml.training.fitting import Effort
 from kaizenml.training.job import Job, Made
-from kaizenml.training.material import gather, task_settings
+from kaizenml.training.material import gather, read_by, task_settings
 from kaizenml.training.recipe import Recipe
 from kaizenml.training.run import Leak, Run
 
@@ -44,7 +45,7 @@ def make(
     )
     seconds = parse_duration(budget or ctx.settings.train.budget)
     effort = Effort(ctx.settings.train.seed, ctx.settings.train.threads or _cores(), started + seconds * _MARGIN, progress)
-    made = Job(material, effort, champion_folder).run(recipe)
+    made = Job(material, effort, champion_folder, partial(read_by, ctx, material)).run(recipe)
     progress("writing the model", 0.97)
     run = _describe(ctx, run_id, made, seconds=time.perf_counter() - started, budget=seconds, refit=known.id if known else None)
     kept = _keep(ctx, run, made)

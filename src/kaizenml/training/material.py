@@ -12,7 +12,7 @@ import pyarrow as pa
 from kaizenml.clock import parse_duration
 from kaizenml.context import Context
 from kaizenml.data import exclusions, tables
-from kaizenml.errors import InvalidData, InvalidSettings, UsageError
+from kaizenml.errors import InvalidData, InvalidSettings, RecipeOutdated, UsageError
 from kaizenml.features.offline import frame
 from kaizenml.features.signature import Derived, Field, Signature, ViewUse
 from kaizenml.features.view import FeatureView
@@ -117,6 +117,21 @@ def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], o
     return Material(version.ref, table, task, y[rows], times, fields, views, derived, accepts, found, dropped, warnings, held, hidden, key_print)
 
 
+def read_by(ctx: Context, material: Material, signature: Signature, rows: pa.Table) -> pa.Table:
+    """Return rows of the material with the features that a model's signature pins, asked at the moments of today's question.
+
+    The champion may read other versions of the views than what is learnt now.
+    """
+    known = {*(view.ref for view in material.views), *(each.ref for each in material.derived)}
+    uses, computed = signature.given
+    if known.issuperset([*(use.ref for use in uses), *(each.ref for each in computed)]):
+        return rows
+    settings = task_settings(ctx)
+    asked = msgspec.structs.replace(signature, time=settings.time, asked_before_s=parse_duration(settings.asked_before))
+    todays = {name for view in material.views for name in view.features} | {each.name for each in material.derived}
+    return frame.with_pinned(ctx, asked, rows.drop_columns([name for name in rows.column_names if name in todays]), told=material.ref)
+
+
 def _held(ctx: Context, dataset: str, views: list[FeatureView]) -> list[int]:
     with ctx.catalog.read() as connection:
         return [each.id for each in exclusions.active(connection, {dataset, *(view.dataset for view in views)})]
@@ -163,8 +178,8 @@ def _choose(
 
 def _check_all_there(fields: dict[str, Field], only: list[str], ref: str) -> None:
     if absent := [name for name in only if name not in fields]:
-        raise InvalidData(
-            f"{ref} lacks the input {absent[0]!r} of the recipe",
+        raise RecipeOutdated(
+            f"neither {ref} nor a feature gives the input {absent[0]!r} of the recipe any more",
             remedy="train anew: kaizen train",
             values={"dataset": ref, "absent": absent[:20]},
         )

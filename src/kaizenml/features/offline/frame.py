@@ -27,7 +27,7 @@ from kaizenml.features.defining import definitions
 from kaizenml.features.defining.expressions import compile_derived
 from kaizenml.features.encoding.vectorised import category_text, microseconds
 from kaizenml.features.offline import scaled, splitting
-from kaizenml.features.signature import DERIVED, Derived, Field, FieldKind, ViewUse
+from kaizenml.features.signature import DERIVED, Derived, Field, FieldKind, Signature, ViewUse
 from kaizenml.features.view import FeatureView
 from kaizenml.features.windows import vectorised as windows
 from kaizenml.features.windows.aggregates import NUMERIC, kind_of
@@ -42,6 +42,7 @@ MAX_TEXT_LEVELS = 40  # a column of text with no more distinct values than this 
 
 
 _pinned: dict[tuple[Path, str], FeatureView] = {}  # what a version is never changes; a push must not wait for the catalog
+_used: dict[tuple[Path, str], FeatureView] = {}
 
 
 def views(ctx: Context) -> list[FeatureView]:
@@ -144,26 +145,90 @@ def training_frame(
     """
     chosen, computed = learnt_from(ctx) if views is None else (list(views), list(derived or ()))
     computed = computed if derived is None else list(derived)
-    rows = tables.read_allowed(ctx, ref)
-    task, known_at = ctx.settings.task, None
-    time = task.time if task is not None else None
-    if time is not None:
-        if time not in rows.column_names:
-            raise _no_column(ctx, "task.time", time, ref, rows.column_names)
-        us = _moments(rows, time)
-        if not bool((us[1:] >= us[:-1]).all()):
-            rows = rows.take(pa.array(np.argsort(us, kind="stable")))
+    task = ctx.settings.task
+    time, before_s = (None, 0.0) if task is None else (task.time, parse_duration(task.asked_before))
+    rows = _in_order(ctx, ref, time)
     if only is not None:
         rows = only(rows)
-    if task is not None and time is not None:
-        us, before_s = _moments(rows, time), parse_duration(task.asked_before)
-        known_at = np.where(us == join.MISSING, us, us - round(before_s * 1e6))
-        if recorded:
-            _check_itself(chosen, ref, time, asked_before_s=before_s)
-    rows = with_features(ctx, rows, chosen, computed, known_at=known_at, told=ref, engine=ctx.settings.project.engine)
+    if recorded and time is not None:
+        _check_itself(chosen, ref, time, asked_before_s=before_s)
+    rows = with_features(ctx, rows, chosen, computed, known_at=_asked_at(rows, time, before_s), told=ref, engine=ctx.settings.project.engine)
     if recorded:
         store.record_use(ctx, chosen)
     return rows
+
+
+def frame_of(ctx: Context, signature: Signature, ref: str, *, only: Callable[[pa.Table], pa.Table] | None = None) -> pa.Table:
+    """Return a dataset's rows as a model that exists reads them, whatever the project's definitions are by now.
+
+    Views have the versions that the signature pins, derived inputs its expressions, and the question is asked when it says.
+    ``training_frame`` is for what is yet to be learnt.
+
+    Parameters
+    ----------
+    signature : of the model.
+    ref : the dataset, ``name`` or ``name@number``.
+    only : chooses among the dataset's rows, sorted, before features are put beside them; default all.
+
+    Returns
+    -------
+    The rows as ``training_frame`` gives them.
+
+    Raises
+    ------
+    NotFound : the catalog does not hold a view's definition.
+    InvalidSettings : the dataset lacks a column that the model is asked by.
+    """
+    rows = _in_order(ctx, ref, signature.time)
+    return with_pinned(ctx, signature, rows if only is None else only(rows), told=ref)
+
+
+def with_pinned(ctx: Context, signature: Signature, rows: pa.Table, *, told: str) -> pa.Table:
+    """Return rows of a dataset, in their order, with the features that a model's signature pins; see ``frame_of``.
+
+    Parameters
+    ----------
+    told : what the rows are called in messages.
+    """
+    known_at = _asked_at(rows, signature.time, signature.asked_before_s)
+    found = pinned(ctx, [use.ref for use in signature.views])
+    return with_features(ctx, rows, found, signature.derived, known_at=known_at, told=told, engine=ctx.settings.project.engine)
+
+
+def pinned(ctx: Context, refs: Sequence[str]) -> list[FeatureView]:
+    """Return the views that a run or a signature pins as ``name.version``, in their order, out of what was ever used."""
+    found = {view.ref: view for view in ever_used(ctx, refs)}
+    for ref in refs:
+        if ref not in found:
+            raise not_found("version of a feature view", ref, found, remedy="restore the catalog from a backup")
+    return [found[ref] for ref in refs]
+
+
+def ever_used(ctx: Context, refs: Sequence[str]) -> list[FeatureView]:
+    """Return those of some versions of views, ``name.version``, that were ever used. Each is looked up once: a push must not wait for the catalog."""
+    if any((ctx.root, ref) not in _used for ref in refs):
+        with ctx.catalog.read() as connection:
+            _used.update({(ctx.root, ref): view for ref, view in store.definitions(connection).items()})
+    return [_used[ctx.root, ref] for ref in refs if (ctx.root, ref) in _used]
+
+
+def _in_order(ctx: Context, ref: str, time: str | None) -> pa.Table:
+    """Return the rows that may be learnt from, by their time where they have one."""
+    rows = tables.read_allowed(ctx, ref)
+    if time is None:
+        return rows
+    if time not in rows.column_names:
+        raise _no_column(ctx, "task.time", time, ref, rows.column_names)
+    us = _moments(rows, time)
+    return rows if bool((us[1:] >= us[:-1]).all()) else rows.take(pa.array(np.argsort(us, kind="stable")))
+
+
+def _asked_at(rows: pa.Table, time: str | None, before_s: float) -> join.Int64 | None:
+    """Return the moment at which each row's question is asked; None where rows have no time."""
+    if time is None:
+        return None
+    us = _moments(rows, time)
+    return np.where(us == join.MISSING, us, us - round(before_s * 1e6))
 
 
 def _moments(rows: pa.Table, column: str) -> join.Int64:

@@ -40,12 +40,13 @@ def consume(
     checker: Checker,
     stream: str,
     *,
+    former: Callable[[], Sequence[Checker]],
     url: str | None,
     reader: str | None,
     idle_s: float | None,
     progress: Callable[[str, float], None] | None,
 ) -> Consumed:
-    """Take rows until nothing has come for ``idle_s``; None: until interrupted."""
+    """Take rows until nothing has come for ``idle_s`` (None: until interrupted); ``former`` gives those of other versions that are served."""
     location = url or ctx.settings.project.online
     if location is None or ctx.open_stream is None:
         remedy = 'name the server: --url redis://host:6379/0, or online = "redis://..." under [project]'
@@ -57,7 +58,7 @@ def consume(
         while idle_s is None or time.monotonic() - quiet_since < idle_s:
             entries = opened.read(_MOST, _WAIT_S if idle_s is None else min(_WAIT_S, idle_s))
             if entries:
-                done = _take(ctx, checker, opened, entries, done)
+                done = _take(ctx, checker, opened, entries, done, former=former())
                 quiet_since = time.monotonic()
                 if progress is not None:
                     progress(f"{done.rows} rows taken", 0.0)
@@ -68,7 +69,7 @@ def consume(
     return done
 
 
-def _take(ctx: Context, checker: Checker, stream: Stream, entries: Sequence[Entry], done: Consumed) -> Consumed:
+def _take(ctx: Context, checker: Checker, stream: Stream, entries: Sequence[Entry], done: Consumed, *, former: Sequence[Checker]) -> Consumed:
     buffer, place = buffer_of(ctx.state), f"{done.view}:{done.stream}"
     before = buffer.taken(place, [entry.id for entry in entries])
     rows: list[Mapping[str, Any]] = []
@@ -88,12 +89,12 @@ def _take(ctx: Context, checker: Checker, stream: Stream, entries: Sequence[Entr
         taken.append(entry.id)
     if rows:
         try:
-            taking.take(ctx.state, ctx.online, checker, checker.check(rows), origin=Origin(place, taken))
+            taking.take(ctx.state, ctx.online, checker, checker.check(rows), former=former, origin=Origin(place, taken))
         except Conflict:  # another reader was given them too: read them again, and find its notes
             return done
     if before:  # a crash may have come before these were online; putting them once more changes nothing
         again = [_row(entry) for entry in entries if entry.id in before]
-        taking.put(ctx.online, checker, checker.check(again))
+        taking.put_all(ctx.online, checker, checker.check(again), former)
     confirmed = [*taken, *before]
     with suppress(Conflict):  # they are another reader's by now, who finds the notes
         stream.confirm(confirmed)

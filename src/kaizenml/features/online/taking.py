@@ -1,13 +1,15 @@
 """Taking pushed rows: durable in the buffer first, then online. For commands and serving processes alike: imports nothing heavy.
 
 A serving process knows no catalog. What it must know to take rows is in ``serving/features.json``, written anew by the operations on
-features whenever something in it changes.
+features whenever something in it changes. While a release that reads a former version of a view answers or watches, rows that are pushed
+into the view reach that version, too: two versions live side by side online, and the dataset gets each row once.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,22 +60,41 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
     format: int = FORMAT
     views: list[Known]
+    served: list[str] = []  # name.version of what the releases read that answer or watch now
+    former: list[Known] = []  # those of them that are another version of one in ``views``
 
 
-def take(state: Path, store: OnlineStore, checker: Checker, checked: Checked, *, offline: bool = True, origin: Origin | None = None) -> Pushed:
+def take(
+    state: Path, store: OnlineStore, checker: Checker, checked: Checked, *, former: Sequence[Checker] = (), offline: bool = True,
+    origin: Origin | None = None,
+) -> Pushed:  # fmt: skip
     """Take checked rows of a view.
 
     Parameters
     ----------
     state : the project's state folder, with the buffer.
+    former : of other versions of the view that are served: they get those rows online that hold all that they read.
     offline : also keep them for the dataset.
     origin : where in a stream they come from: what was taken from there before is not taken again.
     """
     rows = len(checked.offline)
     if rows and offline:
         buffer_of(state).put(checker.ref, checked.offline, origin)
-    kept = put(store, checker, checked) if rows else 0
+    kept = put_all(store, checker, checked, former) if rows else 0
     return Pushed(view=checker.ref, rows=rows, kept=kept, late=rows - kept, left_out=checked.left_out)
+
+
+def put_all(store: OnlineStore, checker: Checker, checked: Checked, former: Sequence[Checker]) -> int:
+    """Put checked rows into the online store, for former versions that are served as well; return how many of them came in time for the view.
+
+    Of rows whose subject was forgotten none goes on, whether or not a former version reads the column that tells.
+    """
+    kept = put(store, checker, checked)
+    for each in former:
+        if each.view.dataset == checker.view.dataset and each.kinds.keys() <= checker.kinds.keys():
+            with suppress(InvalidInput):  # a column's kind has changed since that version was filled
+                put(store, each, each.check([{name: row[name] for name in each.kinds} for row in checked.offline]))
+    return kept
 
 
 def put(store: OnlineStore, checker: Checker, checked: Checked) -> int:
@@ -101,10 +122,10 @@ def history_of(view: FeatureView, keys: Sequence[str], row: OnlineRow | None) ->
     return History(view.reads, timed=view.created is not None, keyed=bool(keys)) if row is None else History.read(row.values)
 
 
-def publish(state: Path, known: Sequence[Known]) -> None:
+def publish(state: Path, kept: Kept) -> None:
     """Write what serving processes must know, where it is not what they know."""
     path = state / "serving" / FILE
-    body = msgspec.json.encode(Kept(views=[*known]))
+    body = msgspec.json.encode(kept)
     try:
         if path.read_bytes() == body:
             return
@@ -114,6 +135,33 @@ def publish(state: Path, known: Sequence[Known]) -> None:
     fresh = path.with_name(f".{FILE}.{os.getpid()}")
     fresh.write_bytes(body)
     os.replace(fresh, path)
+
+
+def published(state: Path) -> Kept | None:
+    """Return what serving processes know, None where nothing was published; the same object until it changes. Raises Unavailable."""
+    path = state / "serving" / FILE
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    mark = (found.st_mtime_ns, found.st_ino, found.st_size)
+    before = _published.get(path)
+    if before is not None and before[0] == mark:
+        return before[1]
+    try:
+        kept = msgspec.json.decode(path.read_bytes(), type=Kept)
+    except (OSError, msgspec.DecodeError) as error:
+        raise Unavailable(f"what is known of feature views cannot be read: {error}", remedy="kaizen features materialize VIEW") from None
+    if kept.format > FORMAT:
+        raise Unavailable(f"{FILE} has format {kept.format}; this server reads up to {FORMAT}", remedy="upgrade the server")
+    while len(_published) >= _MOST_READ:
+        _published.pop(next(iter(_published)))
+    _published[path] = mark, kept
+    return kept
+
+
+_MOST_READ = 4
+_published: dict[Path, tuple[tuple[int, int, int], Kept]] = {}
 
 
 class Receiver:
@@ -127,11 +175,11 @@ class Receiver:
 
     def __init__(self, state: Path, open_store: Callable[[], OnlineStore]) -> None:
         self._state = state
-        self._path = state / "serving" / FILE
         self._open_store = open_store
         self._store: OnlineStore | None = None
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: Kept | None = None
         self._checkers: dict[str, Checker] = {}
+        self._former: dict[str, list[Checker]] = {}
 
     def take(self, view: str, rows: Sequence[Mapping[str, Any]]) -> Pushed:
         """Take rows of a view, or raise NotFound, InvalidInput, Unavailable or StorageFull: then none was taken."""
@@ -142,29 +190,21 @@ class Receiver:
         checked = checker.check(rows)
         if self._store is None:
             self._store = self._open_store()
-        return take(self._state, self._store, checker, checked)
+        return take(self._state, self._store, checker, checked, former=self._former.get(view, ()))
 
     def close(self) -> None:
         if self._store is not None:
             self._store.close()
 
     def _look(self) -> None:
-        try:
-            found = self._path.stat()
-        except OSError:
-            self._seen, self._checkers = None, {}
+        kept = published(self._state)
+        if kept is self._seen:
             return
-        mark = (found.st_mtime_ns, found.st_ino, found.st_size)
-        if mark == self._seen:
-            return
-        try:
-            kept = msgspec.json.decode(self._path.read_bytes(), type=Kept)
-        except (OSError, msgspec.DecodeError) as error:
-            raise Unavailable(f"what is known of feature views cannot be read: {error}", remedy="kaizen features materialize VIEW") from None
-        if kept.format > FORMAT:
-            raise Unavailable(f"{FILE} has format {kept.format}; this server reads up to {FORMAT}", remedy="upgrade the server")
-        self._checkers = {each.view.name: each.checker(self._state) for each in kept.views}
-        self._seen = mark
+        self._checkers = {each.view.name: each.checker(self._state) for each in kept.views} if kept else {}
+        self._former = {}
+        for each in kept.former if kept else ():
+            self._former.setdefault(each.view.name, []).append(each.checker(self._state))
+        self._seen = kept
 
 
 class Rows(msgspec.Struct, forbid_unknown_fields=True):
