@@ -194,6 +194,7 @@ class DatasetVersion(msgspec.Struct, frozen=True, kw_only=True):
     contract: Contract | None = None  # as it stood when the rows came; None in versions made before it was kept
     suspicions: list[Suspicion] = []  # sources of this addition that stand out from the others
     undecided: dict[str, str] = {}  # columns without a decision that look as if they told of persons, why, and how one is made
+    becoming: dict[str, Kind] = {}  # columns that are just being hidden, and the kind that they have as soon as their table holds them so
 
     @property
     def ref(self) -> str:

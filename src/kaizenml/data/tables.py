@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -173,7 +174,7 @@ def version(ctx: Context, ref: str | DatasetVersion) -> DatasetVersion:
     with ctx.catalog.read() as connection:
         found = store.version(connection, name, number)
         if found:
-            return found
+            return as_stored(ctx, found)
         known = store.names(connection)
         newest = store.version(connection, name, None)
     if newest is None:
@@ -183,6 +184,23 @@ def version(ctx: Context, ref: str | DatasetVersion) -> DatasetVersion:
         remedy=f"kaizen data versions {name}",
         values={"newest": newest.number},
     )
+
+
+def as_stored(ctx: Context, found: DatasetVersion) -> DatasetVersion:
+    """Return a version with the kinds that its columns have now, where some are being hidden.
+
+    The table changes in one commit and the catalog in a later one. A process killed in between leaves a table that holds text, such as
+    pseudonyms, under versions that say numbers.
+    """
+    state = opened.look(folder(ctx, found.dataset)) if found.becoming else None
+    if state is None:
+        return found
+    hidden = {name: kind for name, kind in found.becoming.items() if name in found.columns and _is_text(state.schema, name)}
+    return msgspec.structs.replace(found, columns=found.columns | hidden)
+
+
+def _is_text(schema: pa.Schema, name: str) -> bool:
+    return name in schema.names and schema.field(name).type in (pa.string(), pa.large_string(), pa.string_view())
 
 
 def verify(ctx: Context, ref: str) -> DatasetVersion:

@@ -1,7 +1,8 @@
 """A decision on a personal column carried out on the rows that are there: every version, and the quarantine.
 
 The decision goes into the contract's file first. Files are rewritten, what is not needed any more is deleted, and the versions get the
-hash that their rows have now, with a signed link from the old one, as after a forgetting. Killed anywhere, it is ended by calling it again:
+hash that their rows have now, with a signed link from the old one, as after a forgetting. Before the table changes the versions are told
+which columns become text, so at any moment they read as they were or as they will be. Killed anywhere, it is ended by calling it again:
 the file then says what was decided, and hiding what is hidden changes nothing.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Iterable
 import msgspec
 import pyarrow as pa
 import pyarrow.compute as pc
+import sqlalchemy as sa
 
 from kaizenml.context import Context
 from kaizenml.data import contract as rules
@@ -57,10 +59,12 @@ def protect(ctx: Context, dataset: Dataset, column: str | None, decision: Decisi
         changes = held.held(contract, versions)
         _check_possible(contract, changes)
         contract_file.write(path, contract, name)
-        of = {column: made.decision for column, made in personal.decisions(contract).items() if column in changes}
+        decided = personal.decisions(contract)
+        of = {column: made.decision for column, made in decided.items() if column in changes}
         keys = open_keys(ctx.state)
         narrow = msgspec.structs.replace(contract, columns=[each for each in contract.columns if each.name in of or each.name == contract.subject])
         touched = {number for number, part in parts.items() if set(part.columns) & of.keys()}
+        _announce(ctx, name, versions, contract, of)
         rows = _rewrite(ctx, name, narrow, set(of), keys, aside=False) if of else 0
         aside = _rewrite(ctx, name, narrow, set(of), keys, aside=True) if of else 0
 
@@ -70,11 +74,15 @@ def protect(ctx: Context, dataset: Dataset, column: str | None, decision: Decisi
         renewed = datasets.renew(ctx, name, touched, keys, link=(_number(versions), ctx.clock.timestamp()), edited=edited) if of else []
         with ctx.catalog.write() as connection:
             store.save(connection, msgspec.structs.replace(dataset, contract=contract))
-            if of or column is not None:
-                ctx.record(connection, "data.protected", name, why, columns=of or {column: decision}, versions=renewed, rows=rows, quarantined=aside)
+            _settle(ctx, connection, store.versions(connection, name))
+            told = of or {each: decided[each].decision for version in versions for each in version.becoming if each in decided}
+            told = told or ({column: decision} if column is not None and decision is not None else {})
+            if told:
+                ctx.record(connection, "data.protected", name, why, columns=told, versions=renewed, rows=rows, quarantined=aside)
         for place in (tables.folder(ctx, name), tables.quarantine_folder(ctx, name)):
             rewriting.scrub(place)
-    for database in sorted(ctx.state.glob("*.db")) if of else []:  # profiles of versions held extremes
+    # profiles of versions held extremes; a call that was killed may have left them, so also where nothing was rewritten now
+    for database in sorted(ctx.state.glob("*.db")):
         sqlite.scrub(database)
     said = f"{len(renewed)} versions rewritten" if renewed else "every version holds its personal columns as decided"
     return Protected(dataset=name, columns=of, versions=renewed, rows=rows, quarantined=aside, left=_left(ctx, name, of, versions), said=said)
@@ -123,6 +131,25 @@ def _check_possible(contract: Contract, changes: dict[str, list[DatasetVersion]]
                     remedy=f"add all rows again with mode replace, and decide {form} or drop until then",
                     values={"column": column, "version": version.ref, "form": form, "decision": wanted},
                 )
+
+
+def _announce(ctx: Context, dataset: str, versions: Iterable[DatasetVersion], contract: Contract, of: dict[str, Decision]) -> None:
+    """Write into the versions which columns are about to become text, so that they can be read at any moment until it is done."""
+    kinds = {each.name: each.kind for each in contract.columns if each.name in of and each.kind in ("text", "category")}
+    with ctx.catalog.write() as connection:
+        parts = store.parts(connection, dataset)
+        for version in versions:
+            becoming = version.becoming | {name: kind for name, kind in kinds.items() if version.columns.get(name, kind) != kind}
+            if becoming != version.becoming:
+                store.renew(connection, msgspec.structs.replace(version, becoming=becoming), parts[version.number])
+
+
+def _settle(ctx: Context, connection: sa.Connection, versions: Iterable[DatasetVersion]) -> None:
+    """Take the announcement back from versions that say by now what their table holds."""
+    for version in versions:
+        if version.becoming and tables.as_stored(ctx, version) == version:
+            part = store.parts(connection, version.dataset)[version.number]
+            store.renew(connection, msgspec.structs.replace(version, becoming={}), part)
 
 
 def _rewrite(ctx: Context, name: str, contract: Contract, columns: set[str], keys: Keys, *, aside: bool) -> int:

@@ -137,7 +137,7 @@ def renew(
     with ctx.catalog.read() as connection:
         before = {each.number: each for each in store.versions(connection, name)}
         parts = store.parts(connection, name)
-    versions = {number: edited(version) for number, version in before.items()}
+    versions = {number: edited(tables.as_stored(ctx, version)) for number, version in before.items()}
     there = storage.open_table(at)
     assert there is not None  # it has parts
     rows = _rows_of(there)
