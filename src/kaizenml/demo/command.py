@@ -67,14 +67,14 @@ columns = ["built", "manufacturer", "seats", "engine"]
 budget = "60s"
 
 [gates]
-load_seconds = 0.5
+load_seconds = 0.2
 
 [monitor]
 parity = "30d"
 
 [loop]
-retrain_after = "42d"
-cooldown = "21d"
+retrain_after = "28d"
+cooldown = "14d"
 canary_max = "28d"
 canary_weight = 0.05
 """
