@@ -99,6 +99,7 @@ def ended(ctx: Context) -> None:
     audit.verify(ctx)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step", ["rewriting.change", "datasets.renew", "protecting._settle", pytest.param("rewriting.scrub", marks=pytest.mark.slow)]
 )

@@ -93,6 +93,7 @@ def test_a_reference_that_is_made_again_is_the_one_that_was(ctx: Context) -> Non
     assert reference.make(ctx, "shop@1") == before
 
 
+@pytest.mark.slow
 def test_the_loop_refits_with_todays_definitions(ctx: Context) -> None:
     define(ctx, WIDER)
     done = loop.improve(ctx, until="release", why="asked")
@@ -103,6 +104,7 @@ def test_the_loop_refits_with_todays_definitions(ctx: Context) -> None:
     assert [use.ref for use in signature.views] == [features.show(ctx, "spend").ref]
 
 
+@pytest.mark.slow
 def test_the_loop_searches_anew_where_an_input_of_the_recipe_is_gone_and_labelled_rows_bring_no_features(ctx: Context) -> None:
     clock = ctx.clock
     assert isinstance(clock, SimulatedClock)
