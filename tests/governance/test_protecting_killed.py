@@ -100,9 +100,7 @@ def ended(ctx: Context) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "step", ["rewriting.change", "datasets.renew", "protecting._settle", pytest.param("rewriting.scrub", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("step", ["rewriting.change", "datasets.renew", "protecting._settle", "rewriting.scrub"])
 @pytest.mark.parametrize("after", ["", "after"])
 def test_between_any_two_steps_versions_hold_old_values_or_new_ones(ctx: Context, step: str, after: str):
     killed = subprocess.run([sys.executable, "-c", KILLED, str(ctx.root), step, after], check=False)
