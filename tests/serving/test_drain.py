@@ -93,6 +93,22 @@ def test_new_inputs_become_columns_and_odd_values_null(ctx):
     assert predictions.read(ctx, "shop", columns=["id", "never_seen"]).column("never_seen").null_count == 5
 
 
+def test_a_release_with_fewer_inputs_leaves_the_others_null(ctx):
+    writer = Writer(ctx.state)
+    writer.write(rows=[{"a": 1, "b": "x"}], shadow=False)
+    drain(ctx)
+    writer.write(rows=[{"a": 2}], release="shop@2", shadow=False)
+    drain(ctx)
+    writer.write(rows=[{"a": 3, "c": 0.5}], release="shop@3", shadow=False)
+    drain(ctx)
+    table = predictions.read(ctx, "shop", role="live")
+    assert table.select(["release", "x_a", "x_b", "x_c"]).to_pylist() == [
+        {"release": "shop@1", "x_a": 1.0, "x_b": "x", "x_c": None},
+        {"release": "shop@2", "x_a": 2.0, "x_b": None, "x_c": None},
+        {"release": "shop@3", "x_a": 3.0, "x_b": None, "x_c": 0.5},
+    ]
+
+
 def test_what_is_drained_is_not_drained_again_and_finished_segments_go(ctx):
     writer = Writer(ctx.state, segment_bytes=2000)
     for _ in range(20):

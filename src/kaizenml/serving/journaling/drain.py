@@ -172,10 +172,10 @@ def tidy(state: Path, endpoint: str) -> None:
 
 
 def _append(table: DeltaTable, rows: pa.Table, notes: list[Transaction]) -> None:
-    known = set(predictions.names(table))
-    grown = any(name not in known for name in rows.column_names)
+    # another release may have other inputs: more of them, or fewer
+    other = set(predictions.names(table)) != set(rows.column_names)
     write_deltalake(
-        table, rows, mode="append", partition_by=["day"], schema_mode="merge" if grown else None,
+        table, rows, mode="append", partition_by=["day"], schema_mode="merge" if other else None,
         commit_properties=CommitProperties(app_transactions=notes),
     )  # fmt: skip
 
