@@ -38,6 +38,38 @@ def url(tmp_path, request):
     return f"sqlite:///{tmp_path / 'catalog.db'}" if request.param == "sqlite" else request.getfixturevalue("postgres")
 
 
+def test_a_mark_stays_while_nobody_writes_and_tells_what_others_have_written(url, monkeypatch):
+    one, two = Catalog(url), Catalog(url)
+    one.create()
+    before = one.mark()
+    if not one.shared:
+        assert one.mark() == before
+    assert two.mark() != one.mark(), "those of two catalogs tell nothing of each other"
+    with one.write() as connection:
+        events.append(connection, at=1.0, actor="a", kind="test.wrote", subject="s")
+    mine = one.mark()
+    assert mine != before
+    with two.write() as connection:
+        events.append(connection, at=1.0, actor="a", kind="test.wrote", subject="s")
+    if one.shared:
+        later = time.monotonic() + 1.0
+        monkeypatch.setattr(time, "monotonic", lambda: later)
+    assert one.mark() != mine
+    one.close()
+    two.close()
+
+
+def test_a_catalog_in_memory_has_marks_too():
+    catalog = Catalog("sqlite://")
+    catalog.create()
+    before = catalog.mark()
+    assert catalog.mark() == before
+    with catalog.write() as connection:
+        events.append(connection, at=1.0, actor="a", kind="test.wrote", subject="s")
+    assert catalog.mark() != before
+    catalog.close()
+
+
 @pytest.fixture
 def catalog(url):
     made = Catalog(url)

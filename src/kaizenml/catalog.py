@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import re
+import sqlite3
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
@@ -53,6 +57,11 @@ class Catalog:
         if self._sqlite:
             sa.event.listen(self.engine, "connect", _prepare_sqlite)
             sa.event.listen(self.engine, "begin", _begin_sqlite)
+        file = self.engine.url.database if self._sqlite else None
+        self._file = Path(file) if file and file != ":memory:" else None
+        self._number, self._writes = next(_numbers), 0
+        self._watching: sqlite3.Connection | None = None
+        self._one_looks = threading.Lock()
 
     @property
     def shared(self) -> bool:
@@ -76,6 +85,7 @@ class Catalog:
             if not self._sqlite:
                 connection.execute(sa.text("SELECT pg_advisory_xact_lock(727368)"))  # one chain of events: one writer at a time
             yield connection
+        self._writes += 1
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
@@ -119,8 +129,32 @@ class Catalog:
                 connection.invalidate()  # the lock is the session's: ending it lets go, also where the word did not get through
             connection.close()
 
+    def mark(self) -> object:
+        """Return what equals an earlier mark only while nobody has written, so that what was read then need not be read again.
+
+        It takes some microseconds, and no lock. Of a database on a server it only says whether a second is over; others may write meanwhile.
+        """
+        if not self._sqlite:
+            return self._number, self._writes, int(time.monotonic())
+        if self._file is None:
+            return self._number, self._writes
+        try:
+            with self._one_looks:
+                if self._watching is None:  # one of its own: SQLite tells a connection of what others have written
+                    self._watching = sqlite_file.connect(self._file, readonly=True)
+                return self._number, self._watching.execute("PRAGMA data_version").fetchone()[0]
+        except sqlite3.Error:
+            return object()  # whoever reads now is told what is the matter
+
     def close(self) -> None:
+        with self._one_looks:
+            if self._watching is not None:
+                self._watching.close()
+            self._watching = None
         self.engine.dispose()
+
+
+_numbers = itertools.count()  # of the catalogs that this process has opened: marks of two are never equal
 
 
 def _prepare_sqlite(connection: Any, _record: Any) -> None:

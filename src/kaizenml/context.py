@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ class Context:
     open_frames: Callable[[str, Path], FrameEngine] | None = None
     """Opens an engine that computes features, by name, with a folder for what it needs on the way."""
 
-    @property
+    @cached_property
     def state(self) -> Path:
         """The folder for all of the project's files (``.kaizen``)."""
         return self.root / self.settings.project.state

@@ -19,8 +19,9 @@ import pytest
 from view_settings import TOML
 
 from kaizenml.context import Context
+from kaizenml.data import keys, tables
 from kaizenml.data import operations as data
-from kaizenml.data import tables
+from kaizenml.data.people import left_out
 from kaizenml.errors import InvalidSettings, Unavailable, UsageError
 from kaizenml.features import operations
 from kaizenml.features.online.buffer import buffer_of
@@ -164,6 +165,25 @@ def test_what_was_taken_but_not_confirmed_is_not_taken_twice(ctx: Context, serve
     assert done.rows + done.again == 3
     assert done.again >= 1  # a topic's partitions need not come at once
     assert seen(ctx) == [0, 1, 2, 3]
+    assert server.waiting() == 0
+
+
+def test_who_is_forgotten_while_a_stream_is_read_is_left_out(ctx: Context, server: Redis | Kafka, reopen: Callable[..., Context]) -> None:
+    server.tell(*sent(observed(1)))
+    told: list[str] = []
+
+    def forget(said: str, _share: float) -> None:
+        if not told:
+            other = reopen()  # as another process has the project open
+            with other.catalog.write() as connection:
+                left_out.keep(connection, keys.open_keys(other.state), 1, [("origin", ["JFK"])])
+            other.catalog.close()
+            server.tell(*sent(observed(2), observed(3) | {"origin": "LGA"}))
+        told.append(said)
+
+    operations.consume(ctx, "weather", "observed", url=server.url, idle="200ms", progress=forget)
+    assert operations.get(ctx, "weather", "JFK").values["seen"] == 1
+    assert operations.get(ctx, "weather", "LGA").values["seen"] == 3
     assert server.waiting() == 0
 
 

@@ -26,6 +26,7 @@ from kaizenml.features import operations, store
 from kaizenml.features.encoding.encoder import compile_row
 from kaizenml.features.encoding.vectorised import encode, learn
 from kaizenml.features.offline import frame
+from kaizenml.features.online import checking
 from kaizenml.features.online.buffer import buffer_of
 from kaizenml.features.online.reading import look_up
 from kaizenml.features.view import Aggregate, FeatureView
@@ -339,7 +340,7 @@ def test_a_batch_that_was_sealed_before_a_crash_is_added_once(filled: Context) -
     operations.push(filled, "weather", [sent(14.0)])
     again = buffer_of(filled.state).seal(ref)
     assert again is not None
-    table = operations._checker(filled, frame.views(filled)[0]).table(again.rows)
+    table = checking.checker(filled, frame.views(filled)[0]).table(again.rows)
     made = data.add(filled, "weather", table=table, partial=True, once=again.token)  # ... or here, after the dataset took it
     flushed = operations.flush(filled, "weather")
     assert flushed is not None

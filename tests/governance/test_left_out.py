@@ -23,6 +23,7 @@ from kaizenml.features.online import taking
 from kaizenml.governance import operations as governance
 from kaizenml.governance.forgetting import subject
 from kaizenml.project import open_project
+from kaizenml.rollouts import operations as rollouts
 
 HEAD = "id,customer_id,town\n"
 THEIRS = "b,481516232,Quastenberg\n"
@@ -169,6 +170,16 @@ def test_pushed_rows_are_taken_nowhere(ctx: Context):
     assert (version.rows, version.warnings) == (2, {})
     governance.readmit(ctx, subject=[WHO], why="back")
     assert receiver.take("people", [row(481516232)]).left_out == 0
+
+
+def test_a_server_on_another_machine_knows_of_it_when_releases_are_published_there(ctx: Context):
+    features.push(ctx, "people", [{"customer_id": 581516231, "day": "2026-01-01T00:00:00Z", "spent": 1.5}])
+    features.materialize(ctx, "people")
+    receiver = taking.Receiver(ctx.state, lambda: ctx.online)
+    with ctx.catalog.write() as connection:  # the catalog is all that the machines share
+        left_out.keep(connection, keys.open_keys(ctx.state), 1, [("customer_id", ["481516232"])])
+    rollouts.publish(ctx)
+    assert receiver.take("people", [{"customer_id": 481516232, "day": "2026-01-01T00:00:00Z", "spent": 1.5}]).left_out == 1
 
 
 def test_where_nobody_was_forgotten_nothing_is_looked_through(ctx: Context, monkeypatch: pytest.MonkeyPatch):

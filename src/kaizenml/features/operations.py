@@ -9,15 +9,13 @@ from typing import Any
 from kaizenml.clock import parse_duration
 from kaizenml.context import Context
 from kaizenml.data import operations as data
-from kaizenml.data import store as datasets
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
-from kaizenml.data.people import left_out
 from kaizenml.errors import InvalidInput, NotFound
 from kaizenml.features import store
 from kaizenml.features.offline import asking
 from kaizenml.features.offline import frame as frames
-from kaizenml.features.online import corrections, filling, parity, streams, taking
+from kaizenml.features.online import checking, corrections, filling, parity, streams, taking
 from kaizenml.features.online.buffer import buffer_of
 from kaizenml.features.online.parity import Parity
 from kaizenml.features.online.push import Checker
@@ -28,8 +26,6 @@ from kaizenml.features.windows.moments import keeps_rows
 from kaizenml.settings import Engine
 
 __all__ = ["check", "consume", "flush", "frame", "get", "list", "materialize", "push", "read", "show"]
-
-_checkers: dict[tuple[str, str], Checker] = {}  # (state folder, view): a push must not wait for the catalog
 
 
 def push(ctx: Context, view: str, rows: Sequence[Mapping[str, Any]], *, offline: bool = True) -> Pushed:
@@ -59,14 +55,14 @@ def push(ctx: Context, view: str, rows: Sequence[Mapping[str, Any]], *, offline:
     kaizen features push weather '[{"origin": "JFK", "time_hour": "2013-04-01T05:00:00Z", "temp": 39.0}]'
     """
     found = _pushed_to(ctx, view)
-    checker = _checker(ctx, found)
+    checker = checking.checker(ctx, found)
     try:
         checked = checker.check(rows)
     except InvalidInput:  # unless a column's kind has changed meanwhile
-        checker = _checker(ctx, found, fresh=True)
+        checker = checking.checker(ctx, found, fresh=True)
         checked = checker.check(rows)
-    if checked.offline:
-        store.record_use(ctx, [found])
+    if checked.offline and store.record_use(ctx, [found]):
+        checking.checker(ctx, found)  # that this was written is no news to the next push
     return taking.take(ctx.state, ctx.online, checker, checked, former=_former(ctx, found), offline=offline)
 
 
@@ -108,7 +104,7 @@ def _flushed(ctx: Context, found: FeatureView) -> DatasetVersion | None:
         batch = buffer.seal(found.ref)
         if batch is None:
             break
-        table = _checker(ctx, found, fresh=True).table(batch.rows)
+        table = checking.checker(ctx, found, fresh=True).table(batch.rows)
         why = f"{len(batch.rows)} pushed rows"
         version = data.add(
             ctx, found.dataset, table=table, mode="append", partial=True, origin=f"pushed to {found.ref}", source_name="pushed", once=batch.token,
@@ -295,7 +291,8 @@ def consume(
     store.record_use(ctx, [found])
     idle_s = None if idle is None else parse_duration(idle)
     return streams.consume(
-        ctx, _checker(ctx, found, fresh=True), stream, former=lambda: _former(ctx, found), url=url, reader=reader, idle_s=idle_s, progress=progress
+        ctx, found, stream, checkers=lambda: (checking.checker(ctx, found), _former(ctx, found)), url=url, reader=reader, idle_s=idle_s,
+        progress=progress,
     )  # fmt: skip
 
 
@@ -387,7 +384,7 @@ def _fill(ctx: Context, view: FeatureView, *, everything: bool = False, progress
         heed(ctx, view)
     done = filling.fill(ctx, view, everything=everything, progress=progress)
     if done.entities:
-        checker = _checker(ctx, view, fresh=True)
+        checker = checking.checker(ctx, view, fresh=True)
         for rows in filling.waiting_rows(ctx, view):  # pushed since: what was replaced is put once more
             taking.put(ctx.online, checker, checker.check(rows))
         with ctx.catalog.write() as connection:
@@ -402,7 +399,7 @@ def renew(ctx: Context, view: FeatureView, keys: Sequence[str]) -> int:
     Pushed rows that wait for their dataset are put once more. What was pushed online only, of these entities, goes.
     """
     changed = filling.renew(ctx, view, keys)
-    checker = _checker(ctx, view, fresh=True)
+    checker = checking.checker(ctx, view, fresh=True)
     for rows in filling.waiting_rows(ctx, view):
         taking.put(ctx.online, checker, checker.check(rows))
     return changed
@@ -433,22 +430,25 @@ def _pushed_to(ctx: Context, name: str) -> FeatureView:
 def publish(ctx: Context) -> None:
     """Tell serving processes which views rows can be pushed into, and what such a row holds."""
     kept = taking.published(ctx.state)
-    views = [_known(ctx, view) for view in frames.views(ctx) if view.sql is None]
+    views = [checking.known(ctx, view) for view in frames.views(ctx) if view.sql is None]
     _publish(ctx, views, kept.served if kept else [])
 
 
 def serve(ctx: Context, refs: Sequence[str]) -> None:
-    """Say which versions of views releases read that answer or watch now, ``name.version``: pushed rows reach these, too."""
+    """Say which versions of views releases read that answer or watch now, ``name.version``: pushed rows reach these, too.
+
+    What is known of the views is told anew, for another machine may have forgotten somebody.
+    """
     kept = taking.published(ctx.state)
     served = sorted({view.ref for view in frames.ever_used(ctx, refs)})
-    if served != (kept.served if kept else []):
-        _publish(ctx, kept.views if kept else [], served)
+    if kept is not None or served:
+        _publish(ctx, [checking.known(ctx, each.view) for each in kept.views] if kept else [], served)
 
 
 def _publish(ctx: Context, views: Sequence[taking.Known], served: Sequence[str]) -> None:
     current = {each.view.name: each.view.ref for each in views}
     former = [view for view in frames.ever_used(ctx, served) if view.ref != current.get(view.name, view.ref) and view.sql is None]
-    taking.publish(ctx.state, taking.Kept(views=[*views], served=[*served], former=[_known(ctx, view) for view in former]))
+    taking.publish(ctx.state, taking.Kept(views=[*views], served=[*served], former=[checking.known(ctx, view) for view in former]))
 
 
 def _served(ctx: Context, view: FeatureView) -> Sequence[FeatureView]:
@@ -459,41 +459,4 @@ def _served(ctx: Context, view: FeatureView) -> Sequence[FeatureView]:
 
 
 def _former(ctx: Context, view: FeatureView) -> Sequence[Checker]:
-    return [_checker(ctx, each) for each in _served(ctx, view) if each.sql is None]
-
-
-def _known(ctx: Context, view: FeatureView) -> taking.Known:
-    gone = _gone(ctx, view)
-    try:
-        version = tables.version(ctx, view.dataset)
-    except NotFound:  # the first flush makes the dataset
-        return taking.Known(view=view, kinds={}, gone=gone)
-    keys = filling.keys_of(ctx, view.dataset) if keeps_rows(view) else []
-    hidden = [name for name, form in version.personal.items() if form == "pseudonym"]
-    return taking.Known(view=view, kinds=version.columns, keys=keys, hidden=hidden, gone=gone)
-
-
-def _gone(ctx: Context, view: FeatureView) -> dict[str, taking.Gone]:
-    """Return, by column of a view's dataset, the subjects who were forgotten and may stand in it."""
-    with ctx.catalog.read() as connection:
-        known = left_out.known(connection)
-        found = datasets.find(connection, view.dataset) if known else None
-    asked = {name: name for name in known}
-    asked |= {column.name: column.holds for column in found.contract.columns if column.holds} if found is not None else {}
-    return {
-        name: taking.Gone(asked=of, marks=sorted(mark.hex() for mark in known[of].values), hidden=known[of].hidden)
-        for name, of in asked.items()
-        if of in known
-    }
-
-
-def _checker(ctx: Context, view: FeatureView, fresh: bool = False) -> Checker:
-    place = (str(ctx.state), view.ref)
-    kept = _checkers.get(place)
-    if kept is not None and not fresh:
-        return kept
-    known = _known(ctx, view)
-    checker = known.checker(ctx.state)
-    if known.kinds:
-        _checkers[place] = checker
-    return checker
+    return [checking.checker(ctx, each) for each in _served(ctx, view) if each.sql is None]

@@ -23,11 +23,11 @@ views_table = sa.Table(
 _recorded: set[tuple[str, str]] = set()  # (catalog, ref): definitions never change, so one look per process is enough
 
 
-def record_use(ctx: Context, views: list[FeatureView]) -> None:
-    """Keep the definition of each view when it is used for the first time, with its event."""
+def record_use(ctx: Context, views: list[FeatureView]) -> bool:
+    """Keep the definition of each view when it is used for the first time, with its event; return whether this process had to look."""
     fresh = [view for view in views if (ctx.catalog.url, view.ref) not in _recorded]
     if not fresh:
-        return
+        return False
     with ctx.catalog.read() as connection:
         known = {row.ref for row in connection.execute(sa.select(views_table.c.ref))}
     if any(view.ref not in known for view in fresh):
@@ -41,6 +41,7 @@ def record_use(ctx: Context, views: list[FeatureView]) -> None:
                     ctx.record(connection, "features.defined", view.ref, definition=msgspec.to_builtins(view))
     if not ctx.catalog.url.endswith((":memory:", "sqlite://")):  # those share their address, not their rows
         _recorded.update((ctx.catalog.url, view.ref) for view in fresh)
+    return True
 
 
 def materialized(connection: sa.Connection, ref: str) -> int:

@@ -18,6 +18,7 @@ from kaizenml.errors import Conflict, InvalidInput, UsageError
 from kaizenml.features.online import taking
 from kaizenml.features.online.buffer import Origin, buffer_of
 from kaizenml.features.online.push import Checker
+from kaizenml.features.view import FeatureView
 from kaizenml.ports import Entry, Stream
 
 _MOST = 500  # entries in one push
@@ -37,28 +38,34 @@ class Consumed(msgspec.Struct, frozen=True, kw_only=True):
 
 def consume(
     ctx: Context,
-    checker: Checker,
+    view: FeatureView,
     stream: str,
     *,
-    former: Callable[[], Sequence[Checker]],
+    checkers: Callable[[], tuple[Checker, Sequence[Checker]]],
     url: str | None,
     reader: str | None,
     idle_s: float | None,
     progress: Callable[[str, float], None] | None,
 ) -> Consumed:
-    """Take rows until nothing has come for ``idle_s`` (None: until interrupted); ``former`` gives those of other versions that are served."""
+    """Take rows until nothing has come for ``idle_s`` (None: until interrupted).
+
+    Parameters
+    ----------
+    checkers : gives what checks rows for the view, and for those of its other versions that are served; asked for at each batch.
+    """
     location = url or ctx.settings.project.online
     if location is None or ctx.open_stream is None:
         remedy = 'name the server: --url redis://host:6379/0, or online = "redis://..." under [project]'
         raise UsageError("where the stream is was not said", remedy=remedy, values={"stream": stream})
     opened = ctx.open_stream(location, stream, reader or socket.gethostname())
-    done = Consumed(view=checker.view.ref, stream=stream, rows=0, again=0, refused=0)
+    done = Consumed(view=view.ref, stream=stream, rows=0, again=0, refused=0)
     quiet_since = time.monotonic()
     try:
         while idle_s is None or time.monotonic() - quiet_since < idle_s:
             entries = opened.read(_MOST, _WAIT_S if idle_s is None else min(_WAIT_S, idle_s))
             if entries:
-                done = _take(ctx, checker, opened, entries, done, former=former())
+                checker, former = checkers()
+                done = _take(ctx, checker, opened, entries, done, former=former)
                 quiet_since = time.monotonic()
                 if progress is not None:
                     progress(f"{done.rows} rows taken", 0.0)
