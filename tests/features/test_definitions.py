@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from kaizenml.features import operations
 from kaizenml.features.defining import definitions, expressions
 from kaizenml.features.offline import frame
 from kaizenml.features.offline.asking import features_for
+from kaizenml.features.offline.fields import fields_of
 from kaizenml.features.online.reading import look_up
 from kaizenml.features.signature import Derived
 
@@ -95,7 +97,7 @@ def test_what_is_defined_in_python_is_in_the_training_frame(shop: Context) -> No
     ]
     kinds = frame.kinds_of(shop, "asked")
     assert (kinds["spend_30d"], kinds["orders"], kinds["spend_ratio"]) == ("number", "integer", "number")
-    fields = frame.fields_of(table, target="late", views=frame.views(shop), derived=frame.derived(shop), kinds=kinds)
+    fields = fields_of(table, target="late", views=frame.views(shop), derived=frame.derived(shop), kinds=kinds)
     assert {field.name: field.view for field in fields}["strained"] == "@derived"
 
 
@@ -139,6 +141,10 @@ def test_an_earlier_version_stays_within_reach_beside_the_current_one(shop: Cont
     assert frame.view_named(shop, "spend") != old
     assert frame.view_named(shop, f"spend@{old.version}") == old
     assert frame.view_named(shop, f"spend@{old.version[:6]}") == old
+    asked: list[str] = []
+    sa.event.listen(shop.catalog.engine, "before_cursor_execute", lambda *call: asked.append(call[2]))
+    assert frame.pinned(shop, [old.ref]) == [frame.view_named(shop, f"spend@{old.version[:9]}")] == [old]
+    assert asked == [], "what was looked up once is known by either name"
 
 
 def test_a_model_learns_from_the_versions_of_views_that_the_task_names(shop: Context, reopen: Callable[..., Context]) -> None:

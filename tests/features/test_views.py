@@ -26,6 +26,7 @@ from kaizenml.features import operations, store
 from kaizenml.features.encoding.encoder import compile_row
 from kaizenml.features.encoding.vectorised import encode, learn
 from kaizenml.features.offline import frame
+from kaizenml.features.offline.fields import fields_of
 from kaizenml.features.online import checking
 from kaizenml.features.online.buffer import buffer_of
 from kaizenml.features.online.reading import look_up
@@ -133,7 +134,7 @@ def test_a_feature_may_not_take_the_name_of_a_column(filled: Context) -> None:
 def test_fields_are_described_as_they_were_seen(filled: Context) -> None:
     views = frame.views(filled)
     table = frame.training_frame(filled, "flights")
-    fields = {f.name: f for f in frame.fields_of(table, target="late", ignore=["tailnum"], views=views, kinds=frame.kinds_of(filled, "flights"))}
+    fields = {f.name: f for f in fields_of(table, target="late", ignore=["tailnum"], views=views, kinds=frame.kinds_of(filled, "flights"))}
     assert list(fields) == ["origin", "time_hour", "weather_temp", "weather_sky", "weather_gusts", "weather_seen", "planes_seats"]
     assert (fields["weather_temp"].view, fields["origin"].view, fields["planes_seats"].kind) == ("weather", None, "integer")
     assert (fields["planes_seats"].minimum, fields["planes_seats"].maximum, fields["planes_seats"].nullable) == (101.0, 200.0, True)
@@ -145,7 +146,7 @@ def test_fields_are_described_as_they_were_seen(filled: Context) -> None:
 
 def test_text_is_an_input_only_with_few_distinct_values() -> None:
     table = pa.table({"size": ["M", "L"] * 30, "note": [f"note {i}" for i in range(60)], "y": [1, 0] * 30, "nothing": pa.nulls(60)})
-    fields = frame.fields_of(table, target="y", kinds={"size": "text", "note": "text"})
+    fields = fields_of(table, target="y", kinds={"size": "text", "note": "text"})
     assert [(field.name, field.kind) for field in fields] == [("size", "category")]
 
 
@@ -267,7 +268,7 @@ def test_a_request_finds_online_what_training_found_in_the_datasets(filled: Cont
     rows = [{"origin": o, "tailnum": t, "time_hour": moment(13)} for o, t in (("JFK", "N1"), ("LGA", None), ("EWR", "N2"), (None, "N7"))]
     data.add(filled, "asked", table=pa.Table.from_pylist(rows))
     table = frame.training_frame(filled, "asked", views=views)
-    fields = frame.fields_of(frame.training_frame(filled, "flights"), target="late", views=views, kinds=frame.kinds_of(filled, "flights"))
+    fields = fields_of(frame.training_frame(filled, "flights"), target="late", views=views, kinds=frame.kinds_of(filled, "flights"))
     encoder = learn(frame.training_frame(filled, "flights"), fields)
     requests = msgspec.json.decode(msgspec.json.encode(rows))
     found = look_up(filled.online, uses, requests, moment(12).timestamp())  # asked an hour before

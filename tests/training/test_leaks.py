@@ -13,7 +13,7 @@ import pyarrow.csv
 import pytest
 from sklearn import datasets
 
-from kaizenml.features.offline.frame import fields_of
+from kaizenml.features.offline.fields import fields_of
 from kaizenml.training import columns, leaks
 from kaizenml.training.task import infer, labels
 

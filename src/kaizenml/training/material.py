@@ -14,6 +14,7 @@ from kaizenml.context import Context
 from kaizenml.data import exclusions, tables
 from kaizenml.errors import InvalidData, InvalidSettings, RecipeOutdated, UsageError
 from kaizenml.features.offline import frame
+from kaizenml.features.offline.fields import fields_of
 from kaizenml.features.signature import Derived, Field, Signature, ViewUse
 from kaizenml.features.view import FeatureView
 from kaizenml.settings import TaskKind, TaskSettings
@@ -98,7 +99,7 @@ def gather(ctx: Context, dataset: str, *, kind: TaskKind, refused: list[Leak], o
     decided, key_print = hiding.decided_inputs(ctx, version, views)
     ignore = settings.ignore if only is None else [name for name in whole.column_names if name not in only]
     ignore = [*ignore, *(name for name, decision in decided.items() if decision == "encrypt")]
-    fields = frame.fields_of(table, target=settings.target, ignore=ignore, views=views, derived=derived, kinds=kinds)
+    fields = fields_of(table, target=settings.target, ignore=ignore, views=views, derived=derived, kinds=kinds)
     found, dropped, warnings = refused, dict[str, str](), list[str]()
     if only is None:
         found, dropped, warnings = _choose(ctx, whole, table, fields, task=task, y=y, times=times, refused=refused)

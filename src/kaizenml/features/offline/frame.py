@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -14,7 +13,6 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from kaizenml.clock import parse_duration
 from kaizenml.context import Context
@@ -27,7 +25,7 @@ from kaizenml.features.defining import definitions
 from kaizenml.features.defining.expressions import compile_derived
 from kaizenml.features.encoding.vectorised import category_text, microseconds
 from kaizenml.features.offline import scaled, splitting
-from kaizenml.features.signature import DERIVED, Derived, Field, FieldKind, Signature, ViewUse
+from kaizenml.features.signature import Derived, FieldKind, Signature, ViewUse
 from kaizenml.features.view import FeatureView
 from kaizenml.features.windows import vectorised as windows
 from kaizenml.features.windows.aggregates import NUMERIC, kind_of
@@ -38,19 +36,18 @@ _DERIVED: dict[FieldKind, pa.DataType] = {
     "number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_(), "category": pa.string(), "timestamp": pa.float64(),
 }  # fmt: skip
 _one_large = threading.Lock()  # of the views that are cut by entity one at a time, for the sake of memory
-MAX_TEXT_LEVELS = 40  # a column of text with no more distinct values than this is a category
 
 
-_pinned: dict[tuple[Path, str], FeatureView] = {}  # what a version is never changes; a push must not wait for the catalog
-_used: dict[tuple[Path, str], FeatureView] = {}
+_used: dict[Path, dict[str, FeatureView]] = {}  # by project and name.version: what one is never changes; a push must not wait for the catalog
 
 
 def views(ctx: Context) -> list[FeatureView]:
     """Return the feature views: those of kaizen.toml in order, then those defined in Python; of one that ``task.views`` pins, the version named."""
-    found = {view.name: view for view in definitions.of(ctx).views}
+    today = definitions.of(ctx).views
+    found = {view.name: view for view in today}
     for name in _asked_for(ctx) or ():
         if "@" in name:
-            view = _pinned[ctx.root, name] = _pinned.get((ctx.root, name)) or _version(ctx, name)
+            view = _version(ctx, name, today)
             found[view.name] = view
     return list(found.values())
 
@@ -90,21 +87,21 @@ def derived(ctx: Context) -> list[Derived]:
 def view_named(ctx: Context, name: str) -> FeatureView:
     """Return one feature view: as the project has it, or as ``name@version`` was; NotFound comes with the nearest name."""
     if "@" in name:
-        return _version(ctx, name)
+        return _version(ctx, name, definitions.of(ctx).views)
     known = {view.name: view for view in views(ctx)}
     if name not in known:
         raise not_found("feature view", name, known, remedy="kaizen features list")
     return known[name]
 
 
-def _version(ctx: Context, name: str) -> FeatureView:
+def _version(ctx: Context, name: str, today: Iterable[FeatureView]) -> FeatureView:
     bare, _, version = name.partition("@")
-    now = [view for view in definitions.of(ctx).views if view.name == bare]
-    with ctx.catalog.read() as connection:
-        before = [view for view, _ in store.versions(connection, bare)]
-    for view in [*now, *before] if version else now:
-        if view.version.startswith(version):
-            return view
+    now, before = [view for view in today if view.name == bare], list[FeatureView]()
+    for anew in (False, True):
+        before = [view for view in reversed(_ever_used(ctx, anew=anew).values()) if view.name == bare]
+        for view in [*now, *before] if version else now:
+            if view.version.startswith(version):
+                return view
     shown = [f"{view.name}@{view.version}" for view in before]
     raise not_found("version of a feature view", name, shown, remedy=f"kaizen features show {bare}")
 
@@ -205,11 +202,19 @@ def pinned(ctx: Context, refs: Sequence[str]) -> list[FeatureView]:
 
 
 def ever_used(ctx: Context, refs: Sequence[str]) -> list[FeatureView]:
-    """Return those of some versions of views, ``name.version``, that were ever used. Each is looked up once: a push must not wait for the catalog."""
-    if any((ctx.root, ref) not in _used for ref in refs):
+    """Return those of some versions of views, ``name.version``, that were ever used. The catalog is asked only for those that are new here."""
+    known = _ever_used(ctx)
+    if not known.keys() >= set(refs):
+        known = _ever_used(ctx, anew=True)
+    return [known[ref] for ref in refs if ref in known]
+
+
+def _ever_used(ctx: Context, *, anew: bool = False) -> dict[str, FeatureView]:
+    """Return the versions of views that were used, by ``name.version``, oldest first: those known to this process unless they are read anew."""
+    if anew or ctx.root not in _used:
         with ctx.catalog.read() as connection:
-            _used.update({(ctx.root, ref): view for ref, view in store.definitions(connection).items()})
-    return [_used[ctx.root, ref] for ref in refs if (ctx.root, ref) in _used]
+            _used[ctx.root] = store.definitions(connection)
+    return _used[ctx.root]
 
 
 def _in_order(ctx: Context, ref: str, time: str | None) -> pa.Table:
@@ -285,34 +290,6 @@ def kinds_of(ctx: Context, ref: str, *, views: Sequence[FeatureView] | None = No
         of |= {column: given[column] for column in view.columns if column in given}
         kinds |= {name: of[column] for name, column in view.features.items() if column in of}
     return kinds | {each.name: each.kind for each in computed}
-
-
-def fields_of(
-    table: pa.Table,
-    *,
-    target: str,
-    ignore: Iterable[str] = (),
-    views: Sequence[FeatureView] = (),
-    derived: Sequence[Derived] = (),
-    kinds: Mapping[str, Kind] | None = None,
-) -> list[Field]:
-    """Return the columns of a training frame that can be inputs, as they were seen in it.
-
-    Parameters
-    ----------
-    table : the training frame.
-    target, ignore : columns that are no inputs.
-    views, derived : what is in the frame, so that columns are known to come from it.
-    kinds : kinds by column, see ``kinds_of``; where it says nothing, the column's type decides. Text is an input only
-        where it has few distinct values.
-    """
-    given = {name: view.name for view in views for name in view.features} | {each.name: DERIVED for each in derived}
-    left_out = {target, *ignore}
-    return [
-        _field(table.column(name), name, kind, given.get(name))
-        for name in table.column_names
-        if name not in left_out and (kind := _field_kind(table.column(name), (kinds or {}).get(name))) is not None
-    ]
 
 
 def datasets_behind(ctx: Context, view: FeatureView) -> list[str]:
@@ -485,49 +462,3 @@ def _no_column(ctx: Context, setting: str, name: str, dataset: str, known: Itera
         remedy=f"mend {setting} in {place}; `kaizen data show {dataset.partition('@')[0]}` lists the columns",
         values={"setting": setting, "found": name, "nearest": close, "known": list(known)[:100]},
     )
-
-
-def _field_kind(column: pa.ChunkedArray, kind: Kind | None) -> FieldKind | None:
-    found = column.type
-    if kind is not None and kind != "text":
-        return kind
-    if pa.types.is_boolean(found):
-        return "boolean"
-    if pa.types.is_integer(found):
-        return "integer"
-    if pa.types.is_floating(found) or pa.types.is_decimal(found):
-        return "number"
-    if pa.types.is_timestamp(found) or pa.types.is_date(found):
-        return "timestamp"
-    if pa.types.is_dictionary(found):
-        return "category"
-    if pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found):
-        distinct = pc.count_distinct(column, mode="only_valid").as_py()
-        return "category" if 0 < distinct <= min(MAX_TEXT_LEVELS, len(column) // 2) else None
-    return None
-
-
-def _field(column: pa.ChunkedArray, name: str, kind: FieldKind, view: str | None) -> Field:
-    minimum = maximum = None
-    examples: list[Any] = []
-    nullable = column.null_count > 0
-    if kind == "category":
-        counted = pc.value_counts(category_text(column).combine_chunks()).to_pylist()
-        counted.sort(key=lambda item: (-item["counts"], item["values"] or ""))
-        examples = [item["values"] for item in counted if item["values"] is not None][:5]
-    elif kind == "boolean":
-        examples = [False, True]
-    elif kind == "timestamp":
-        us = np.sort(microseconds(column).drop_null().to_numpy())
-        if len(us):
-            minimum, maximum = float(us[0] / 1e6), float(us[-1] / 1e6)
-            examples = [f"{np.datetime64(int(us[place]), 'us').astype('datetime64[s]')}Z" for place in (0, len(us) // 2, len(us) - 1)]
-    else:
-        values = column.cast(pa.float64(), safe=False).drop_null().to_numpy()
-        finite = values[np.isfinite(values)]
-        nullable = nullable or len(finite) < len(values)
-        if len(finite):
-            low, *inner, high = np.quantile(finite, [0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0], method="nearest").tolist()
-            minimum, maximum = low, high
-            examples = list(dict.fromkeys(int(value) if kind == "integer" and math.isfinite(value) else value for value in inner))
-    return Field(name=name, kind=kind, view=view, nullable=nullable, minimum=minimum, maximum=maximum, examples=examples)
