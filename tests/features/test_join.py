@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import datetime as dt
 import random
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -192,3 +193,18 @@ def test_a_key_beyond_all_of_the_view_is_not_found() -> None:
     view = pa.table({"k": pa.array([5, 6, 7]), "v": [1, 2, 3]})
     asked = pa.table({"k": pa.array([4, 5, 8, -(2**63), 2**63 - 1, None], pa.int64())})
     assert join(asked, view, on=["k"], columns=["v"], at=None, known_at=None, ttl_us=None)["v"].to_pylist() == [None, 1, None, None, None, None]
+
+
+@pytest.mark.parametrize(("apart", "most"), [(1, 28), (4, 40)], ids=["close together", "as far apart as a table takes"])
+def test_numbering_keys_takes_few_bytes_a_row(apart: int, most: int) -> None:
+    keys = np.random.default_rng(5).permutation(50_000) * apart
+    view, rows = pa.chunked_array([pa.array(keys)]), pa.chunked_array([pa.array(keys[:1000] + 1)])
+    tracemalloc.start()
+    try:
+        of_rows, of_view = joins._codes(rows, view)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert of_view.tolist() == (keys // apart).tolist()
+    assert (of_rows >= 0).sum() == (0 if apart > 1 else np.isin(keys[:1000] + 1, keys).sum())
+    assert peak / len(keys) < most

@@ -155,10 +155,13 @@ def _codes(row_keys: pa.ChunkedArray, view_keys: pa.ChunkedArray) -> tuple[Int64
 
 
 def _near(row_keys: pa.ChunkedArray, view_keys: pa.ChunkedArray) -> tuple[Int64, Int64] | None:
-    """Number whole numbers by a table of all that lie between the smallest and the largest; None where these are far more than the rows."""
+    """Number whole numbers by a table of all that lie between the smallest and the largest; None where these are far more than the rows.
+
+    The table takes 16 bytes for a row of the view at most, and all of it with what is made on the way and what is returned 40.
+    """
     bounds = pc.min_max(view_keys)
     first, last = bounds["min"].as_py(), bounds["max"].as_py()
-    if first is None or last - first > 4 * len(view_keys) or not -(2**62) < first <= last < 2**62:
+    if first is None or last - first > min(4 * len(view_keys), 2**31 - 3) or not -(2**62) < first <= last < 2**62:
         return None
 
     def places(keys: pa.ChunkedArray) -> Int64:
@@ -169,11 +172,15 @@ def _near(row_keys: pa.ChunkedArray, view_keys: pa.ChunkedArray) -> tuple[Int64,
         return np.where(outside, -1, held) if outside.any() else held
 
     of_view, of_rows = places(view_keys), places(row_keys)
-    there = np.zeros(last - first + 2, bool)  # the last for none
-    there[of_view] = True
-    there[-1] = False
-    numbers = np.where(there, np.cumsum(there) - 1, -1)
-    return numbers[of_rows], numbers[of_view]
+    numbers = np.full(last - first + 2, -1, np.int32)  # the last for none
+    numbers[of_view] = 0
+    numbers[-1] = -1
+    there = np.flatnonzero(numbers == 0)
+    numbers[there] = np.arange(len(there), dtype=np.int32)
+    del there
+    for places_of in (of_rows, of_view):
+        places_of[:] = numbers[places_of]
+    return of_rows, of_view
 
 
 def key_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
