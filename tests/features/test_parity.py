@@ -92,6 +92,33 @@ def test_a_look_checks_one_view_the_one_that_has_waited_longest(weather: Context
     two.catalog.close()
 
 
+def test_each_version_that_a_release_reads_is_watched_as_long_as_it_does(
+    weather: Context, reopen: Callable[..., Context], clock: SimulatedClock
+) -> None:
+    operations.materialize(weather, "weather")
+    old = operations.show(weather, "weather")
+    changed = reopen(TOML.partition("[features.planes]")[0].replace('ttl = "3h"', 'ttl = "5h"'))
+    operations.serve(changed, [old.ref])  # as publishing a rollout does
+    operations.materialize(changed, "weather")
+    new, place = operations.show(changed, "weather").ref, f"weather@{old.view.version}"
+    assert {found.view for _ in range(3) for found in parity.watch(changed)} == {old.ref, new}
+    clock.advance(dt.timedelta(hours=1))
+    row = changed.online.read(old.ref, ["P29"])[0]
+    assert row is not None
+    changed.online.update(old.ref, ["P29"], lambda _key, _row: row._replace(values={**row.values, "seen": -1}, at=clock.timestamp()))
+    looked = {found.view: found.same for _ in range(2) for found in parity.watch(changed)}
+    assert looked == {old.ref: False, new: True}
+    (alert,) = monitoring.alerts(changed)
+    assert (alert.endpoint, alert.open) == (f"features/{place}", True)
+    assert f"`kaizen features check {place}` says of whom" in alert.cause
+    assert not operations.check(changed, place, entities=1000).same
+    operations.serve(changed, [])
+    assert parity.watch(changed) == []
+    assert not monitoring.alerts(changed)[0].open
+    changed.online.close()
+    changed.catalog.close()
+
+
 WINDOWS = '''
 from kaizenml import count, features, latest, mean, sum_
 

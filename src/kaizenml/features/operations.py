@@ -445,6 +445,14 @@ def serve(ctx: Context, refs: Sequence[str]) -> None:
         _publish(ctx, [checking.known(ctx, each.view) for each in kept.views] if kept else [], served)
 
 
+def online(ctx: Context) -> dict[str, FeatureView]:
+    """Return what requests may read online, by the name that operations take: the views of today, and other versions that releases read."""
+    today, kept = frames.views(ctx), taking.published(ctx.state)
+    refs = {view.ref for view in today}
+    served = [view for view in frames.ever_used(ctx, kept.served) if view.ref not in refs] if kept else []
+    return {view.name: view for view in today} | {f"{view.name}@{view.version}": view for view in served}
+
+
 def _publish(ctx: Context, views: Sequence[taking.Known], served: Sequence[str]) -> None:
     current = {each.view.name: each.view.ref for each in views}
     former = [view for view in frames.ever_used(ctx, served) if view.ref != current.get(view.name, view.ref) and view.sql is None]
