@@ -75,9 +75,10 @@ def _place(name: str) -> str:
 
 def _record(ctx: Context, name: str, found: Parity) -> None:
     place, label = _place(name), "healthy" if found.same else "parity"
+    cause = _told(name, found) if found.first else ""
     with ctx.catalog.write() as connection:
         old, new = alerts.after(
-            store.open_alert(connection, place), endpoint=place, label=label, cause=_told(name, found) if found.first else "", since=None, at=found.at,
+            store.open_alert(connection, place), endpoint=place, label=label, cause=cause, since=None, at=found.at,
             number=store.next_alert(connection, place), quiet_s=0.0,
         )  # fmt: skip
         for each in (old, new):
