@@ -61,7 +61,7 @@ def release_current(
 ) -> tuple[Run, Release]:
     """Train on the newest data, register the model and gate it into a release; tell the board and the gates.
 
-    A training that was cut off before its gates is taken up where it was. One that the gates refused is not asked about
+    A training that was cut off before its gates is taken up where it was, unless data or features are others by now. One that the gates refused is not asked about
     again: it is trained anew, for data, settings or time may have changed; only the load is measured again on the same model.
 
     Parameters
@@ -78,7 +78,7 @@ def release_current(
     from kaizenml.registry import operations as registry
     from kaizenml.releases import operations as releases
 
-    run = None if fresh else _run_on_newest(ctx)
+    run = None if fresh else run_on_newest(ctx)
     before = _refusals(ctx, run) if run else []
     now = champion(ctx)
     if before and {gate.name for gate in before[-1].failed} != {"load"}:
@@ -133,14 +133,27 @@ def only_endpoint(ctx: Context, given: str | None) -> str:
     raise UsageError(f"which endpoint? there is {', '.join(names)}", remedy="name it as the first argument", values={"known": names})
 
 
-def _run_on_newest(ctx: Context) -> Run | None:
+def run_on_newest(ctx: Context) -> Run | None:
+    """Return the newest run on the data and the definitions of features as they are now, or None."""
     from kaizenml.data import tables
     from kaizenml.training import operations as training
 
     assert ctx.settings.task is not None
     newest = tables.version(ctx, ctx.settings.task.dataset).ref
-    done = [run for run in training.list(ctx) if run.state == "done" and run.dataset == newest]
+    done = [run for run in training.list(ctx) if run.state == "done" and run.dataset == newest and _learnt_todays_features(ctx, run)]
     return max(done, key=lambda run: run.started_at, default=None)
+
+
+def _learnt_todays_features(ctx: Context, run: Run) -> bool:
+    """Tell whether what a run reads of features is defined as it was, and no view is younger than the run."""
+    from kaizenml.features import operations as features
+    from kaizenml.features.offline import frame
+
+    views, derived = frame.learnt_from(ctx)
+    if not {each.ref for each in (*views, *derived)}.issuperset(run.views):
+        return False
+    used_at = [features.show(ctx, view.name).used_at for view in views]
+    return all(at is not None and at <= run.started_at for at in used_at)
 
 
 def _trained(ctx: Context, budget: str | None, champion: str | None, progress: Progress) -> Run:
