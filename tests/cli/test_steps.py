@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import spending
 
+import spending
 from kaizenml.cli import steps
 from kaizenml.data import operations as data
 from kaizenml.training import operations as training

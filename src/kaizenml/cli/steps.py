@@ -61,8 +61,9 @@ def release_current(
 ) -> tuple[Run, Release]:
     """Train on the newest data, register the model and gate it into a release; tell the board and the gates.
 
-    A training that was cut off before its gates is taken up where it was, unless data or features are others by now. One that the gates refused is not asked about
-    again: it is trained anew, for data, settings or time may have changed; only the load is measured again on the same model.
+    A training that was cut off before its gates is taken up where it was, unless data or features are others by now. One that the gates
+    refused is not asked about again: it is trained anew, for data, settings or time may have changed; only the load is measured again on
+    the same model.
 
     Parameters
     ----------
@@ -150,7 +151,7 @@ def _learnt_todays_features(ctx: Context, run: Run) -> bool:
     from kaizenml.features.offline import frame
 
     views, derived = frame.learnt_from(ctx)
-    if not {each.ref for each in (*views, *derived)}.issuperset(run.views):
+    if not {*(view.ref for view in views), *(each.ref for each in derived)}.issuperset(run.views):
         return False
     used_at = [features.show(ctx, view.name).used_at for view in views]
     return all(at is not None and at <= run.started_at for at in used_at)
