@@ -1,10 +1,12 @@
 """The point-in-time join: for each row, the newest values of its entity that were known at its time.
 
-The view is sorted once by (entity, time); then one binary search over all rows finds the positions and one
-gather takes the values. Every row comes back, in its order: where nothing was known, with nulls.
+The view's entries are parted by entity, in the order of their times; then one binary search for all rows at once finds the positions
+and one gather takes the values. Every row comes back, in its order: where nothing was known, with nulls.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -74,54 +76,54 @@ def newest(view: pa.Table, *, on: list[str], at: str | None) -> pa.Table:
 def positions_at(row_codes: Int64, row_times: Int64, view_codes: Int64, view_times: Int64, ttl_us: int | None) -> Int64:
     """Return for each row the position in the view of the newest entry of its code at or before its time, or -1.
 
-    Codes below 0 stand for no entity and are never found. Of entries with equal code and time the last wins.
+    Codes are dense: the largest of the view is not far above the number of its entities. Those below 0 stand for no entity and are never
+    found. Of entries with equal code and time the last wins.
     """
+    found = np.full(len(row_codes), -1, np.int64)
     there = view_codes >= 0
     usable = None if bool(there.all()) else np.flatnonzero(there)
     codes, times = (view_codes, view_times) if usable is None else (view_codes[usable], view_times[usable])
     if not len(codes) or not len(row_codes):
-        return np.full(len(row_codes), -1, np.int64)
-    ranks, row_ranks, size = _ranks(times, row_times, int(codes.max()) + 1)
-    order, keys = _sorted(codes, ranks, size)
-    places = np.searchsorted(keys, row_codes * size + row_ranks, side="right") - 1
-    found = (places >= 0) & (row_codes >= 0) & (row_ranks >= 0)
-    places = np.where(found, places, 0)
-    if order is not None:
-        places = order[places]
-    found &= codes[places] == row_codes
+        return found
+    by_time = None if bool((times[1:] >= times[:-1]).all()) else np.argsort(times, kind="stable")
+    if by_time is not None:
+        codes, times = codes[by_time], times[by_time]
+    entities = int(codes.max()) + 1
+    ends, order, times = parted(codes, times, entities)
+    asking = np.flatnonzero((row_codes >= 0) & (row_codes < entities))
+    row_ends, row_order, moments = parted(row_codes[asking], row_times[asking], entities)
+    places, known = _last_until(times, moments, *(np.repeat(some, np.diff(row_ends)) for some in (ends[:-1], ends[1:])))
     if ttl_us is not None:
         ttl_us = min(ttl_us, _LAST)
-        found &= times[places] >= np.where(row_times >= MISSING + ttl_us, row_times - ttl_us, MISSING)  # without overflow
-    return np.where(found, places if usable is None else usable[places], -1)
+        known &= times[places] >= np.where(moments >= MISSING + ttl_us, moments - ttl_us, MISSING)  # without overflow
+    positions = order[places[known]]
+    if by_time is not None:
+        positions = by_time[positions]
+    found[asking[row_order[known]]] = positions if usable is None else usable[positions]
+    return found
 
 
-def _sorted(codes: Int64, ranks: Int64, size: int) -> tuple[Int64 | None, Int64]:
-    """Return the order by code and rank, later additions behind earlier ones of the same time (None: as it is), and the keys in it."""
-    if int(codes.max()) >= 2**32 or not bool((ranks[1:] >= ranks[:-1]).all()):
-        keys = codes * size + ranks
-        if bool((keys[1:] >= keys[:-1]).all()):
-            return None, keys
-        order = np.argsort(keys, kind="stable")
-        return order, keys[order]
-    # rows that come in the order of their times have to be parted by code only: numpy sorts 16 bits in linear time
-    order = np.argsort(codes.astype(np.uint16), kind="stable")
-    high = (codes >> 16).astype(np.uint16)
-    if high.any():
-        order = order[np.argsort(high[order], kind="stable")]
-    keys = codes[order]
-    keys *= size
-    keys += ranks[order]
-    return order, keys
+def parted(codes: Int64, times: Int64, entities: int) -> tuple[npt.NDArray[Any], npt.NDArray[Any], Int64]:
+    """Part entries by code, their order kept: where each code begins and, last, all end; which entry stands where; and its time.
+
+    That is the transposition of a sparse matrix with one entry a row, which SciPy does by counting: in one pass, four times as fast as a sort.
+    """
+    from scipy import sparse
+
+    index = np.int32 if max(len(codes), entities) < 2**31 else np.int64
+    matrix = sparse.csr_array((times, codes.astype(index), np.arange(len(codes) + 1, dtype=index)), shape=(len(codes), entities)).tocsc()
+    return matrix.indptr, matrix.indices, matrix.data
 
 
-def _ranks(times: Int64, row_times: Int64, codes: int) -> tuple[Int64, Int64, int]:
-    """Replace times by small ordinals of the same order, so that (code, time) fits one int64; -1 for rows before all."""
-    first, last = int(times.min()), int(times.max())
-    size = last - first + 1
-    if size * codes < 2**62:
-        return times - first, np.clip(row_times, first - 1, last) - first, size
-    known, ranks = np.unique(times, return_inverse=True)
-    return ranks.astype(np.int64), np.searchsorted(known, row_times, side="right") - 1, len(known)
+def _last_until(times: Int64, moments: Int64, low: npt.NDArray[Any], high: npt.NDArray[Any]) -> tuple[Int64, npt.NDArray[np.bool_]]:
+    """Return the place of the last time at or before each moment between ``low`` and ``high`` (times rise there), and whether there is one."""
+    first = low = low.astype(np.int64)
+    high = high.astype(np.int64)
+    for _ in range(int((high - low).max(initial=0)).bit_length()):
+        middle = (low + high) >> 1
+        passed = (low < high) & (times[np.minimum(middle, len(times) - 1)] <= moments)
+        low, high = np.where(passed, middle + 1, low), np.where(passed, high, middle)
+    return np.maximum(low - 1, first), low > first
 
 
 def codes(rows: pa.Table, view: pa.Table, on: list[str]) -> tuple[Int64, Int64]:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.features.encoding.vectorised import category_text, microseconds
-from kaizenml.features.join import MISSING, codes
+from kaizenml.features.join import MISSING, codes, parted
 from kaizenml.features.view import Aggregate
 from kaizenml.features.windows import aggregates as plain
 from kaizenml.features.windows.exact import Limbs, whole_numbers
@@ -132,9 +132,12 @@ def _sorted(view: pa.Table, of_rows: Int64, of_view: Int64, *, at: str | None, c
     usable = np.flatnonzero((of_view >= 0) & ~missing)
     code, times, known = of_view[usable], times[usable], known[usable]
     late = created is not None and bool((known > times).any())
-    if not bool(((code[1:] > code[:-1]) | ((code[1:] == code[:-1]) & (times[1:] >= times[:-1]))).all()) or late:
-        order = np.lexsort((known, times, code)) if late else np.lexsort((times, code))  # stable: what was added later stays behind
-        usable, code, times, known = usable[order], code[order], times[order], known[order]
+    if late or not bool((times[1:] >= times[:-1]).all()):
+        by_time = np.lexsort((known, times)) if late else np.argsort(times, kind="stable")  # stable: what was added later stays behind
+        usable, code, times, known = usable[by_time], code[by_time], times[by_time], known[by_time]
+    if len(code):
+        _, order, times = parted(code, times, int(code.max()) + 1)
+        usable, code, known = usable[order], code[order], known[order] if late else times
     if at is None:
         moments = np.zeros(len(of_rows), np.int64)
     elif known_at is None:
