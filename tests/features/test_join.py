@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from kaizenml.features import join as joins
 from kaizenml.features.join import MISSING, join, newest, positions_at
 
 ENTITIES = st.none() | st.sampled_from(["a", "b", "c", "ü"])

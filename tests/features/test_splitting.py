@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 
 from kaizenml.context import Context
-from kaizenml.data import exclusions
+from kaizenml.data import exclusions, tables
 from kaizenml.data import operations as data
-from kaizenml.features.offline import frame, splitting
+from kaizenml.features.offline import frame, gathering, splitting
 from kaizenml.features.view import Aggregate, FeatureView
 
 START = dt.datetime(2026, 3, 1, tzinfo=dt.UTC)
@@ -74,6 +74,7 @@ def test_a_view_that_is_cut_by_entity_gives_the_values_of_one_that_is_not(filled
         cut: list[int] = []
         original = frame.known_of
         monkeypatch.setattr(splitting, "_CHUNK", 70)
+        monkeypatch.setattr(gathering, "ROWS", 0)
         monkeypatch.setattr(frame, "known_of", lambda some, behind, *more: cut.append(behind.num_rows) or original(some, behind, *more))  # noqa: B023
         for most in (50, 599):  # through files, and not: some rows go while they are read
             monkeypatch.setattr(splitting, "ROWS", most)
@@ -106,13 +107,39 @@ def test_rows_of_times_that_nobody_can_see_are_not_read_and_not_missed(filled: C
     rng = np.random.default_rng(5)
     rows = pa.table({"who": [f"w{n}" for n in rng.integers(0, 25, 200)], "shop": rng.integers(0, 3, 200)})
     known_at = np.array([int(START.timestamp() * 1e6) + int(minute) * 60_000_000 for minute in rng.integers(10 * 1440, 12 * 1440, 200)])
-    read: list[int] = []
-    original = frame.known_of
-    monkeypatch.setattr(frame, "known_of", lambda some, behind, *more: read.append(behind.num_rows) or original(some, behind, *more))
     for name, view in VIEWS.items():
-        whole = original(rows, frame.view_rows(filled, view), view, known_at)
+        whole = frame.known_of(rows, frame.view_rows(filled, view), view, known_at)
         found = frame.with_features(filled, rows, [view], [], known_at=known_at, told="rows")
         assert [found[feature].to_pylist() for feature in view.features] == [column.to_pylist() for column in whole], name
-    of = dict(zip(VIEWS, read, strict=True))
-    if not excluded:
-        assert of["with a ttl"] < of["newest values"] < of["timeless"]
+
+
+def test_a_scan_reads_groups_of_rows_that_reach_into_the_span_and_the_same_rows_again_whatever_is_added(ctx: Context) -> None:
+    us = [int(START.timestamp() * 1e6) + day * 86_400_000_000 for day in range(30)]
+    for days in (range(10), range(10, 20)):
+        data.add(ctx, "events", table=pa.table({"day": list(days), "at": pa.array([us[day] for day in days], pa.timestamp("us", "UTC"))}), time="at")
+
+    def days(scan: tables.Scan) -> list[int]:
+        return [day for batch in scan.batches(["day"]) for day in batch["day"].to_pylist()]
+
+    late = tables.Scan(ctx, "events", ["day", "at"], span=tables.Span("at", us[12], None))
+    assert days(late) == [*range(10, 20)]
+    assert days(tables.Scan(ctx, "events", ["day", "at"], span=tables.Span("at", us[3], us[10]))) == [*range(20)]
+    assert days(tables.Scan(ctx, "events", ["day", "at"], span=tables.Span("at", us[25], us[29]))) == []
+    data.add(ctx, "events", table=pa.table({"day": [25], "at": pa.array([us[25]], pa.timestamp("us", "UTC"))}), time="at")
+    assert days(late) == [*range(10, 20)]
+    with ctx.catalog.write() as connection:
+        exclusions.save(connection, exclusions.Exclusion(id=1, dataset="events", since=us[15] / 1e6, time="at", by="test", at=0.0))
+    cut = tables.Scan(ctx, "events", ["day", "at"], span=tables.Span("at", us[12], None))
+    assert days(cut)[-5:] == [*range(10, 15)]
+    assert 15 not in days(cut)
+
+
+def test_values_of_few_rows_are_taken_out_of_many_files_batch_by_batch(filled: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_BATCH_ROWS", 37)
+    rng = np.random.default_rng(6)
+    rows = pa.table({"who": [None, *(f"w{n}" for n in rng.integers(0, 25, 60))]})
+    known_at = np.array([int(START.timestamp() * 1e6) + int(minute) * 60_000_000 for minute in rng.integers(0, 20 * 1440, 61)])
+    for moments_asked in (known_at, None):
+        whole = frame.known_of(rows, frame.view_rows(filled, PLAIN), PLAIN, moments_asked)
+        found = frame.with_features(filled, rows, [PLAIN], [], known_at=moments_asked, told="rows")
+        assert repr([found[feature].to_pylist() for feature in PLAIN.features]) == repr([column.to_pylist() for column in whole])

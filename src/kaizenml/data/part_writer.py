@@ -18,6 +18,7 @@ from kaizenml.errors import Conflict, StorageFull
 
 _HELD_BYTES = 64 << 20  # more rows than this are not held: they go to a file
 _FILE_BYTES = 1 << 30  # of rows in memory; packed they are a fraction of it
+_GROUP_ROWS = 1 << 18  # whoever wants the rows of some time reads whole groups
 
 
 class PartWriter:
@@ -101,7 +102,7 @@ class PartWriter:
                 if self._file is None:
                     self._open(target)
                 assert self._file is not None
-                self._file.write_table(rows, row_group_size=1 << 20)
+                self._file.write_table(rows, row_group_size=_GROUP_ROWS)
                 self._in_file = [self._in_file[0] + rows.num_rows, self._in_file[1] + rows.nbytes]
                 if self._in_file[1] > _FILE_BYTES:
                     self._close()

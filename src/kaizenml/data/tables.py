@@ -83,17 +83,14 @@ def _with_first_source(ctx: Context, wanted: DatasetVersion, rows: pa.Table) -> 
     return rows.set_column(rows.column_names.index(SOURCE), SOURCE, pc.fill_null(rows[SOURCE], first))
 
 
-def batches(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None, *, span: Span | None = None) -> Iterator[pa.Table]:
-    """Read the rows of a dataset version as ``read`` does, some at a time: memory is bounded whatever the version's size.
-
-    With a ``span`` rows outside of it may be left out, and what a file holds of them is not read.
-    """
+def batches(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Read the rows of a dataset version as ``read`` does, some at a time: memory is bounded whatever the version's size."""
     wanted = version(ctx, ref)
     names = list(wanted.columns) if columns is None else columns
     for name in names:
         if name not in wanted.columns and name != SOURCE:
             raise no_column(name, wanted.columns, wanted.ref)
-    for rows in batches_of_parts(folder(ctx, wanted.dataset), wanted.parts, kinds_of(wanted, names), span=span):
+    for rows in batches_of_parts(folder(ctx, wanted.dataset), wanted.parts, kinds_of(wanted, names)):
         yield _with_first_source(ctx, wanted, rows)
 
 
@@ -111,16 +108,39 @@ def read_allowed(ctx: Context, ref: str | DatasetVersion, columns: list[str] | N
     return rows.filter(pa.array(~covered(ctx, wanted, held))) if held else rows
 
 
-def allowed_batches(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None, *, span: Span | None = None) -> Iterator[pa.Table]:
-    """Read the rows that ``read_allowed`` gives, some at a time; with a ``span`` as ``batches`` does."""
+def allowed_batches(ctx: Context, ref: str | DatasetVersion, columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """Read the rows that ``read_allowed`` gives, some at a time."""
     wanted = version(ctx, ref)
-    with ctx.catalog.read() as connection:
-        held = exclusions.active(connection, [wanted.dataset])
-    allowed = ~covered(ctx, wanted, held) if held else None
-    begin = 0
-    for rows in batches(ctx, wanted, columns, span=None if held else span):  # exclusions count rows by their places
-        yield rows if allowed is None else rows.filter(pa.array(allowed[begin : begin + rows.num_rows]))
-        begin += rows.num_rows
+    return Scan(ctx, wanted, list(wanted.columns) if columns is None else columns).batches()
+
+
+class Scan:
+    """Rows of a dataset version that may be learnt from, to be read once or more often: the same rows each time, whatever is written meanwhile.
+
+    Parameters
+    ----------
+    ref : as ``read`` has it.
+    columns : all that will be read.
+    span : rows outside of it may be left out, and what a file holds of them is not read.
+    """
+
+    def __init__(self, ctx: Context, ref: str | DatasetVersion, columns: list[str], *, span: Span | None = None) -> None:
+        wanted = version(ctx, ref)
+        with ctx.catalog.read() as connection:
+            held = exclusions.active(connection, [wanted.dataset])
+        self._allowed = ~covered(ctx, wanted, held) if held else None
+        self._path, self._kinds = folder(ctx, wanted.dataset), kinds_of(wanted, columns)
+        files, schema = _stored(self._path, wanted.parts, self._kinds, PART)
+        with _sound(self._path), room():
+            self._rows = _opened(self._path, files, schema, None if held else span)  # exclusions count rows by their places
+
+    def batches(self, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """Read some of the columns, some rows at a time, in the order in which rows were added."""
+        kinds = self._kinds if columns is None else {name: self._kinds[name] for name in columns}
+        begin = 0
+        for rows in _batches(self._path, self._rows, kinds):
+            yield rows if self._allowed is None else rows.filter(pa.array(self._allowed[begin : begin + rows.num_rows]))
+            begin += rows.num_rows
 
 
 def covered(ctx: Context, wanted: DatasetVersion, by: Sequence[exclusions.Exclusion]) -> npt.NDArray[np.bool_]:
@@ -291,16 +311,30 @@ def read_parts(path: Place, parts: list[int], columns: Mapping[str, Kind], *, by
         return _as_kinds(_parquet(path, files, schema), columns)
 
 
-def batches_of_parts(path: Place, parts: list[int], columns: Mapping[str, Kind], *, by: str = PART, span: Span | None = None) -> Iterator[pa.Table]:
-    """Read rows of these parts as ``read_parts``, some at a time, so that memory is bounded; with a ``span`` as ``batches`` does."""
-    from pyarrow import dataset
-
+def batches_of_parts(path: Place, parts: list[int], columns: Mapping[str, Kind], *, by: str = PART) -> Iterator[pa.Table]:
+    """Read rows of these parts as ``read_parts``, some at a time, so that memory is bounded."""
     files, schema = _stored(path, parts, columns, by)
     with _sound(path), room():
-        found = dataset.dataset(files, schema=schema, format="parquet", filesystem=storage.filesystem(path))
-        within = None if span is None or schema.field(span.column).type != STORED["timestamp"] else span.filter()
+        found = _opened(path, files, schema, None)
+    yield from _batches(path, found, columns)
+
+
+def _opened(path: Place, files: list[str], schema: pa.Schema, span: Span | None) -> Any:
+    """Open files as one of Arrow's datasets: all of their rows, or the groups of rows that reach into the span."""
+    from pyarrow import dataset
+
+    found = dataset.dataset(files, schema=schema, format="parquet", filesystem=storage.filesystem(path))
+    within = None if span is None or schema.field(span.column).type != STORED["timestamp"] else span.filter()
+    if within is None:
+        return found
+    some = [fragment.subset(filter=within, schema=schema) for fragment in found.get_fragments()]
+    return dataset.FileSystemDataset([each for each in some if each.row_groups], schema, found.format, found.filesystem)
+
+
+def _batches(path: Place, found: Any, columns: Mapping[str, Kind]) -> Iterator[pa.Table]:
+    with _sound(path), room():
         # the defaults read 16 batches and 4 files ahead; nothing but memory is gained by that here
-        for batch in found.to_batches(batch_size=_BATCH_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=True, filter=within):
+        for batch in found.to_batches(columns=list(columns), batch_size=_BATCH_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=True):
             if batch.num_rows:
                 yield _as_kinds(pa.Table.from_batches([batch]), columns)
 

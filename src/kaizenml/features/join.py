@@ -48,6 +48,13 @@ def join(
     >>> join(flights, weather, on=["place"], columns=["temp"], at="at", known_at=asked, ttl_us=None)["temp"].to_pylist()
     [1.0, 2.0]
     """
+    positions = known_positions(rows, view, on=on, at=at, known_at=known_at, ttl_us=ttl_us)
+    taken = pa.array(positions, mask=positions < 0)
+    return pa.table([_gathered(view.column(column), taken) for column in columns], names=columns)
+
+
+def known_positions(rows: pa.Table, view: pa.Table, *, on: list[str], at: str | None, known_at: Int64 | None, ttl_us: int | None) -> Int64:
+    """Return for each of ``rows`` the position of the row of the view that ``join`` takes its values from, or -1."""
     row_codes, view_codes = codes(rows, view, on)
     view_times = np.zeros(view.num_rows, np.int64)
     if at is not None:
@@ -55,9 +62,7 @@ def join(
         view_times = np.asarray(times.fill_null(0).to_numpy(), np.int64)
         view_codes = np.where(np.asarray(times.is_null().to_numpy(), bool), -1, view_codes)
     row_times = np.full(rows.num_rows, _LAST) if known_at is None or at is None else known_at
-    positions = positions_at(row_codes, row_times, view_codes, view_times, None if known_at is None or at is None else ttl_us)
-    taken = pa.array(positions, mask=positions < 0)
-    return pa.table([_gathered(view.column(column), taken) for column in columns], names=columns)
+    return positions_at(row_codes, row_times, view_codes, view_times, None if known_at is None or at is None else ttl_us)
 
 
 def newest(view: pa.Table, *, on: list[str], at: str | None) -> pa.Table:

@@ -24,7 +24,7 @@ from kaizenml.features import join, store
 from kaizenml.features.defining import definitions
 from kaizenml.features.defining.expressions import compile_derived
 from kaizenml.features.encoding.vectorised import category_text, microseconds
-from kaizenml.features.offline import scaled, splitting
+from kaizenml.features.offline import gathering, scaled, splitting
 from kaizenml.features.signature import Derived, FieldKind, Signature, ViewUse
 from kaizenml.features.view import FeatureView
 from kaizenml.features.windows import vectorised as windows
@@ -330,9 +330,14 @@ def _columns(ctx: Context, rows: pa.Table, view: FeatureView, known_at: join.Int
     keyed = _keyed(ctx, view)
     none = tables.rows_of(ctx, msgspec.structs.replace(version, parts=[]), wanted)
     span = None if view.at is None else tables.Span(view.at, *splitting.span(view, known_at))
-    behind = itertools.chain([none], tables.allowed_batches(ctx, version, wanted, span=span))
+    rows_behind = tables.Scan(ctx, version, wanted, span=span)
+    if not view.aggregates and version.rows <= gathering.ROWS:
+        return gathering.columns(rows, view, known_at, rows_behind, none)
+    behind = itertools.chain([none], rows_behind.batches())
     if version.rows <= splitting.ROWS:
         found = pa.concat_tables(behind)
+        if span is not None and (within := span.filter()) is not None:
+            found = found.filter(within)
         return known_of(rows, found if keyed else _once(view, found), view, known_at)
     as_asked = view if known_at is not None else msgspec.structs.replace(view, ttl_s=None)
 
