@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
+import click
 import msgspec
 import pytest
 
 from kaizenml import operations
 from kaizenml.cli import status
-from kaizenml.cli.application import NOUNS, run
+from kaizenml.cli.application import NOUNS, root, run
+from kaizenml.cli.face import Face
 from kaizenml.errors import KaizenError, NotFound, UsageError
 
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = '[project]\nname = "shop"\n'
 
 
@@ -36,6 +44,26 @@ def test_every_operation_is_a_command_with_its_parameters(capsys):
             for parameter in operation.parameters:
                 shown = parameter.name.upper() if parameter.positional else f"--{parameter.name.replace('_', '-')}"
                 assert shown in out, (noun, verb)
+
+
+def test_every_command_that_help_or_a_page_shows_can_be_typed():
+    shown = [line.strip("` ") for operation in operations.all().values() for line in operation.example.splitlines()]
+    for page in [ROOT / "README.md", *ROOT.glob("docs/**/*.md")]:
+        fenced = "".join(re.findall(r"^```[a-z]*\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL))
+        shown += [line.removeprefix("$ ") for line in fenced.replace("\\\n", " ").splitlines()]
+    typed = {line for line in shown if line.startswith("kaizen ")}
+    assert len(typed) > 150
+    for line in sorted(typed):
+        parts = shlex.split(re.sub(r"\$\([^)]*\)", "X", line), comments=True)[1:]
+        words = list(itertools.takewhile(lambda word: word not in ("|", ">", "<<<", "&"), parts))
+        command, ctx = root(), click.Context(root(), obj=Face())
+        while isinstance(command, click.Group) and words and (found := command.get_command(ctx, words[0])):
+            command, words = found, words[1:]
+        with contextlib.suppress(click.exceptions.Exit):  # --help
+            try:
+                command.make_context("kaizen", words, parent=ctx)
+            except click.UsageError as error:
+                pytest.fail(f"{line}: {error.format_message()}")
 
 
 def test_every_noun_of_the_registry_has_a_group():

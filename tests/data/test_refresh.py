@@ -106,6 +106,22 @@ def test_rows_of_a_query_come_by_their_cursor(ctx: Context):
     incremental(ctx, url, lambda: sqlite_of(ctx.root / "shop.db", 4, 3))
 
 
+def test_a_file_of_sqlite_is_found_again_from_anywhere_and_never_made(ctx: Context, monkeypatch):
+    sqlite_of(ctx.root / "shop.db", 1)
+    (ctx.root / "inside").mkdir()
+    monkeypatch.chdir(ctx.root)
+    operations.add(ctx, "t", "sqlite:///shop.db", query="orders", cursor="id")
+    monkeypatch.chdir(ctx.root / "inside")
+    operations.add(ctx, "u", "sqlite:///../shop.db", query="orders", cursor="id")
+    sqlite_of(ctx.root / "shop.db", 2)
+    monkeypatch.chdir("/")
+    assert [operations.refresh(ctx, name).new for name in ("t", "u")] == [1, 1]
+    monkeypatch.chdir(ctx.root)
+    with pytest.raises(NotFound, match="no file shp.db"):
+        operations.add(ctx, "v", "sqlite:///shp.db", query="orders")
+    assert not (ctx.root / "shp.db").exists()
+
+
 def test_a_query_without_a_cursor_makes_a_version_only_when_it_gives_other_rows(ctx: Context):
     url = sqlite_of(ctx.root / "shop.db", 1)
     operations.add(ctx, "t", url, query="orders")

@@ -295,8 +295,19 @@ def test_versions_stand_side_by_side_in_a_frame_of_whatever_rows(shop: Context) 
     assert (shop.root / "known.csv").read_text().splitlines()[0].endswith('"spend_ratio","strained"')
     with pytest.raises(InvalidInput, match="no column 'whn'; did you mean 'when'"):
         features_for(shop, rows, at="whn")
+    with pytest.raises(InvalidInput, match="no column 'customer_id', by which the features of 'spend' are found"):
+        features_for(shop, rows.drop_columns(["customer_id"]), at="when")
     with pytest.raises(NotFound, match="spend@ffff"):
         features_for(shop, rows, views=["spend@ffff"])
+
+
+def test_a_frame_is_of_files_that_are_there_and_goes_where_it_can_be_written(shop: Context) -> None:
+    with pytest.raises(NotFound, match="no file .*askd.csv"):
+        operations.frame(shop, str(shop.root / "askd.csv"), at="at")
+    with pytest.raises(NotFound, match="no folder .*gone"):
+        operations.frame(shop, "asked", at="at", out=shop.root / "gone" / "known.csv")
+    (shop.root / "some.tsv").write_text("customer_id\tat\n7\t2026-01-31T00:00:00Z\n")
+    assert operations.frame(shop, str(shop.root / "some.tsv"), at="at").known["limit"] == 1
 
 
 def test_a_row_that_is_asked_about_may_not_count_in_its_own_features(shop: Context, reopen: Callable[..., Context]) -> None:

@@ -13,7 +13,7 @@ from view_settings import TOML
 from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
 from kaizenml.data import operations as data
-from kaizenml.errors import InvalidInput
+from kaizenml.errors import InvalidInput, UsageError
 from kaizenml.features import operations
 from kaizenml.features.offline import frame
 from kaizenml.features.online import parity as offline
@@ -50,6 +50,11 @@ def test_what_is_the_same_is_said_to_be_and_a_difference_is_named(weather: Conte
     assert found.differing == 1 + 4
     told = {(one.key, one.feature, one.online) for one in found.first}
     assert told == {("P29", "seen", -1), *(("P28", name, None) for name in ("temp", "sky", "gusts", "seen"))}
+
+
+def test_nothing_to_compare_is_no_comparison(weather: Context) -> None:
+    with pytest.raises(UsageError, match="entities is 0"):
+        operations.check(weather, "weather", entities=0)
 
 
 def test_values_past_their_time_are_missing_on_both_sides(weather: Context, clock: SimulatedClock) -> None:

@@ -29,7 +29,6 @@ from kaizenml.project import open_project
 from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
 from kaizenml.rollouts import operations as rollouts
-from kaizenml.serving.journaling import drain
 from kaizenml.training import operations as training
 from made_once import made_once
 
@@ -199,7 +198,6 @@ def test_a_release_that_answers_by_a_rule_alone_is_in_the_radius(ctx: Context, m
     row = {"price": 10.0, "at": (START + timedelta(hours=600)).isoformat()}
     with running(now.state) as ask:
         assert ask("POST", "/predict/shop", {"inputs": [row | {"sku": sku} for sku in ("a", "b", "a")]}).status == 200
-    drain.drain(now)
     found = governance.radius(now, source="feed7")
     assert [(each.role, each.release) for each in found.endpoints] == [("[[route]] 1", "shop@2")]
     assert ("shop@2", "model", 2) in [(each.release, each.by, each.answers) for each in found.predictions]
@@ -220,7 +218,6 @@ def test_answers_of_the_model_and_with_its_features_are_counted(ctx: Context, mo
     row = {"price": 10.0, "at": (START + timedelta(hours=600)).isoformat()}
     with running(ctx.state) as ask:
         assert ask("POST", "/predict/shop", {"inputs": [row | {"sku": sku} for sku in ("a", "b", "d")]}).status == 200
-    drain.drain(ctx)
     found = governance.radius(ctx, source="feed7")
     assert [(each.release, each.by, each.answers) for each in found.predictions] == [("shop@2", "model", 3), ("shop@2", "features", 2)]
     assert "3 answers" in found.headline
@@ -249,6 +246,14 @@ def test_what_cannot_be_meant_is_refused_with_the_nearest_name(ctx: Context):
         governance.include(ctx, 1)
 
 
+def test_rows_are_named_in_one_way(ctx: Context):
+    made = governance.exclude(ctx, "orders", source="feed7").exclusions[0].id
+    with pytest.raises(UsageError, match="not both"):
+        governance.radius(ctx, source="feed7", exclusion=made)
+    with pytest.raises(NotFound, match="'oders'; did you mean 'orders'"):
+        governance.exclusions(ctx, "oders")
+
+
 @pytest.mark.slow
 def test_the_command_line_cuts_with_the_word_that_shows(ctx: Context):
     def kaizen(*words: str) -> Any:
@@ -259,6 +264,10 @@ def test_the_command_line_cuts_with_the_word_that_shows(ctx: Context):
         return json.loads(done.stdout)
 
     assert kaizen("data", "quarantine", "orders")["rows"] == 0
+    words = [sys.executable, "-m", "kaizenml.cli", "data", "quarantine", "--source", "feed7", "--limit", "3", "--project", str(ctx.root)]
+    both = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (both.returncode, kaizen("data", "exclusions")) == (2, [])  # whoever wants three rows to look at does not want to cut
+    assert "--limit does not go with --source" in both.stderr
     cut = kaizen("data", "quarantine", "--source", "feed7", "--since", "2026-10-20")
     assert [each["dataset"] for each in cut["exclusions"]] == ["orders", "stocks"]
     assert kaizen("data", "exclusions")[0]["since"] == datetime(2026, 10, 20, tzinfo=UTC).timestamp()

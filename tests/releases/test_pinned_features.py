@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -46,6 +47,13 @@ def test_a_release_is_made_and_judged_by_the_features_its_model_learnt(ctx: Cont
     assert after.hash == before.hash  # the example row, too, holds what the model would have been asked
     for name in ("example.json", "model/model.json"):
         assert (ctx.state / after.bundle / name).read_bytes() == (ctx.state / before.bundle / name).read_bytes()
+
+
+def test_the_example_of_a_release_leaves_features_to_the_online_store(ctx: Context) -> None:
+    made = releases.create(ctx, "shop@1", **CHEAP)
+    rows = json.loads((ctx.state / made.bundle / "example.json").read_text())
+    assert [sorted(row) for row in rows] == [["customer", "order", "ordered"]] * 3
+    assert "strain" not in (ctx.state / made.bundle / "card.md").read_text().partition('{"inputs"')[2].partition("\n")[0]
 
 
 def test_the_frame_of_a_model_is_that_of_its_training(ctx: Context) -> None:

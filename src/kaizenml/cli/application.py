@@ -129,7 +129,7 @@ def run(arguments: list[str]) -> int:
 
 def _usage(error: click.ClickException) -> UsageError:
     where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "kaizen"
-    text = error.format_message().rstrip(".")
+    text = " ".join(error.format_message().split()).rstrip(".")
     return UsageError(text[:1].lower() + text[1:], remedy=f"{where} --help", values={"command": where})
 
 

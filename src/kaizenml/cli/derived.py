@@ -42,6 +42,7 @@ def command(operation: Operation, *, name: str | None = None, shown: Callable[[A
         arguments = given(operation)
         picture = arguments.get("picture")
         if picture is not None:
+            _check_place(Path(picture))
             arguments["picture"] = True
         ctx = face.open()
         if "progress" in operation.local:
@@ -61,6 +62,14 @@ def command(operation: Operation, *, name: str | None = None, shown: Callable[[A
     )  # fmt: skip
 
 
+def _check_place(path: Path) -> None:
+    """See that a file can be made there before the work, some of which cannot be undone, is done."""
+    if not path.parent.is_dir():
+        raise NotFound(f"there is no folder {path.parent} for {path.name}", remedy=f"mkdir -p {path.parent}", values={"file": str(path)})
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder", remedy=f"name a file in it: {path / 'picture.svg'}", values={"file": str(path)})
+
+
 def _either(operation: Operation, other: Operation) -> click.Command:
     """Make one command of two operations: an option that only ``other`` takes means that one."""
     ours, theirs = command(operation), command(other)
@@ -72,12 +81,21 @@ def _either(operation: Operation, other: Operation) -> click.Command:
 
     def run(**values: Any) -> Any:
         ctx = click.get_current_context()
-        asked = any(ctx.get_parameter_source(parameter.name) == click.core.ParameterSource.COMMANDLINE for parameter in more)
-        chosen = theirs if asked else ours
+        typed = [name for name in ctx.params if ctx.get_parameter_source(name) == click.core.ParameterSource.COMMANDLINE]
+        asked = [_flag(parameter) for parameter in more if parameter.name in typed]
+        chosen, of = (theirs, other) if asked else (ours, operation)
+        known = {parameter.name for parameter in of.parameters}
+        for parameter in operation.parameters:
+            if asked and parameter.name in typed and parameter.name not in known:
+                what = f"{_flag(parameter)} does not go with {asked[0]}, which asks for something else"
+                raise UsageError(what, remedy=f"leave one of them out; {ctx.command_path} --help", values={"found": parameter.name})
+            if not asked and parameter.required and parameter.name not in typed:
+                what = f"missing {_flag(parameter)}; or give one of {names}"
+                raise UsageError(what, remedy=f"{ctx.command_path} --help", values={"argument": parameter.name})
         assert chosen.callback is not None
         return chosen.callback(**values)
 
-    names = ", ".join(f"--{parameter.name.replace('_', '-')}" for parameter in more)
+    names = ", ".join(map(_flag, more))
     about = f"{ours.help}\n\nWith {names}: {other.summary[0].lower()}{other.summary[1:]}"
     return Command(
         operation.verb.replace("_", "-"), params=[*taken, *map(_option, more)], callback=run, help=about, short_help=operation.summary,
@@ -106,7 +124,7 @@ def _argument(parameter: Parameter) -> click.Parameter:
 
 
 def _option(parameter: Parameter) -> click.Parameter:
-    flag = "--" + parameter.name.replace("_", "-")
+    flag = f"--{parameter.name.replace('_', '-')}"
     about = parameter.help
     if parameter.name == "picture":  # asked for by the file that it goes to
         return click.Option([flag, parameter.name], type=click.STRING, default=None, metavar="FILE", help=about)
@@ -115,7 +133,14 @@ def _option(parameter: Parameter) -> click.Parameter:
     if parameter.default is not None and parameter.default not in ("", []):
         about = f"{about} [default: {parameter.default}]".strip()
     kind, mark = _type(parameter), _metavar(parameter)
-    return click.Option([flag, parameter.name], required=parameter.required, type=kind, default=None, metavar=mark, help=about)
+    # click takes a default of None for a value, and would ask for nothing that is required
+    default = {} if parameter.required else {"default": None}
+    return click.Option([flag, parameter.name], required=parameter.required, type=kind, metavar=mark, help=about, **default)
+
+
+def _flag(parameter: Parameter) -> str:
+    """Return what is typed for a parameter."""
+    return parameter.name.upper() if parameter.positional else f"--{parameter.name.replace('_', '-')}"
 
 
 def _type(parameter: Parameter) -> Any:

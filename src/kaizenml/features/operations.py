@@ -11,7 +11,8 @@ from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
-from kaizenml.errors import InvalidInput, NotFound
+from kaizenml.data.intake import sources
+from kaizenml.errors import InvalidInput, NotFound, UsageError
 from kaizenml.features import store
 from kaizenml.features.offline import asking
 from kaizenml.features.offline import frame as frames
@@ -162,7 +163,7 @@ def frame(
 
     Parameters
     ----------
-    rows : a dataset (`orders` or `orders@2`), a .csv or .parquet file, or a SELECT over datasets; with the views' entities.
+    rows : a dataset (`orders` or `orders@2`), a file such as .csv or .parquet, or a SELECT over datasets; with the views' entities.
     at : the column with the moments; without, the newest values are taken.
     views : names of views, or name@version for a definition of before; default all.
     out : a .csv or .parquet file to write; without, only what was found is told.
@@ -174,8 +175,8 @@ def frame(
 
     Raises
     ------
-    NotFound : there is no such dataset, view or version.
-    InvalidInput : `at` is no column with times.
+    NotFound : there is no such dataset, file, folder, view or version.
+    InvalidInput : `at` is no column with times, or the rows lack the column of a view's entity.
     MissingExtra : Spark is asked for and not installed.
 
     Examples
@@ -183,8 +184,10 @@ def frame(
     kaizen features frame orders --at ordered --views taste --out known.parquet
     """
     engine = engine or ctx.settings.project.engine
-    select = rows.lstrip().lower().startswith(("select ", "with ")) or rows.endswith(".csv")
-    if engine != "local" and out is not None and out.suffix == ".parquet" and not select:
+    if out is not None:
+        asking.check_out(out)
+    whole = rows.lstrip().lower().startswith(("select ", "with ")) or (sources.loadable(Path(rows)) and not rows.endswith(".parquet"))
+    if engine != "local" and out is not None and out.suffix == ".parquet" and not whole:
         return asking.written(ctx, rows, out, at=at, views=views, engine=engine)
     before = asking.rows_named(ctx, rows)
     table = asking.features_for(ctx, before, at=at, views=views, engine=engine)
@@ -285,7 +288,7 @@ def consume(
 
     Examples
     --------
-    kaizen features consume weather --stream observations --idle 10s
+    kaizen features consume weather observations --idle 10s
     """
     found = _pushed_to(ctx, view)
     store.record_use(ctx, [found])
@@ -305,7 +308,7 @@ def check(ctx: Context, view: str, *, entities: int = 100) -> Parity:
     Parameters
     ----------
     view : name of the view.
-    entities : how many are compared, drawn at random from both sides.
+    entities : how many are compared, 1 or more, drawn at random from both sides.
 
     Returns
     -------
@@ -314,12 +317,15 @@ def check(ctx: Context, view: str, *, entities: int = 100) -> Parity:
     Raises
     ------
     NotFound : there is no such view, or its dataset does not exist yet.
+    UsageError : nothing is to be compared.
 
     Examples
     --------
     kaizen features check weather --entities 1000
     """
     found = frames.view_named(ctx, view)
+    if entities < 1:
+        raise UsageError(f"entities is {entities}; one at least is compared", remedy="--entities 100", values={"entities": entities})
     done = materialize(ctx, view)
     return parity.compare(ctx, found, done.dataset, entities=entities)
 

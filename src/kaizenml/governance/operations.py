@@ -13,7 +13,7 @@ from kaizenml.data import exclusions as kept
 from kaizenml.data import keys as project_keys
 from kaizenml.data import store, tables
 from kaizenml.data.exclusions import Exclusion
-from kaizenml.errors import NotFound, UsageError
+from kaizenml.errors import NotFound, UsageError, not_found
 from kaizenml.governance import protecting
 from kaizenml.governance.cutting_off import cutting
 from kaizenml.governance.cutting_off import picture as drawing
@@ -124,11 +124,18 @@ def exclusions(ctx: Context, dataset: str | None = None, *, lifted: bool = False
     -------
     Exclusions, oldest first.
 
+    Raises
+    ------
+    NotFound : no such dataset.
+
     Examples
     --------
     ``kaizen data exclusions --lifted``
     """
     with ctx.catalog.read() as connection:
+        known = [each.name for each in store.every(connection)]
+        if dataset is not None and dataset not in known:
+            raise not_found("dataset", dataset, known, remedy="kaizen data list")
         return [each for each in kept.every(connection, dataset) if lifted or each.active]
 
 
@@ -159,13 +166,15 @@ def radius(
 
     Raises
     ------
-    UsageError : neither source nor time is given, or a time cannot be read.
+    UsageError : neither source nor time is given, a time cannot be read, or an exclusion and something else.
     NotFound : no such dataset, source or exclusion.
 
     Examples
     --------
     ``kaizen data radius --source feed7 --since 2026-11-01``
     """
+    if exclusion is not None and any(each is not None for each in (dataset, source, since, until)):
+        raise UsageError("say which rows by an exclusion, or by dataset, source and time, not both", remedy=f"--exclusion {exclusion}")
     cut = cutting.planned(ctx, dataset, source=source, since=since, until=until) if exclusion is None else [_one(ctx, exclusion)]
     found = following.radius(ctx, cut)
     return drawing.drawn(found) if picture else found

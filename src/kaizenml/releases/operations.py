@@ -208,7 +208,7 @@ def _make(
         return rows.sample(known, ctx.settings.gates.parity_rows)
 
     table = frame.frame_of(ctx, signature, run.dataset, only=sampled) if run else sampled(check_rows.table_of(check_rows.read(source), signature))
-    example = rows.requests(rows.sample(table, 3), signature)
+    example = rows.example(table, 3, signature)
     parent = ctx.state / "releases" / model.name
     with files.aside(parent) as folder:
         bundle.fill(folder, source, example)

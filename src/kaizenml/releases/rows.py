@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from kaizenml.features.signature import Signature
+from kaizenml.features.view import feature_names
 
 Row = dict[str, Any]
 
@@ -34,6 +35,14 @@ def requests(table: pa.Table, signature: Signature) -> list[Row]:
     text = msgspec.json.encode([{name: _plain(value) for name, value in row.items()} for row in table.select(present).to_pylist()])
     rows: list[Row] = msgspec.json.decode(text)
     return rows
+
+
+def example(table: pa.Table, count: int, signature: Signature) -> list[Row]:
+    """Return up to ``count`` rows as a client sends them who leaves features to the online store: null in their place would count as unknown."""
+    looked_up = {each.name for each in signature.derived}
+    for view in signature.views:
+        looked_up |= {*feature_names(view.name, [*view.columns, *(each.name for each in view.aggregates)], plain=view.plain)}
+    return [{name: value for name, value in row.items() if name not in looked_up} for row in requests(sample(table, count), signature)]
 
 
 def _plain(value: Any) -> Any:

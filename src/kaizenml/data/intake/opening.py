@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from kaizenml import scratch
 from kaizenml.context import Context
-from kaizenml.data.intake import databases, files, locations
+from kaizenml.data.intake import databases, files, locations, sources
 from kaizenml.data.intake.incoming import Incoming, Piece, Spool
 from kaizenml.data.intake.streams import Located, reachable
 from kaizenml.data.kinds import normalise
@@ -119,7 +119,8 @@ def _database(ctx: Context, url: str, query: str, cursor: str | None, after: str
             yield piece
 
     value = databases.cursor_value(after) if after is not None else None
-    rows = noted(databases.read_query(url, query, cursor, value))
+    opened, url = _file_of_sqlite(ctx, url)
+    rows = noted(databases.read_query(opened, query, cursor, value))
     first = next(rows, None)
     if first is None:
         if after is not None:
@@ -173,6 +174,22 @@ def _recorded(ctx: Context, source: str) -> str:
         folder = locations.folder_of(str(path))
         path = ctx.root / path if not Path(folder).exists() and (ctx.root / folder).exists() else path.absolute()
     return str(path.relative_to(ctx.root) if path.is_relative_to(ctx.root) else path)
+
+
+def _file_of_sqlite(ctx: Context, url: str) -> tuple[str, str]:
+    """Return a database's address as it is opened now, and as it is found again from anywhere; those of others as they are.
+
+    Raises
+    ------
+    NotFound : it is a file of SQLite that is not there; SQLite would make it.
+    """
+    match = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^?]+)(.*)", url, re.DOTALL)
+    if match is None or "${" in match[2] or match[2].startswith((":memory:", "file:")):
+        return url, url
+    path = _local(ctx, match[2])
+    sources.check_is_file(path)
+    opened = f"{match[1]}{path.absolute()}{match[3]}"
+    return opened, url if (ctx.root / match[2]).exists() and path.samefile(ctx.root / match[2]) else opened
 
 
 def _spools(ctx: Context) -> Path:

@@ -15,7 +15,8 @@ import pyarrow.parquet
 from kaizenml.context import Context
 from kaizenml.data import store as datasets
 from kaizenml.data import tables
-from kaizenml.errors import InvalidInput, nearest
+from kaizenml.data.intake import sources
+from kaizenml.errors import InvalidInput, NotFound, nearest
 from kaizenml.features import join
 from kaizenml.features.defining import definitions
 from kaizenml.features.encoding.vectorised import microseconds
@@ -45,10 +46,11 @@ def features_for(ctx: Context, rows: Any, *, at: str | None = None, views: Seque
     Raises
     ------
     NotFound : no such view or version.
-    InvalidInput : ``at`` is no column with times.
+    InvalidInput : ``at`` is no column with times, or the rows lack the column of a view's entity.
     """
     table = rows if isinstance(rows, pa.Table) else pa.table(rows)
     chosen = frame.views(ctx) if views is None else [frame.view_named(ctx, name) for name in views]
+    _check_entities(table, chosen)
     known_at = None if at is None else _moments(table, at)
     engine = engine or ctx.settings.project.engine
     told: set[str] = set()
@@ -67,18 +69,15 @@ def features_for(ctx: Context, rows: Any, *, at: str | None = None, views: Seque
 
 
 def rows_named(ctx: Context, rows: str) -> pa.Table:
-    """Return the rows of a dataset (``name`` or ``name@2``), of a CSV or Parquet file, or of a SELECT over datasets."""
+    """Return the rows of a dataset (``name`` or ``name@2``), of a file, or of a SELECT over datasets."""
     if rows.lstrip().lower().startswith(("select ", "with ")):
         from kaizenml.data import sql
 
         with ctx.catalog.read() as connection:
             names = [each.name for each in datasets.every(connection) if each.name in rows]
         return sql.query(rows, {name: tables.read_allowed(ctx, name) for name in names})
-    path = Path(rows)
-    if path.suffix == ".parquet":
-        return pyarrow.parquet.read_table(path)
-    if path.suffix == ".csv":
-        return pyarrow.csv.read_csv(path)
+    if sources.loadable(path := Path(rows)):
+        return sources.load(path)
     return tables.read_allowed(ctx, rows)
 
 
@@ -124,19 +123,45 @@ def _pieces(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def _file_batches(path: Path) -> Iterator[pa.Table]:
+    sources.check_is_file(path)
     with pyarrow.parquet.ParquetFile(path) as file:
         for batch in file.iter_batches():
             yield pa.Table.from_batches([batch])
+
+
+def check_out(path: Path) -> None:
+    """See that a frame can be written there, before it is computed.
+
+    Raises
+    ------
+    InvalidInput : the name says neither CSV nor Parquet.
+    NotFound : there is no such folder.
+    """
+    if path.suffix not in (".csv", ".parquet"):
+        raise InvalidInput(f"{path.name} is neither .csv nor .parquet", remedy="name the file with one of these", values={"file": str(path)})
+    if not path.parent.is_dir():
+        raise NotFound(f"there is no folder {path.parent} for {path.name}", remedy=f"mkdir -p {path.parent}", values={"file": str(path)})
 
 
 def write(table: pa.Table, path: Path) -> None:
     """Write CSV or Parquet, as the file's name says."""
     if path.suffix == ".csv":
         pyarrow.csv.write_csv(table, path)
-    elif path.suffix == ".parquet":
-        pyarrow.parquet.write_table(table, path)
     else:
-        raise InvalidInput(f"{path.name} is neither .csv nor .parquet", remedy="name the file with one of these", values={"file": str(path)})
+        pyarrow.parquet.write_table(table, path)
+
+
+def _check_entities(table: pa.Table, views: Sequence[FeatureView]) -> None:
+    for view in views:
+        for name in view.entities:
+            if name not in table.column_names:
+                close = nearest(name, table.column_names)
+                hint = f"; did you mean {close!r}?" if close else ""
+                raise InvalidInput(
+                    f"the rows have no column {name!r}, by which the features of {view.name!r} are found{hint}",
+                    remedy=f"give it, or leave the view out: --views {next((each.name for each in views if each != view), 'NAME')}",
+                    values={"view": view.name, "column": name, "nearest": close},
+                )
 
 
 def _apart(view: FeatureView) -> FeatureView:

@@ -25,6 +25,7 @@ from kaizenml.releases.release import Release
 from kaizenml.rollouts import rules
 from kaizenml.rollouts import store as rollouts
 from kaizenml.rollouts.rollout import Rollout
+from kaizenml.serving import operations as serving
 from kaizenml.serving.journaling import predictions
 from kaizenml.training import store as runs
 from kaizenml.training.run import Run
@@ -129,6 +130,7 @@ class Coverage:
 
 def radius(ctx: Context, cut: Sequence[Exclusion]) -> Radius:
     """Follow the rows under ``cut`` to everything that they went into."""
+    serving.drain(ctx)  # the newest answers count as well
     coverage = Coverage(ctx, cut)
     with ctx.catalog.read() as connection:
         known_runs, known_models, known_releases = runs.all_runs(connection), models.every(connection), releases.every(connection)
