@@ -302,9 +302,9 @@ def test_versions_stand_side_by_side_in_a_frame_of_whatever_rows(shop: Context) 
 
 
 def test_a_frame_is_of_files_that_are_there_and_goes_where_it_can_be_written(shop: Context) -> None:
-    with pytest.raises(NotFound, match="no file .*askd.csv"):
+    with pytest.raises(NotFound, match="there is no file"):
         operations.frame(shop, str(shop.root / "askd.csv"), at="at")
-    with pytest.raises(NotFound, match="no folder .*gone"):
+    with pytest.raises(NotFound, match="there is no folder"):
         operations.frame(shop, "asked", at="at", out=shop.root / "gone" / "known.csv")
     (shop.root / "some.tsv").write_text("customer_id\tat\n7\t2026-01-31T00:00:00Z\n")
     assert operations.frame(shop, str(shop.root / "some.tsv"), at="at").known["limit"] == 1

@@ -178,8 +178,28 @@ def test_only_the_rows_go_and_a_second_time_finds_nothing(small: Context):
     assert every_byte.found(small.root, "Blaise", "77.25", "99.5") == []
     again = governance.forget(small, subject=["customer_id=2"])
     assert set(again.removed.values()) == {0}
+    assert again.said == "Nothing of theirs was found: is customer_id written as in the rows?"
     assert again.certificate is not None
     assert again.certificate.renewed == []
+
+
+def test_a_person_is_named_by_a_column_that_is_here(small: Context):
+    for dry_run in (True, False):
+        with pytest.raises(NotFound, match="no dataset, view or request has a column 'custmer_id'; did you mean 'customer_id'"):
+            governance.forget(small, subject=["customer_id=2", "custmer_id=3"], dry_run=dry_run)
+    assert governance.forgotten(small) == []
+    assert tables.read(small, "spending")["customer_id"].to_pylist() == [1, 2, 3, 2, 4, 5]
+
+
+def test_a_column_of_which_nothing_is_kept_finds_nobody_and_the_certificate_says_so(small: Context):
+    mails = [f"p{n}@mail.example" for n in range(40)]
+    data.add(small, "letters", table=pa.table({"customer_id": [*range(40)], "email": mails}))
+    made = governance.forget(small, subject=["email=p3@mail.example"])
+    told = "letters keeps no values of email: rows of the person are not found by it, only by another column that names them."
+    assert made.said.startswith(told)
+    assert made.certificate is not None
+    assert told in made.certificate.not_reached
+    assert tables.version(small, "letters").rows == 40
 
 
 def test_a_part_may_lose_all_its_rows(small: Context):

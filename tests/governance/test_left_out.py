@@ -128,7 +128,7 @@ def test_a_column_of_another_name_and_one_that_is_dropped_are_looked_at(ctx: Con
 
 def test_who_was_asked_for_by_a_pseudonym_is_known_by_the_value(ctx: Context):
     hidden = keys.open_keys(ctx.state).pseudonym("p-7")
-    governance.forget(ctx, subject=[f"patient={hidden}"])
+    assert governance.forget(ctx, subject=[f"patient={hidden}"]).said == "Nothing here has a column 'patient' so far."
     assert data.add(ctx, "visits", table=pa.table({"patient": ["p-7", "p-8"]})).rows == 1
 
 

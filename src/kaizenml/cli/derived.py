@@ -134,7 +134,7 @@ def _option(parameter: Parameter) -> click.Parameter:
         about = f"{about} [default: {parameter.default}]".strip()
     kind, mark = _type(parameter), _metavar(parameter)
     # click takes a default of None for a value, and would ask for nothing that is required
-    default = {} if parameter.required else {"default": None}
+    default: dict[str, Any] = {} if parameter.required else {"default": None}
     return click.Option([flag, parameter.name], required=parameter.required, type=kind, metavar=mark, help=about, **default)
 
 

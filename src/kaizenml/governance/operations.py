@@ -216,6 +216,7 @@ def forget(
     Raises
     ------
     UsageError : no subject, or the reason names it.
+    NotFound : nothing here has the column by which a person is named, but one of nearly that name.
     Conflict : files from before the project moved to servers still hold what is forgotten there.
     Waiting : a serving process has not let go of its journal; repeat.
     Unavailable : another forgetting, the loop or a reader holds what is needed.

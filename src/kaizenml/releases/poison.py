@@ -49,7 +49,8 @@ def _verdict(scans: dict[str, Scan]) -> GateResult:
     if not found:
         names = sorted({name for scan in looked.values() for name in scan.sources})
         rows = sum(scan.rows for scan in looked.values())
-        return GateResult(name="poison", passed=True, summary=f"{', '.join(names)} teach what the others teach ({rows:,} rows)", evidence=evidence)
+        summary = f"{', '.join(names)} teach{'es' if len(names) == 1 else ''} what the others teach ({rows:,} rows)"
+        return GateResult(name="poison", passed=True, summary=summary, evidence=evidence)
     ref, worst = found[0]
     name = ref.partition("@")[0]
     evidence["try"] = [f"kaizen data quarantine {name} --source {source}" for source in dict.fromkeys(one.source for _, one in found)]

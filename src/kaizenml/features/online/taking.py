@@ -219,7 +219,8 @@ def read_rows(body: bytes) -> list[dict[str, Any]]:
         return _decode(body).rows
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         text = str(error)
-        raise InvalidInput(f"the body is no push: {text[0].lower()}{text[1:]}", remedy='send {"rows": [{"column": value, ...}]}') from None
+        said = text if text.startswith("JSON") else f"{text[:1].lower()}{text[1:]}"
+        raise InvalidInput(f"the body is no push: {said}", remedy='send {"rows": [{"column": value, ...}]}') from None
 
 
 _decode = msgspec.json.Decoder(Rows).decode

@@ -14,7 +14,7 @@ from kaizenml.data.people import left_out
 from kaizenml.errors import Conflict, NotFound, UsageError
 from kaizenml.features import operations as features
 from kaizenml.governance.forgetting import carrying_out as forgetting
-from kaizenml.governance.forgetting import certificate
+from kaizenml.governance.forgetting import certificate, naming
 from kaizenml.governance.forgetting import subject as subjects
 from kaizenml.governance.forgetting import wish as wishes
 from kaizenml.governance.forgetting.certificate import Certificate
@@ -44,6 +44,7 @@ class Forgetting(msgspec.Struct, frozen=True, kw_only=True):
     learnt: list[Learnt]
     decisions: list[Decision]
     certificate: Certificate | None = None
+    said: str = ""  # what to look at, or to do next
 
 
 class Readmitted(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,6 +61,7 @@ def carry_out(ctx: Context, wanted: list[Subject], why: str, progress: forgettin
         left = wishes.unfinished(ctx.state)
         if not wanted and not left:
             raise UsageError("nothing says whom to forget", remedy="--subject customer_id=42", values={})
+        naming.check(ctx, [each for each in wanted if not any(each in wish.subjects for wish in left)])
         made = [forgetting.run(ctx, wish, progress) for wish in left if wish.subjects != wanted]
         mine = next((wish for wish in left if wish.subjects == wanted), None)
         if wanted:
@@ -120,18 +122,29 @@ def would(ctx: Context, wanted: list[Subject], why: str) -> Forgetting:
     """Say what a forgetting would remove; nothing is changed but that the journal is drained."""
     if not wanted:
         raise UsageError("nothing says whom to forget", remedy="--subject customer_id=42", values={})
+    naming.check(ctx, wanted)
     serving.drain(ctx)
     wish = Wish(number=0, subjects=wanted, why=why, actor=ctx.actor, asked_at=ctx.clock.timestamp())
     forgetting.look(ctx, wish, project_keys.open_keys(ctx.state))
-    return Forgetting(number=None, done=False, removed=wish.found, learnt=wish.learnt, decisions=[])
+    said = _said(ctx, [each.column for each in wanted], sum(wish.found.values()), [])
+    return Forgetting(number=None, done=False, removed=wish.found, learnt=wish.learnt, decisions=[], said=said)
 
 
 def shown(ctx: Context, made: Certificate) -> Forgetting:
     """Return a forgetting that is done as it is told."""
-    return Forgetting(
-        number=made.number, done=True, removed={place.name: place.removed for place in made.places}, learnt=made.learnt,
-        decisions=decisions(ctx, [each.release for each in made.learnt]), certificate=made,
-    )  # fmt: skip
+    removed, decided = {place.name: place.removed for place in made.places}, decisions(ctx, [each.release for each in made.learnt])
+    open_ = [each.release for each in decided if each.decision == "open"]
+    said = _said(ctx, [each["column"] for each in made.subjects], sum(removed.values()), open_)
+    return Forgetting(number=made.number, done=True, removed=removed, learnt=made.learnt, decisions=decided, certificate=made, said=said)
+
+
+def _said(ctx: Context, columns: list[str], found: int, undecided: list[str]) -> str:
+    said = naming.not_kept(ctx, columns)
+    if not found:
+        said += naming.absent(ctx, columns) or [f"Nothing of theirs was found: is {' or '.join(dict.fromkeys(columns))} written as in the rows?"]
+    if undecided:
+        said.append(f"Decide on {', '.join(undecided)}: kaizen data decide {undecided[0]} --decision retrain --why ...")
+    return " ".join(said)
 
 
 def decisions(ctx: Context, names: list[str]) -> list[Decision]:

@@ -23,7 +23,7 @@ from kaizenml.data.keys import Keys
 from kaizenml.data.people import left_out
 from kaizenml.errors import Conflict, Unavailable
 from kaizenml.features import operations as features
-from kaizenml.governance.forgetting import answers, certificate, datasets, models, online, sqlite, watching
+from kaizenml.governance.forgetting import answers, certificate, datasets, models, naming, online, sqlite, watching
 from kaizenml.governance.forgetting import learnt as training
 from kaizenml.governance.forgetting import subject as subjects
 from kaizenml.governance.forgetting import wish as wishes
@@ -244,7 +244,7 @@ def _finish(ctx: Context, wish: Wish, keys: Keys, destroyed: int) -> Certificate
                 number=wish.number,
                 subjects=[{"column": each.column, "digest": keys.digest(f"{each.column}={each.value}")} for each in wish.subjects],
                 asked_at=wish.asked_at, done_at=ctx.clock.timestamp(), by=wish.actor, why=wish.why, places=places,
-                renewed=_renewed(ctx, wish.number), learnt=wish.learnt, keys_destroyed=destroyed, not_reached=_not_reached(ctx),
+                renewed=_renewed(ctx, wish.number), learnt=wish.learnt, keys_destroyed=destroyed, not_reached=_not_reached(ctx, wish),
             ),
             keys,
         )  # fmt: skip
@@ -285,7 +285,7 @@ def _renewed(ctx: Context, number: int) -> list[Renewed]:
     ]
 
 
-def _not_reached(ctx: Context) -> list[str]:
+def _not_reached(ctx: Context, wish: Wish) -> list[str]:
     with ctx.catalog.read() as connection:
         from kaizenml.data import store
 
@@ -304,6 +304,7 @@ def _not_reached(ctx: Context) -> list[str]:
             )
         said.append("The object store: replicas and backups of the bucket, where it has such.")
     return [
+        *naming.not_kept(ctx, {each.column for each in wish.subjects}),
         *said,
         "What trained models have learnt: decided release by release, see above.",
         "Backups, copies and exports made before: restore none of them without forgetting again.",

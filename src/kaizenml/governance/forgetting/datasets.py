@@ -28,7 +28,7 @@ Forms = Mapping[str, list[str]]
 def holding(ctx: Context, forms: Forms) -> list[Dataset]:
     """Return the datasets that have a column in which a subject could stand."""
     with ctx.catalog.read() as connection:
-        return [each for each in store.every(connection) if subject.values_by_column(_whole(connection, each), forms)]
+        return [each for each in store.every(connection) if subject.values_by_column(whole(connection, each), forms)]
 
 
 def look(ctx: Context, dataset: Dataset, forms: Forms) -> list[File]:
@@ -44,7 +44,7 @@ def look_aside(ctx: Context, dataset: Dataset, forms: Forms) -> list[File]:
 def expression(ctx: Context, dataset: Dataset, forms: Forms, types: Mapping[str, pa.DataType]) -> Any | None:
     """Return the filter for the subjects' rows in a table of the dataset; None where it has no such column."""
     with ctx.catalog.read() as connection:
-        return subject.expression(types, subject.values_by_column(_whole(connection, dataset), forms))
+        return subject.expression(types, subject.values_by_column(whole(connection, dataset), forms))
 
 
 def read(ctx: Context, dataset: Dataset, files: list[File], forms: Forms, columns: list[str]) -> pa.Table:
@@ -215,7 +215,7 @@ def key_values(rows: pa.Table, column: str) -> list[str]:
     return [text for value in pc.unique(rows[column]).to_pylist() if (text := entity_key(value)) is not None]
 
 
-def _whole(connection: Any, dataset: Dataset) -> Contract:
+def whole(connection: Any, dataset: Dataset) -> Contract:
     """Return the contract with the columns that only older versions have: their rows are still there."""
     known = {column.name for column in dataset.contract.columns}
     older: dict[str, Any] = {}
