@@ -17,6 +17,7 @@ from kaizenml.data import keys, tables
 from kaizenml.data import operations as data
 from kaizenml.data.intake import files, streams
 from kaizenml.data.people import left_out
+from kaizenml.data.store import forgotten_subjects
 from kaizenml.errors import Conflict, NotFound, UsageError
 from kaizenml.features import operations as features
 from kaizenml.features.online import taking
@@ -180,6 +181,48 @@ def test_a_server_on_another_machine_knows_of_it_when_releases_are_published_the
         left_out.keep(connection, keys.open_keys(ctx.state), 1, [("customer_id", ["481516232"])])
     rollouts.publish(ctx)
     assert receiver.take("people", [{"customer_id": 481516232, "day": "2026-01-01T00:00:00Z", "spent": 1.5}]).left_out == 1
+
+
+def forgotten_before_there_were_marks(ctx: Context, *subjects: str) -> None:
+    """Forget, and leave the catalog as that left it before there was a list; then bring it to the current schema."""
+    governance.forget(ctx, subject=[*subjects])
+    with ctx.catalog.write() as connection:
+        connection.execute(forgotten_subjects.delete())
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0007'")
+    ctx.catalog.create()
+
+
+def test_who_was_forgotten_before_there_was_a_list_is_known_by_the_certificate(ctx: Context):
+    file = write(ctx, "orders.csv", HEAD + ROWS)
+    data.add(ctx, "orders", file)
+    hidden = keys.open_keys(ctx.state).pseudonym("p-7")
+    forgotten_before_there_were_marks(ctx, WHO, f"patient={hidden}", "town=Ahrensburg")
+    made = data.add(ctx, "orders", file, mode="replace")
+    assert (made.rows, made.warnings) == (1, {SAID: 3})
+    assert data.add(ctx, "visits", table=pa.table({"patient": ["p-7", "p-8"], "customer_id": [1.0, 2.0]})).rows == 1
+    assert data.add(ctx, "bought", table=pa.table({"customer_id": [481516232.0, 481516232.5]})).rows == 1
+    features.push(ctx, "people", [{"customer_id": 581516231, "day": "2026-01-01T00:00:00Z", "spent": 1.5}])
+    receiver = taking.Receiver(ctx.state, lambda: ctx.online)
+    features.publish(ctx)
+    assert receiver.take("people", [{"customer_id": 481516232, "day": "2026-01-01T00:00:00Z", "spent": 1.5}]).left_out == 1
+    assert governance.readmit(ctx, subject=["customer_id=481516232.0", "patient=p-7"], why="back").subjects == 2
+    assert receiver.take("people", [{"customer_id": 481516232, "day": "2026-01-01T00:00:00Z", "spent": 1.5}]).left_out == 0
+    governance.forget(ctx, subject=["town=Ahrensburg"])
+    with ctx.catalog.read() as connection:
+        (found,) = left_out.known(connection).values()
+    assert {len(mark) for mark in found.values} == {16}, "forgotten once more, they are known by marks"
+
+
+def test_the_list_is_made_of_those_alone_who_are_not_on_it_and_were_not_let_in(ctx: Context):
+    forgotten_before_there_were_marks(ctx, WHO)
+    governance.readmit(ctx, subject=[WHO], why="back")
+    governance.forget(ctx, subject=["town=Celle"])
+    with ctx.catalog.write() as connection:
+        before = left_out.known(connection)
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0007'")
+    ctx.catalog.create()
+    with ctx.catalog.read() as connection:
+        assert left_out.known(connection) == before
 
 
 def test_where_nobody_was_forgotten_nothing_is_looked_through(ctx: Context, monkeypatch: pytest.MonkeyPatch):

@@ -20,7 +20,7 @@ from kaizenml.schema import metadata
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "0007"
+HEAD = "0008"
 """The newest revision: a catalog that has it is current, which one query tells without importing Alembic."""
 ROOMS = ("access", "data", "features", "training", "registry", "releases", "rollouts", "serving", "monitoring", "loop")
 _LOCK = 727_369

@@ -1,7 +1,8 @@
 """Rows of subjects who were forgotten and come again, from a source that still has them: they are left out and counted, and nothing of them is kept.
 
 What they are recognised by is a list of marks: keyed digests of the subject's value in each form in which a column may hold it. Neither
-the value nor who it was can be read off them without the project's key. Who is on the list stands there from the moment a forgetting
+the value nor who it was can be read off them without the project's key. Those who were forgotten before there was a list stand on it by the
+digests of their certificates, which tell the value as it was asked for. Who is on the list stands there from the moment a forgetting
 begins, so that what is added while it works is left out too, until somebody lets the subject in again.
 """
 
@@ -40,7 +41,7 @@ def known(connection: sa.Connection) -> dict[str, Marks]:
 
 
 def keep(connection: sa.Connection, keys: Keys, forgetting: int, subjects: Iterable[tuple[str, Iterable[str]]]) -> None:
-    """Put subjects on the list; who stands there already stays.
+    """Put subjects on the list; who stands there already stays. Who stands there by a certificate's digest alone does so by marks from now on.
 
     Parameters
     ----------
@@ -52,6 +53,7 @@ def keep(connection: sa.Connection, keys: Keys, forgetting: int, subjects: Itera
         hidden = int(all(given.values()))  # only a pseudonym is known of them
         marks = [mark.hex() for mark in _marks(keys, column, given)]
         t = forgotten_subjects.c
+        connection.execute(forgotten_subjects.delete().where(t.column == column, t.mark.in_(_digests(keys, column, given))))
         there = set(connection.execute(sa.select(t.mark).where(t.column == column, t.mark.in_(marks))).scalars())
         for mark in dict.fromkeys(marks):
             if mark not in there:
@@ -60,7 +62,8 @@ def keep(connection: sa.Connection, keys: Keys, forgetting: int, subjects: Itera
 
 def let_in(connection: sa.Connection, keys: Keys, column: str, texts: Iterable[str]) -> bool:
     """Take a subject off the list; return whether it stood there."""
-    marks = [mark.hex() for mark in _marks(keys, column, texts)]
+    given = list(texts)
+    marks = [*(mark.hex() for mark in _marks(keys, column, given)), *_digests(keys, column, given)]
     t = forgotten_subjects.c
     return connection.execute(forgotten_subjects.delete().where(t.column == column, t.mark.in_(marks))).rowcount > 0
 
@@ -116,3 +119,9 @@ def _marks(keys: Keys, column: str, texts: Iterable[str]) -> list[bytes]:
     """Return the marks of a subject: of its value in each form, and of its pseudonyms, which rows from the journal hold."""
     given = list(texts)
     return keys.marks(column, dict.fromkeys([*given, *map(keys.pseudonym, given)]))
+
+
+def _digests(keys: Keys, column: str, texts: Iterable[str]) -> list[str]:
+    """Return by what a subject who was forgotten before there was a list stands on it, as text."""
+    given = list(texts)
+    return [digest.hex() for digest in keys.digests(column, dict.fromkeys([*given, *map(keys.pseudonym, given)]))]
