@@ -139,9 +139,9 @@ def publish(state: Path, kept: Kept) -> None:
 
 def published(state: Path) -> Kept | None:
     """Return what serving processes know, None where nothing was published; the same object until it changes. Raises Unavailable."""
-    path = state / "serving" / FILE
+    path = f"{state}/serving/{FILE}"  # looked at by every push
     try:
-        found = path.stat()
+        found = os.stat(path)
     except OSError:
         return None
     mark = (found.st_mtime_ns, found.st_ino, found.st_size)
@@ -149,7 +149,7 @@ def published(state: Path) -> Kept | None:
     if before is not None and before[0] == mark:
         return before[1]
     try:
-        kept = msgspec.json.decode(path.read_bytes(), type=Kept)
+        kept = msgspec.json.decode(Path(path).read_bytes(), type=Kept)
     except (OSError, msgspec.DecodeError) as error:
         raise Unavailable(f"what is known of feature views cannot be read: {error}", remedy="kaizen features materialize VIEW") from None
     if kept.format > FORMAT:
@@ -161,7 +161,7 @@ def published(state: Path) -> Kept | None:
 
 
 _MOST_READ = 4
-_published: dict[Path, tuple[tuple[int, int, int], Kept]] = {}
+_published: dict[str, tuple[tuple[int, int, int], Kept]] = {}
 
 
 class Receiver:
