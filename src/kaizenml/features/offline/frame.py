@@ -331,7 +331,7 @@ def _columns(ctx: Context, rows: pa.Table, view: FeatureView, known_at: join.Int
     none = tables.rows_of(ctx, msgspec.structs.replace(version, parts=[]), wanted)
     span = None if view.at is None else tables.Span(view.at, *splitting.span(view, known_at))
     rows_behind = tables.Scan(ctx, version, wanted, span=span)
-    if not view.aggregates and version.rows <= gathering.ROWS:
+    if not view.aggregates:
         return gathering.columns(rows, view, known_at, rows_behind, none)
     behind = itertools.chain([none], rows_behind.batches())
     if version.rows <= splitting.ROWS:

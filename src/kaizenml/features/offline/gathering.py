@@ -1,6 +1,6 @@
 """Views of plain columns: entities and times are read first, and values afterwards, some rows at a time, of which only those found are kept.
 
-So memory holds what was asked for and not the view, and most of a large view is never copied.
+So memory holds what was asked for and not the view, however large that is, and most of a view is never copied.
 """
 
 from __future__ import annotations
@@ -12,11 +12,9 @@ import pyarrow as pa
 
 from kaizenml.data.tables import Scan
 from kaizenml.features import join
-from kaizenml.features.encoding.vectorised import category_text
+from kaizenml.features.encoding.vectorised import category_text, microseconds
+from kaizenml.features.offline import splitting
 from kaizenml.features.view import FeatureView
-
-ROWS = 16_000_000
-"""Rows behind a view whose entities and times are in memory at once."""
 
 
 def columns(rows: pa.Table, view: FeatureView, known_at: join.Int64 | None, behind: Scan, none: pa.Table) -> list[pa.ChunkedArray]:
@@ -29,11 +27,24 @@ def columns(rows: pa.Table, view: FeatureView, known_at: join.Int64 | None, behi
     none : the columns of these, without rows.
     """
     keys = list(dict.fromkeys([*view.entities, *([view.at] if view.at else [])]))
-    held = pa.concat_tables([none.select(keys), *behind.batches(keys)])
     ttl_us = None if view.ttl_s is None else round(view.ttl_s * 1e6)
-    positions = join.known_positions(rows, held, on=view.entities, at=view.at, known_at=known_at, ttl_us=ttl_us)
-    del held
-    return _values(behind.batches(view.columns), positions, none.select(view.columns))
+    found, of = np.full(rows.num_rows, -1, np.int64), np.full(rows.num_rows, join.MISSING)
+    begin = 0
+    for some in splitting.chunks(behind.batches(keys), splitting.ROWS):
+        places = join.known_positions(rows, some, on=view.entities, at=view.at, known_at=known_at, ttl_us=ttl_us)
+        there = np.flatnonzero(places >= 0)
+        moments = _moments(some, view.at, places[there])
+        newer = moments >= of[there]  # of two with the same time the one that was added last
+        there = there[newer]
+        found[there], of[there] = places[there] + begin, moments[newer]
+        begin += some.num_rows
+    return _values(behind.batches(view.columns), found, none.select(view.columns))
+
+
+def _moments(some: pa.Table, at: str | None, places: join.Int64) -> join.Int64:
+    if at is None:
+        return np.zeros(len(places), np.int64)
+    return np.asarray(microseconds(some.column(at)).fill_null(0).to_numpy(), np.int64)[places]
 
 
 def _values(batches: Iterable[pa.Table], positions: join.Int64, none: pa.Table) -> list[pa.ChunkedArray]:

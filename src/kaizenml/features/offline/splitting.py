@@ -1,4 +1,4 @@
-"""Views with more rows than should be in memory at once: rows that ask and rows behind the view are cut by entity, and joined piece by piece.
+"""Windows over more rows than should be in memory at once: rows that ask and rows behind the view are cut by entity, joined piece by piece.
 
 Rows of entities that nobody asks about, and of moments that nobody can see, go while the view is read, some rows at a time. What remains
 and is still too much goes through files below the project's state, one for each piece. Each piece has all rows of its entities in the order in
@@ -47,7 +47,7 @@ def columns(
     needed = _Needed(entities, view, known_at)
     with Scratch(scratch, "view-") as folder, ExitStack() as files:
         kept = _Kept(folder, pieces, files)
-        for chunk in _chunks(behind):
+        for chunk in chunks(behind, _CHUNK):
             found, numbers = needed.among(chunk)
             kept.add(found, numbers)
         if needed.newest is not None:
@@ -175,11 +175,12 @@ def _entities(rows: pa.Table, view: FeatureView) -> pa.Table:
     return rows.select(view.entities).take(pa.array(np.sort(first[1][first[0] >= 0])))
 
 
-def _chunks(batches: Iterable[pa.Table]) -> Iterator[pa.Table]:
+def chunks(batches: Iterable[pa.Table], rows: int) -> Iterator[pa.Table]:
+    """Put batches together until they have so many rows."""
     held: list[pa.Table] = []
     for batch in batches:
         held.append(batch)
-        if sum(each.num_rows for each in held) >= _CHUNK:
+        if sum(each.num_rows for each in held) >= rows:
             yield pa.concat_tables(held)
             held = []
     if held:
