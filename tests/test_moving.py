@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 import shlex
 import shutil
@@ -11,7 +12,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +22,13 @@ import pytest
 
 from engines import S3
 from kaizenml import audit, moving
+from kaizenml.clock import SimulatedClock
 from kaizenml.context import Context
 from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.errors import Conflict, Corrupt, Unavailable, UsageError
 from kaizenml.features import operations as features
+from kaizenml.features.online import taking
 from kaizenml.project import open_project
 from kaizenml.registry import objects
 from kaizenml.registry import operations as registry
@@ -246,3 +251,64 @@ def test_serving_goes_on_while_the_project_moves_and_a_second_machine_serves_the
         objects._client().put(objects._store(there), f"files/{digest}", b"changed by somebody")
         with pytest.raises(Corrupt, match="not what its name says"):
             releases.verify(there, made.ref)
+
+
+WINDOWS = """
+from kaizenml import count, features, sum_
+
+@features(entity="store", source="visits", at="ts", ttl="9d")
+class Busy:
+    visits_2d = count(last="2d")
+    people_2d = sum_("people", last="2d")
+"""
+
+
+def visit(number: int, hour: float, people: int = 1) -> dict[str, object]:
+    return {"visit": number, "store": "north", "ts": dt.datetime(2026, 5, 2, tzinfo=dt.UTC) + dt.timedelta(hours=hour), "people": people}
+
+
+def test_rows_of_windows_that_are_pushed_while_the_project_moves_are_not_lost_online_whenever_they_happened(shop: Context, postgres: str, redis: str):
+    pytest.importorskip("redis", reason="the client of Redis is not installed: pip install 'kaizenml[redis]'")
+    (shop.root / "features.py").write_text(WINDOWS)
+    data.add(shop, "visits", table=pa.Table.from_pylist([visit(1, 0), visit(2, 9)]), key="visit", time="ts")
+    features.materialize(shop, "busy")
+
+    def killed(*_arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(moving, "_switch", killed)
+        moving.migrate(shop.root, catalog=postgres, online=redis)
+    features.push(shop, "busy", [visit(3, 5, 10)])  # older than the newest: its entity's row has the same time as before
+    shop.online.delete("south")
+    moving.migrate(shop.root, catalog=postgres, online=redis)
+    now = open_project(shop.root)
+    with moving.closing_all(now):
+        clock = SimulatedClock(shop.state / "clock", visit(0, 10)["ts"])
+        now = replace(now, clock=clock)
+
+        def people() -> int:
+            return features.read(now, "busy", ["north"])[0].values["people_2d"]
+
+        assert people() == 12
+        assert now.online.read(features.list(now)[0].ref, ["south"]) == [None]  # what went meanwhile does not come back
+        # a server that was not started anew takes rows into the old store: each is in the buffer, too
+        push = taking.published(shop.state)
+        assert push is not None
+        checker = next(each for each in push.views if each.view.name == "busy").checker(shop.state)
+        taking.take(shop.state, shop.online, checker, checker.check([visit(4, 6, 100)]))
+        features.push(now, "busy", [visit(5, 9.5, 1000)])
+        assert people() == 1012
+        moving.migrate(shop.root, catalog=postgres, online=redis)
+        assert people() == 1112
+        assert features.flush(now, "busy") is not None
+        assert features.materialize(now, "busy").kept == 0
+        assert features.check(now, "busy").differing == 0
+        key = next(key for key in client_of(redis).scan_iter("*busy.*:north"))
+        assert 9 * 86400 < client_of(redis).ttl(key) <= 19 * 86400  # and it leaves by itself
+
+
+def client_of(url: str) -> Any:
+    import redis as client
+
+    return client.from_url(url)

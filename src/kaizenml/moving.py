@@ -21,6 +21,9 @@ from kaizenml.data import copying, tables
 from kaizenml.data import store as datasets
 from kaizenml.data.kinds import PART, VERSION
 from kaizenml.errors import Conflict, Corrupt, NotFound, Unavailable, UsageError
+from kaizenml.features import operations as features
+from kaizenml.features.offline import frame
+from kaizenml.features.windows.moments import keep_s, keeps_rows
 from kaizenml.ports import OnlineStore
 from kaizenml.project import open_project
 from kaizenml.registry import objects
@@ -46,7 +49,7 @@ class Moved(msgspec.Struct, frozen=True, kw_only=True):
     folders: int
     """Models and releases, each compared with the hashes of its files."""
     online: int
-    """Rows of the online store that were newer than those there."""
+    """Rows of the online store that were copied; where all was switched before: newer ones, and pushed rows that were put online once more."""
 
 
 def migrate(
@@ -119,7 +122,7 @@ def _again(ctx: Context, online: str | None) -> Moved:
         count, head, wrong = events.verify(_chain(connection))
     if wrong:
         raise Corrupt(f"the audit trail is broken: {wrong}", remedy="restore the catalog from a backup")
-    return Moved(catalog=False, rows=rows, events=count, head=head, parts=0, folders=0, online=_online(ctx, ctx.online) if online else 0)
+    return Moved(catalog=False, rows=rows, events=count, head=head, parts=0, folders=0, online=_online_since(ctx) if online else 0)
 
 
 @contextmanager
@@ -205,32 +208,58 @@ def _copied(source: sa.Connection, target: sa.Connection, table: sa.Table) -> in
     return len(found)
 
 
-def _online(ctx: Context, target: OnlineStore) -> int:
-    """Copy the rows of the embedded online store; newer ones at the new place stay."""
-    path = ctx.state / "online.db"
-    if not path.exists():
-        return 0
-    with closing(sqlite_file.connect(path, readonly=True)) as connection:
-        views = [row[0] for row in connection.execute("SELECT DISTINCT view FROM online")]
-    source, kept = open_online(None, ctx.state, ctx.settings.project.name, readonly=True), 0
-    with closing(source):
+def _online(old: Context, target: OnlineStore) -> int:
+    """Copy the rows of the embedded online store. What a call left there that was killed gives way: rows have been changed since, or forgotten."""
+    kept = 0
+    with _embedded(old) as (source, views):
         for view in views:
-            keys = list(source.keys(view))
-            for start in range(0, len(keys), _BATCH):
-                chosen = keys[start : start + _BATCH]
-                found, there = source.read(view, chosen), target.read(view, chosen)
-                newer = [
-                    (key, row.at, row.values) for key, row, old in zip(chosen, found, there, strict=True) if row and (old is None or row.at > old.at)
-                ]
-                kept += target.write(view, newer) if newer else 0
+            target.drop(view)
+        lasting = {view.ref: keep_s(view) for view in frame.ever_used(old, views)}
+        # first the marks that tell how far views have come: one that is filled meanwhile must not look further on than its rows are
+        for view in sorted(views, key=lambda name: not name.endswith("#")):
+            for keys in _pages(source, view):
+                found = source.read(view, keys)
+                rows = [(key, row.at, row.values) for key, row in zip(keys, found, strict=True) if row]
+                kept += target.write(view, rows, keep_s=lasting.get(view))
     return kept
+
+
+def _online_since(ctx: Context) -> int:
+    """Bring what came into the embedded online store since it was copied: pushed rows, and newest values that were kept nowhere else."""
+    kept = 0
+    with _embedded(ctx) as (source, views):
+        # rows of windows are not taken from there: some may have been left out or forgotten since; those that were pushed wait for their dataset
+        known = [view for view in frame.ever_used(ctx, views) if not keeps_rows(view)]
+        for view in known:
+            for keys in _pages(source, view.ref):
+                found, there = source.read(view.ref, keys), ctx.online.read(view.ref, keys)
+                both = zip(keys, found, there, strict=True)
+                newer = [(key, row.at, row.values) for key, row, now in both if row and (now is None or row.at > now.at)]
+                kept += ctx.online.write(view.ref, newer, keep_s=keep_s(view)) if newer else 0
+    return kept + features.put_waiting(ctx)
+
+
+@contextmanager
+def _embedded(ctx: Context) -> Iterator[tuple[OnlineStore, list[str]]]:
+    """Open the online store in the state folder; give the views it holds as well."""
+    path, views = ctx.state / "online.db", []
+    if path.exists():
+        with closing(sqlite_file.connect(path, readonly=True)) as connection:
+            views = [row[0] for row in connection.execute("SELECT DISTINCT view FROM online")]
+    with closing(open_online(None, ctx.state, ctx.settings.project.name, readonly=True)) as source:
+        yield source, views
+
+
+def _pages(source: OnlineStore, view: str) -> Iterator[list[str]]:
+    keys = list(source.keys(view))
+    yield from (keys[start : start + _BATCH] for start in range(0, len(keys), _BATCH))
 
 
 def _switch(old: Context, wanted: dict[str, str]) -> None:
     """Write kaizen.toml anew, at once."""
     path = old.root / settings_module.FILE
     text = with_settings(path.read_text(encoding="utf-8"), wanted)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    aside = path.with_name(f".{path.name}.new")  # what a killed call left is written over
     with aside.open("w", encoding="utf-8") as file:
         file.write(text)
         file.flush()

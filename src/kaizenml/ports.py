@@ -137,6 +137,10 @@ class Behind(NamedTuple):
 class FrameEngine(Protocol):
     """Computes features for more rows than one process holds."""
 
+    def reads(self, location: str) -> bool:
+        """Tell whether it reads files at this location; what it does not read is brought to this machine for it."""
+        ...
+
     def join(self, asked: Path, behind: Behind, out: Path) -> None:
         """Answer each row of the Parquet file ``asked``: ``row`` (a number), ``k0``, ``k1``... (the entity, as text), ``t`` (the moment).
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
+from engines import S3
 from kaizenml.context import Context
 from kaizenml.data import exclusions
 from kaizenml.data import operations as data
@@ -25,6 +26,7 @@ from kaizenml.errors import InvalidSettings, MissingExtra
 from kaizenml.features.offline import frame
 from kaizenml.features.offline.asking import features_for, rows_named
 from kaizenml.features.view import FeatureView
+from kaizenml.project import open_project
 
 ROOT = Path(__file__).parents[2]
 PYSPARK = glob.glob(str(ROOT / ".venv-spark" / "lib" / "python3.*" / "site-packages"))
@@ -161,7 +163,10 @@ def asked(seed: int, rows: int) -> pa.Table:
 
 @pytest.fixture
 def shop(reopen: Callable[..., Context]) -> Context:
-    opened = reopen(TOML)
+    return filled(reopen(TOML))
+
+
+def filled(opened: Context) -> Context:
     (opened.root / "features.py").write_text(FILE, encoding="utf-8")
     data.add(opened, "orders", table=orders(1, 150), source_name="till")
     data.add(opened, "orders", table=orders(2, 100), source_name="feed")
@@ -176,7 +181,7 @@ def shop(reopen: Callable[..., Context]) -> Context:
     return opened
 
 
-def spark(ctx: Context, code: str, **environ: str) -> subprocess.CompletedProcess[str]:
+def spark(ctx: Context, code: str, *more: str, **environ: str) -> subprocess.CompletedProcess[str]:
     """Run a program with the project, in a process that has PySpark."""
     if not PYSPARK:
         pytest.skip(".venv-spark is not there: ./x spark")
@@ -184,7 +189,7 @@ def spark(ctx: Context, code: str, **environ: str) -> subprocess.CompletedProces
         pytest.skip("there is no Java: install default-jre-headless")
     (ctx.root / "spark-defaults.conf").write_text(QUICK, encoding="utf-8")
     known = {**os.environ, "PYTHONPATH": PYSPARK[0], "SPARK_LOCAL_IP": "127.0.0.1", "SPARK_CONF_DIR": str(ctx.root), **environ}
-    start = [sys.executable, "-c", code, str(ctx.root)]
+    start = [sys.executable, "-c", code, str(ctx.root), *more]
     return subprocess.run(start, capture_output=True, text=True, timeout=200, env=known)
 
 
@@ -198,6 +203,9 @@ from kaizenml.project import open_project
 root = Path(sys.argv[1])
 ctx = open_project(root)
 pq.write_table(frame.training_frame(ctx, "asked"), root / "frame.parquet")
+if len(sys.argv) > 2:  # the same rows in a bucket, of which this Spark has no connector
+    there = open_project(Path(sys.argv[2]))
+    pq.write_table(asking.features_for(there, asking.rows_named(there, "asked"), at="at", views=["newest"]), root / "bucket.parquet")
 asking.PIECE = 60
 out = str(root / "newest.parquet")
 wanted = ["--views", "known,look", "--engine", "spark", "--out", out]
@@ -222,17 +230,24 @@ def differing(found: pa.Table, expected: pa.Table) -> list[tuple[Any, ...]]:
 
 
 @pytest.mark.slow
-def test_spark_gives_what_this_process_gives(shop: Context):
-    done = spark(shop, TAKE, KAIZEN_PROJECT_ENGINE="spark")
+def test_spark_gives_what_this_process_gives(shop: Context, s3: S3, tmp_path: Path):
+    in_bucket = tmp_path / "bucket"
+    in_bucket.mkdir()
+    (in_bucket / "kaizen.toml").write_text(TOML.replace('name = "shop"', f'name = "shop"\nobjects = "{s3.url}/shop"'), encoding="utf-8")
+    there = filled(open_project(in_bucket))
+    done = spark(shop, TAKE, str(in_bucket), KAIZEN_PROJECT_ENGINE="spark")
     assert done.returncode == 0, done.stderr[-4000:]
     before = rows_named(shop, "asked")
     newest = features_for(shop, before, views=["known", "look"])
-    for name, expected in (("frame", frame.training_frame(shop, "asked")), ("newest", newest)):
+    bucket = features_for(there, rows_named(there, "asked"), at="at", views=["newest"])
+    for name, expected in (("frame", frame.training_frame(shop, "asked")), ("newest", newest), ("bucket", bucket)):
         assert not differing(pyarrow.parquet.read_table(shop.root / f"{name}.parquet"), expected)
         known = sum(len(column) - column.null_count for column in expected.columns[before.num_columns :])
-        assert known > 400  # there was something to compare
+        assert known > (100 if name == "bucket" else 400)  # there was something to compare
     assert json.loads(done.stdout[done.stdout.index("{") :])["rows"] == before.num_rows
-    assert not [*(shop.state / "frames").iterdir()]  # nothing is left behind
+    assert not [*(shop.state / "frames").iterdir(), *(there.state / "frames").iterdir()]  # nothing is left behind
+    there.online.close()
+    there.catalog.close()
 
 
 def test_without_pyspark_the_command_that_installs_it_is_named(shop: Context):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +19,12 @@ from kaizenml.data import operations as data
 from kaizenml.data.intake import files, streams
 from kaizenml.data.people import left_out
 from kaizenml.data.store import forgotten_subjects
-from kaizenml.errors import Conflict, NotFound, UsageError
+from kaizenml.errors import Conflict, NotFound, Unavailable, UsageError
 from kaizenml.features import operations as features
 from kaizenml.features.online import taking
 from kaizenml.governance import operations as governance
-from kaizenml.governance.forgetting import subject
+from kaizenml.governance.forgetting import carrying_out, subject
+from kaizenml.loop import reconciler
 from kaizenml.project import open_project
 from kaizenml.rollouts import operations as rollouts
 
@@ -246,3 +248,22 @@ def test_the_list_holds_no_value_and_no_pseudonym(ctx: Context):
 )
 def test_a_value_is_known_in_every_form_that_a_column_may_give_it(value: str, texts: list[str]):
     assert subject.texts(value) == texts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shared", [False, True])
+def test_a_forgetting_waits_for_the_loop_wherever_that_is(
+    ctx: Context, shared: bool, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+):
+    if shared:  # by the catalog: the loop may run on another machine, which has no file of this one
+        monkeypatch.setenv("KAIZEN_PROJECT_CATALOG", request.getfixturevalue("postgres"))
+        here = ctx.root / "on-postgres"
+        here.mkdir()
+        shutil.copy(ctx.root / "kaizen.toml", here)
+        ctx = open_project(here)
+    data.add(ctx, "orders", write(ctx, "orders.csv", HEAD + ROWS))
+    monkeypatch.setattr(carrying_out, "_LOCK_WAIT_S", 0.1)
+    with reconciler.lease(open_project(ctx.root)), pytest.raises(Unavailable, match="the loop has been at work"):
+        governance.forget(ctx, subject=[WHO])
+    assert governance.forget(ctx, subject=[WHO]).done
+    ctx.catalog.close()

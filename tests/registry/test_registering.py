@@ -123,6 +123,18 @@ def test_a_full_disk_is_told_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list((tmp_path / "models").iterdir()) == []
 
 
+def test_a_disk_that_fills_while_a_folder_is_copied_is_told_too(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "trees.txt").write_text("tree")
+
+    def full(_from: str, to: str) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), to)
+
+    with pytest.raises(StorageFull, match="nothing was half-written"), files.aside(tmp_path / "models") as folder:
+        shutil.copytree(tmp_path / "model", folder, copy_function=full, dirs_exist_ok=True)
+    assert list((tmp_path / "models").iterdir()) == []
+
+
 @pytest.mark.slow
 def test_processes_that_register_one_run_at_once_agree_on_one_version(ctx: Context) -> None:
     script = textwrap.dedent(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import serving_bundles as bundles
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 
 from kaizenml.errors import InvalidInput, NotFound
 from kaizenml.serving import operations
@@ -190,6 +192,26 @@ def test_cursors_give_each_row_once_also_across_compaction_and_vacuum(ctx):
     assert sorted(everything.filter(pc.equal(everything["role"], "live"))["id"].to_pylist()) == sorted(writer.written)
     day = predictions.read(ctx, "shop", days=["2026-03-01"], columns=["id"], role="live")
     assert day.num_rows == 1 + 27
+
+
+def test_a_table_that_was_made_anew_in_a_folder_of_the_same_number_is_read_anew(ctx):
+    writer = Writer(ctx.state)
+    for _ in range(4):
+        writer.write()
+        drain(ctx)
+    assert len(_ids(ctx)) == 4  # the table is open from here on
+    log = predictions.folder(ctx.state, "shop") / "_delta_log"
+    number = log.stat().st_ino
+    one = DeltaTable(log.parent).to_pyarrow_table(filters=[("role", "=", "live")]).slice(0, 1)
+    fresh = ctx.state / "fresh"
+    batch = CommitProperties(app_transactions=[Transaction(predictions.BATCHES, 4)])
+    write_deltalake(fresh, one, partition_by=["day"], commit_properties=batch)
+    for entry in log.iterdir():  # a folder that goes gives its number to the next one, on most file systems
+        entry.unlink()
+    shutil.copytree(fresh, log.parent, dirs_exist_ok=True)
+    assert log.stat().st_ino == number
+    assert len(_ids(ctx)) == 1
+    assert predictions.added_since(ctx, "shop", 4)[0].num_rows == 0
 
 
 def test_nothing_yet_is_an_empty_table(ctx):

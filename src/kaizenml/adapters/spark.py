@@ -11,7 +11,9 @@ import functools
 import operator
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from py4j.protocol import Py4JJavaError  # type: ignore[import-not-found]
 from pyspark.sql import Column, DataFrame, SparkSession, Window, WindowSpec
 from pyspark.sql import functions as f
 from pyspark.sql import types as t
@@ -48,6 +50,15 @@ class SparkFrames:
         self._spark.sparkContext.setLogLevel("ERROR")
         for name, value in _CONF.items():
             self._spark.conf.set(name, value)
+
+    def reads(self, location: str) -> bool:
+        """Tell whether Spark has the connector of an object store among its jars."""
+        hadoop = self._spark.sparkContext._jsc.hadoopConfiguration()
+        try:
+            self._spark.sparkContext._jvm.org.apache.hadoop.fs.FileSystem.getFileSystemClass(urlsplit(location).scheme, hadoop)
+        except Py4JJavaError:
+            return False
+        return True
 
     def join(self, asked: Path, behind: Behind, out: Path) -> None:
         """Answer each row of ``asked``."""

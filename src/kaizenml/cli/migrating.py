@@ -15,7 +15,7 @@ def _migrate(catalog: str | None, objects: str | None, online: str | None) -> No
     with face.progress() as progress:
         moved = moving.migrate(face.root(), catalog=catalog, objects_at=objects, online=online, progress=progress)
     if not moved.catalog:
-        face.show(moved, f"moved before; {moved.online:,} newer online rows copied")
+        face.show(moved, f"moved before; {moved.online:,} newer online values copied or put once more")
         return
     lines = [
         f"catalog  {sum(moved.rows.values()):,} rows of {len(moved.rows)} tables, {moved.events:,} events; head {moved.head}",

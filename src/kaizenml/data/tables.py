@@ -242,7 +242,7 @@ def verify(ctx: Context, ref: str) -> DatasetVersion:
         if found != part.hash:
             raise Corrupt(
                 f"the rows that {made.ref} added differ from what was written",
-                remedy="restore the state folder from a backup; after a forgetting that was interrupted: kaizen data forget",
+                remedy=f"where one of these was interrupted: kaizen data forget, kaizen data protect {wanted.dataset}; else restore a backup",
                 values={"part": number},
             )
     return wanted

@@ -411,6 +411,18 @@ def renew(ctx: Context, view: FeatureView, keys: Sequence[str]) -> int:
     return changed
 
 
+def put_waiting(ctx: Context) -> int:
+    """Put all pushed rows that wait for their datasets online once more, for the versions that are served as well; return how many there are."""
+    rows = 0
+    for view in frames.views(ctx):
+        for each in (view, *_served(ctx, view)) if view.sql is None else ():
+            checker = checking.checker(ctx, each, fresh=True)
+            for pushed in filling.waiting_rows(ctx, each):
+                taking.put(ctx.online, checker, checker.check(pushed))
+                rows += len(pushed)
+    return rows
+
+
 def _kept(view: FeatureView, key: str, found: Read, now: float, nothing: str) -> Kept:
     if found.at is None:
         return Kept(view=view.ref, key=key, values=found.values, at=None, age_s=None, fresh=False, status=nothing)

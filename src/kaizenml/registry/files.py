@@ -15,6 +15,7 @@ from kaizenml.errors import Corrupt, StorageFull
 from kaizenml.scratch import Scratch
 
 _ASIDE = ".new"
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _HERE, _EXCHANGE = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
 
 
@@ -82,7 +83,9 @@ def aside(parent: Path) -> Iterator[Path]:
             folder.chmod(0o755)
             yield folder
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        # copying a folder gathers what went wrong in words only
+        copying = isinstance(error, shutil.Error) and any(f"[Errno {number}]" in str(error) for number in _FULL)
+        if error.errno in _FULL or copying:
             what = "the disk is full; nothing was half-written"
             raise StorageFull(what, remedy="free some space and repeat", values={"folder": str(parent)}) from error
         raise

@@ -19,7 +19,7 @@ from kaizenml.data import exclusions, tables
 from kaizenml.data import store as datasets
 from kaizenml.data.dataset import Kind
 from kaizenml.data.kinds import STORED
-from kaizenml.data.storage import Remote
+from kaizenml.data.storage import Remote, filesystem
 from kaizenml.errors import InvalidSettings
 from kaizenml.features import join
 from kaizenml.features.view import FeatureView
@@ -52,10 +52,27 @@ def columns(ctx: Context, rows: pa.Table, view: FeatureView, *, known_at: join.I
     assert ctx.open_frames is not None
     with Scratch(ctx.state / "frames", "join-") as scratch:
         opened: FrameEngine = ctx.open_frames(engine, scratch)
+        place = tables.folder(ctx, view.dataset)
+        if isinstance(place, Remote) and not opened.reads(behind.root):
+            behind = _brought(place, behind, scratch / "stored")
         _write_asked(scratch / "asked.parquet", rows, view, known_at)
         opened.join(scratch / "asked.parquet", behind, scratch / "answer")
         answer = _answer(scratch / "answer")
     return _finished(view, answer, _types(view, behind.kinds))
+
+
+def _brought(place: Remote, behind: Behind, folder: Path) -> Behind:
+    """Bring the files behind a view here, as they are, for an engine that cannot read them where they lie."""
+    from pyarrow import fs
+
+    files = []
+    for file in behind.files:
+        name = file.location.removeprefix(f"{behind.root}/")
+        here = folder / name
+        here.parent.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(name, str(here), source_filesystem=filesystem(place), destination_filesystem=fs.LocalFileSystem())
+        files.append(file._replace(location=str(here.resolve())))
+    return behind._replace(root=str(folder.resolve()), files=files)
 
 
 def _write_asked(path: Path, rows: pa.Table, view: FeatureView, known_at: join.Int64 | None) -> None:

@@ -6,10 +6,8 @@ look finds nothing. Each place can be emptied again, so a process killed anywher
 
 from __future__ import annotations
 
-import fcntl
-import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +47,10 @@ def alone(ctx: Context) -> Iterator[None]:
     ------
     Unavailable : one of them has been at work for ten minutes.
     """
-    (ctx.state / wishes.FOLDER).mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _locked(ctx.state / wishes.FOLDER / "lock", "another forgetting"), _locked(ctx.state / "loop.lock", "the loop"):
+    with ExitStack() as stack:
+        for name, who in ((wishes.FOLDER, "another forgetting"), ("loop", "the loop")):
+            if not stack.enter_context(ctx.hold(name, wait_s=_LOCK_WAIT_S)):
+                raise Unavailable(f"{who} has been at work for {_LOCK_WAIT_S:.0f} s", remedy="wait for it, then repeat")
         yield
 
 
@@ -316,18 +316,3 @@ def _told(connection: sa.Connection, number: int) -> bool:
     from kaizenml import events
 
     return bool(events.read(connection, kind="data.forgotten", subject=f"forgetting {number}", limit=1))
-
-
-@contextmanager
-def _locked(path: Path, who: str) -> Iterator[None]:
-    deadline = time.perf_counter() + _LOCK_WAIT_S
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.perf_counter() > deadline:
-                    raise Unavailable(f"{who} has been at work for {_LOCK_WAIT_S:.0f} s", remedy="wait for it, then repeat") from None
-                time.sleep(0.05)
-        yield

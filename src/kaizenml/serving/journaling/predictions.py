@@ -9,6 +9,7 @@ compaction and vacuum, which a table version would not.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -45,7 +46,8 @@ BASE = pa.schema(
         ("propensity", pa.float64()),
     ]
 )
-_tables: dict[Path, tuple[int, DeltaTable]] = {}
+Mark = tuple[int, int, int, int]
+_tables: dict[Path, tuple[Mark | None, DeltaTable]] = {}
 _lock = threading.Lock()
 
 
@@ -65,25 +67,41 @@ def open_table(state: Path, endpoint: str) -> DeltaTable | None:
     Tables stay open between calls: bringing one up to date reads only what is new in its log.
     """
     path = folder(state, endpoint)
-    try:
-        mark = (path / "_delta_log").stat().st_ino
-    except FileNotFoundError:
-        return None
     with _lock:
-        known = _tables.get(path)
+        mark, table = _tables.get(path, (None, None))
+        # a forgetting makes the log anew, in a folder that may even have the number of one before: its entry of the same version is another file
+        if table is not None and mark is not None and _mark(path, table.version()) == mark:
+            if _mark(path, table.version() + 1) is None:
+                return table
+            before = table.version()
+            try:
+                table.update_incremental()
+            except DeltaError:
+                pass  # it is made anew just now
+            else:
+                fresh = _mark(path, table.version())
+                if _mark(path, before) == mark:  # still: what was read is of the same table
+                    _tables[path] = (fresh, table)
+                    return table
         try:
-            if known is not None and known[0] == mark:
-                if (path / "_delta_log" / f"{known[1].version() + 1:020d}.json").exists():
-                    known[1].update_incremental()
-                return known[1]
-            table = DeltaTable(path)
+            table = DeltaTable(path) if (path / "_delta_log").exists() else None
         except TableNotFoundError:
             return None
         except DeltaError as error:
             values = {"folder": str(path)}
             raise Corrupt(f"the predictions of {endpoint!r} cannot be read: {error}", remedy=f"look at {path}", values=values) from error
-        _tables[path] = (mark, table)
+        if table is not None:
+            _tables[path] = (_mark(path, table.version()), table)
         return table
+
+
+def _mark(path: Path, version: int) -> Mark | None:
+    """Return what tells an entry of a table's log from another of its name; None where there is none."""
+    try:
+        found = os.stat(path / "_delta_log" / f"{version:020d}.json")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_ctime_ns, found.st_size
 
 
 def read(
