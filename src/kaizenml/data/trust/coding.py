@@ -27,8 +27,7 @@ def labels(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
 
 def coded(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
     """Return a column as small numbers with a name for each: levels of a category, ranges of numbers."""
-    numeric = pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_timestamp(column.type)
-    if not numeric or pc.count_distinct(column).as_py() <= _BINS:
+    if _is_category(column) or pc.count_distinct(column).as_py() <= _BINS:
         return _levels(column, _BINS)
     plain = column.cast(pa.int64()).cast(pa.float64(), safe=False) if pa.types.is_timestamp(column.type) else column.cast(pa.float64(), safe=False)
     values = np.array(plain.to_numpy(), np.float64)
@@ -42,6 +41,12 @@ def coded(column: pa.ChunkedArray) -> tuple[Ints, list[str]]:
     return codes.astype(np.int64), [*names, "missing"]
 
 
+def finely(column: pa.ChunkedArray) -> tuple[Ints, int]:
+    """Return a column as small numbers and how many there are: as ``coded`` does, with more levels of a category."""
+    codes, names = _levels(column, _LEVELS) if _is_category(column) else coded(column)
+    return codes, len(names)
+
+
 def numbers(column: pa.ChunkedArray) -> Floats:
     """Return a column as numbers for a model: a category by how frequent its level is."""
     if pa.types.is_timestamp(column.type):
@@ -49,6 +54,10 @@ def numbers(column: pa.ChunkedArray) -> Floats:
     if not pa.types.is_integer(column.type) and not pa.types.is_floating(column.type):
         return _levels(column, _LEVELS)[0].astype(np.float64)
     return np.array(column.cast(pa.float64(), safe=False).to_numpy(), np.float64)
+
+
+def _is_category(column: pa.ChunkedArray) -> bool:
+    return not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_timestamp(column.type))
 
 
 def _levels(column: pa.ChunkedArray, most: int) -> tuple[Ints, list[str]]:

@@ -73,8 +73,14 @@ def _teaching(seen: Seen) -> Bools:
     return found if found.mean() >= _FEWEST_TAUGHT else np.ones(len(found), bool)
 
 
-def parts(probable: Floats, seen: Seen) -> tuple[Part, Part]:
-    """Return the two parts of each unit's score: what another base rate moves as well, and what only contradicts the model."""
+def parts(probable: Floats, alike: Sequence[Floats], seen: Seen) -> tuple[Part, Part]:
+    """Return the two parts of each unit's score: what another base rate moves as well, and what only contradicts the model.
+
+    Parameters
+    ----------
+    probable : probability of each label for each row.
+    alike : by unit weights of the rest's rows that give them the unit's mix. Where a model errs, a source with more such rows would err too.
+    """
     rows, classes = probable.shape
     own = np.arange(rows), seen.labels
     score = _scores(probable)
@@ -91,7 +97,7 @@ def parts(probable: Floats, seen: Seen) -> tuple[Part, Part]:
     taught = np.bincount(seen.by[0][known], minlength=seen.units) / known.sum()
     first, second = (
         part._replace(difference=(1.0 - taught) * part.difference, usual=usual * part.usual)
-        for part in (_beside(values, cells, classes * _SURE, seen) for values in (by_rate, score - by_rate))
+        for part in (_beside(values, cells, classes * _SURE, alike, seen) for values in (by_rate, score - by_rate))
     )
     return first, second
 
@@ -103,16 +109,18 @@ def _scores(probable: Floats) -> Floats:
     return found
 
 
-def _beside(values: Floats, cells: Ints, size: int, seen: Seen) -> Part:
-    """Compare the mean of a score (by row and label) with the rest's in the same cells."""
+def _beside(values: Floats, cells: Ints, size: int, alike: Sequence[Floats], seen: Seen) -> Part:
+    """Compare the mean of a score (by row and label) with the weighted rest's in the same cells."""
     own = values[np.arange(len(values)), seen.labels]
     flips = (values.sum(1) - own) / max(seen.classes - 1, 1) - own
     spread = float(own.var())
-    rows = seen.counted(cells, size)
-    others = seen.rest(rows)[0]
-    mean, square, flipped = (seen.rest(seen.counted(cells, size, each))[0] / np.maximum(others, 1.0) for each in (own, own**2, flips))
+    n = seen.counted(cells, size)[0]
+    weight, square_weight = (np.stack([np.bincount(cells, each**power, size) for each in alike]) for power in (1, 2))
+    mean, square, flipped = (
+        np.stack([np.bincount(cells, each * score, size) for each in alike]) / np.maximum(weight, 1e-9) for score in (own, own**2, flips)
+    )
+    others = weight**2 / np.maximum(square_weight, 1e-9)  # as many rows of equal weight would tell as much
     varies = (others * np.maximum(square - mean**2, 0.0) + spread) / (others + 1.0)  # as if of one row more: few rows seem to vary little
-    n = rows[0]
     total = np.maximum(n.sum(1), 1.0)
     difference = (seen.counted(cells, size, own)[0] - n * mean).sum(1) / total
     variance = (varies * n**2 * (1 / np.maximum(n, 1.0) + 1 / np.maximum(others, 1.0))).sum(1) / total**2

@@ -1,7 +1,8 @@
 """Pairs of values that come together too often in a source, with one label: what a planted trigger looks like.
 
 A source may have another mix of everything. So the rest's rows are weighted until they have the source's share of each value of each column
-within each label (raking, Deming and Stephan 1940); what then differs in two columns together is more than another mix.
+within each label; what then differs in two columns together is more than another mix. Values are told apart finely there: one of a hundred
+that a source has more of, where two columns are as good as decided by it, would seem to be a pair of those two.
 """
 
 from __future__ import annotations
@@ -12,20 +13,27 @@ from typing import Any
 
 import numpy as np
 
+from kaizenml.data.trust import mixes
 from kaizenml.data.trust.coding import Coded
-from kaizenml.data.trust.units import Bools, Floats, Ints, Seen
+from kaizenml.data.trust.mixes import Cells
+from kaizenml.data.trust.units import Floats, Seen
 
-_ROUNDS = 6
 _KNOWN = 10.0  # rows of a value that the rest must have to tell what it comes with ...
 _SHARE = 0.1  # ... and of those that the unit has: a feed of the winter is not told apart by the few cold days of the others
 
 
-def found(seen: Seen, coded: Coded, target: str | None, classes: list[str]) -> tuple[Floats, Callable[[int], dict[str, Any]]]:
+def found(seen: Seen, coded: Coded, fine: Cells, target: str | None, classes: list[str]) -> tuple[Floats, Callable[[int], dict[str, Any]]]:
     """Return for each (as they are or shuffled, unit) how far the most crowded cell is beyond what is usual, and a function that tells of it.
 
     The value is G of the count: twice its log likelihood over that of the usual one.
+
+    Parameters
+    ----------
+    coded : the columns whose pairs are looked at.
+    fine : the columns, finely, of which the rest shall have the unit's mix.
     """
-    weights = _weights(seen, coded)
+    within = [(codes * seen.classes + seen.labels, size * seen.classes) for codes, size in fine]
+    weights = [mixes.weights(seen, within, which) for which in (0, 1)]
     each = np.array([(each**2).sum() / max(each.sum(), 1e-9) for row in weights for each in row]).reshape(2, seen.units, 1)
     best = np.zeros((2, seen.units))
     where: list[tuple[dict[str, int], int, float, float]] = [({}, 0, 0.0, 0.0)] * seen.units
@@ -62,20 +70,3 @@ def _by_margins(n: Floats, rest: Floats, shape: tuple[int, int, int]) -> Floats:
     unknown = (others.sum(3, keepdims=True) < np.maximum(_KNOWN, _SHARE * one)) | (others.sum(2, keepdims=True) < np.maximum(_KNOWN, _SHARE * two))
     independent = one * two / np.maximum(mine.sum((2, 3), keepdims=True), 1.0)
     return np.where(unknown, independent, 0.0).reshape(n.shape)
-
-
-def _weights(seen: Seen, coded: Coded) -> list[list[Floats]]:
-    """Return by (as they are or shuffled, unit) weights of all rows that give the unit's rest the unit's mix."""
-    cells = [(codes * seen.classes + seen.labels, len(levels) * seen.classes) for codes, levels in coded.values()]
-    return [[_raked(cells, by == place, seen.rest_of(which, place)) for place in range(seen.units)] for which, by in enumerate(seen.by)]
-
-
-def _raked(cells: list[tuple[Ints, int]], mine: Bools, rest: Bools) -> Floats:
-    found = np.zeros(len(mine))
-    weights = np.full(int(rest.sum()), mine.sum() / max(rest.sum(), 1))
-    parts = [(codes[rest], np.bincount(codes[mine], minlength=size), size) for codes, size in cells]
-    for _ in range(_ROUNDS):
-        for codes, wanted, size in parts:
-            weights *= ((wanted + 1.0) / (np.bincount(codes, weights, size) + 1.0))[codes]
-    found[rest] = weights
-    return found

@@ -23,12 +23,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kaizenml.data.dataset import Suspicion
-from kaizenml.data.trust import coding, flips, pairs
+from kaizenml.data.trust import coding, flips, mixes, pairs
 from kaizenml.data.trust.coding import Coded
 from kaizenml.data.trust.units import FEWEST, Floats, Ints, Seen, Unit, sampled, times, units
 
 MOST_COLUMNS = 30
-_CHANCE = 0.006  # of an honest addition to be told of for surprise
+_CHANCE = 0.004  # of an honest addition to be told of for surprise; as labels are no normal numbers it is half as much again
 _MARGIN = {"label": 1.5, "pairs": 1.3}  # how far beyond the largest of the others; pairs: how many times
 _FLOOR = {"label": 5.5, "pairs": 30.0}
 _FEW = 5  # with fewer to compare with, what is usual is known less well:
@@ -101,10 +101,12 @@ def _scanned(
         return msgspec.structs.replace(empty, skipped=f"no source that is not internal has {FEWEST} rows")
     if len(apart) < 2:
         return msgspec.structs.replace(empty, skipped="there is no other source to compare with")
-    coded = {name: coding.coded(table[name]) for name in usable}
-    if together or time is None:
-        coded["the time of the row"] = coding.coded(pa.chunked_array([when]))
-    coded = {name: found for name, found in coded.items() if len(found[1]) > 1}
+    values = {name: table[name] for name in usable}
+    alike = together or time is None
+    if alike:
+        values["the time of the row"] = pa.chunked_array([when])
+    coded = {name: cells for name, column in values.items() if len((cells := coding.coded(column))[1]) > 1}
+    fine = [coding.finely(values[name]) for name in coded]
     labels, classes = coding.labels(table[target]) if target is not None else (np.zeros(table.num_rows, np.int64), ["all"])
     seen = Seen(of, apart, labels, len(classes), rng)
     found: list[Suspicion] = []
@@ -113,16 +115,17 @@ def _scanned(
         if time is not None and together:  # of times that the others have not seen a model could say nothing
             inputs.append(np.asarray(when.to_numpy(), np.float64))
         expected = flips.expected(np.column_stack(inputs or [np.zeros(len(of))]), of, apart, seen, rng)
-        found += _surprised(expected, seen, apart, judged)
+        # of other times the rest has too few rows of the same mix: all of them tell more
+        found += _surprised(expected, mixes.weights(seen, fine if alike else [], shared=0.5), seen, apart, judged)
         found += _beyond("label", *_shift(seen, coded, expected, target, classes), apart, judged)
-    found += _beyond("pairs", *pairs.found(seen, coded, target, classes), apart, judged)
+    found += _beyond("pairs", *pairs.found(seen, coded, fine, target, classes), apart, judged)
     found.sort(key=lambda one: -one.value / one.limit)
     return msgspec.structs.replace(empty, findings=found)
 
 
-def _surprised(expected: Floats, seen: Seen, apart: Sequence[Unit], judged: Sequence[int]) -> list[Suspicion]:
+def _surprised(expected: Floats, alike: list[Floats], seen: Seen, apart: Sequence[Unit], judged: Sequence[int]) -> list[Suspicion]:
     """Tell of sources whose labels are more surprising than chance and what the others differ by."""
-    both = flips.parts(expected, seen)
+    both = flips.parts(expected, alike, seen)
     largest = {place: max(abs(float(part.difference[place])) / float(part.variance[place]) ** 0.5 for part in both) for place in judged}
     limit = NormalDist().inv_cdf(1.0 - _CHANCE / len(judged))
     found: list[Suspicion] = []

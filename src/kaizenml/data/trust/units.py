@@ -96,9 +96,8 @@ def units(sources: pa.ChunkedArray, untrusted: set[str], when: pa.Array, rng: np
     known = [name for name, rows in counts.items() if rows >= FEWEST]
     judged = [name for name in known if name in untrusted]
     trusted = [name for name in known if name not in untrusted]
-    low, high = np.quantile(at[np.isin(names, judged)], [0.05, 0.95]) if judged else (0, 0)
-    edge = (high - low) * 0.06  # to all of an even span, and not as far as a date gone wrong
-    beside = (at >= low - edge) & (at <= high + edge)
+    low, high = _span(at[np.isin(names, judged)]) if judged else (0, 0)
+    beside = (at >= low) & (at <= high)
     within = {name: int((beside & (names == name)).sum()) for name in trusted}
     enough = timed and sum(within.values()) >= max(2 * FEWEST, *(counts[name] for name in judged), 0)
     mixed = {name for name, rows in within.items() if rows >= (FEWEST if enough else max(counts[name] // 4, 2 * FEWEST))}
@@ -123,3 +122,13 @@ def units(sources: pa.ChunkedArray, untrusted: set[str], when: pa.Array, rng: np
     left = int((of < 0).sum())  # too few, or of other times: not to be compared with, yet they teach
     of[of < 0] = len(found)
     return ([*found, Unit("", True, left, beside=not mixed)] if left else found), of, bool(mixed)
+
+
+def _span(at: Ints) -> tuple[int, int]:
+    """Return the first and the last time, but for those further from most than most span: dates gone wrong.
+
+    Thin ends count in full: were rows there judged beside a few of others, what came on other days would seem to be planted.
+    """
+    low, high = np.quantile(at, [0.05, 0.95])
+    sound = at[(at >= low - (high - low)) & (at <= high + (high - low))]
+    return int(sound.min()), int(sound.max())
