@@ -28,7 +28,7 @@ from kaizenml.data.trust.coding import Coded
 from kaizenml.data.trust.units import FEWEST, Floats, Ints, Seen, Unit, sampled, times, units
 
 MOST_COLUMNS = 30
-_CHANCE = 0.004  # of an honest addition to be told of for surprise; as labels are no normal numbers it is half as much again
+_CHANCE = 0.004  # of an honest addition to be told of for surprise; scores are skew, so that it is up to half as much again
 _MARGIN = {"label": 1.5, "pairs": 1.3}  # how far beyond the largest of the others; pairs: how many times
 _FLOOR = {"label": 5.5, "pairs": 30.0}
 _FEW = 5  # with fewer to compare with, what is usual is known less well:
