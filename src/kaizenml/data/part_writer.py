@@ -117,12 +117,7 @@ class PartWriter:
         if isinstance(self._path, Path):
             (self._path / self._folder).mkdir(parents=True, exist_ok=True)
         where = storage.file_name(self._path, self._name)
-        # zstd makes text smaller; numbers hardly, and takes four times as long as snappy to give them back
-        text = [field.name for field in schema if pa.types.is_string(field.type)]
-        compression = {name: "zstd" if name in text else "snappy" for name in schema.names}
-        self._file = pyarrow.parquet.ParquetWriter(
-            where, schema, filesystem=storage.filesystem(self._path), compression=compression, compression_level=dict.fromkeys(text, 1)
-        )
+        self._file = storage.parquet_writer(where, schema, filesystem=storage.filesystem(self._path))
 
     def _close(self) -> None:
         from deltalake.transaction import AddAction

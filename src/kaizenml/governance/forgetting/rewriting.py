@@ -149,7 +149,7 @@ def _changed(disk: Any, names: tuple[str, str], schema: pa.Schema, changed: Call
     (source, target), count = names, 0
     with (
         disk.open_input_file(source) as handle, pq.ParquetFile(handle) as file, disk.open_output_stream(target) as out,
-        pq.ParquetWriter(out, schema, compression="zstd", compression_level=1) as writer,
+        storage.parquet_writer(out, schema) as writer,
     ):  # fmt: skip
         held = plain(file.schema_arrow.remove_metadata())
         for group in range(file.num_row_groups):
@@ -209,7 +209,7 @@ def _copy(disk: Any, names: tuple[str, str], expression: Expression, schema: pa.
     left, (source, target) = 0, names
     with disk.open_input_file(source) as handle, pq.ParquetFile(handle) as file:
         written = plain(file.schema_arrow.remove_metadata())
-        with disk.open_output_stream(target) as out, pq.ParquetWriter(out, written, compression="zstd", compression_level=1) as writer:
+        with disk.open_output_stream(target) as out, storage.parquet_writer(out, written) as writer:
             for group in range(file.num_row_groups):
                 rows = file.read_row_group(group)
                 rows = rows.replace_schema_metadata(None).cast(written)
