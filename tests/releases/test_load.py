@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from bundle_servers import servers
 
 from kaizenml.context import Context
 from kaizenml.errors import Unavailable
@@ -134,29 +135,33 @@ def test_the_gate_serves_a_bundle_and_leaves_no_process(ctx: Context, model: Mod
     (tmp_path / "model").symlink_to(folder)
     requests = rows.requests(frame.training_frame(ctx, "cells").slice(0, 20), model_file.read(folder).signature)
     settings = GateSettings(rate=100.0, p99_ms=2000.0, load_seconds=0.5)
-    result = load.gate(tmp_path, requests, settings)
+    with load.starting(tmp_path) as port:
+        result = load.gate(port, requests, settings)
     assert result.passed, result.summary
-    impatient = load.gate(tmp_path, requests, msgspec.structs.replace(settings, p99_ms=0.01))
+    with load.starting(tmp_path) as port:
+        impatient = load.gate(port, requests, msgspec.structs.replace(settings, p99_ms=0.01))
     assert not impatient.passed
     assert "attempt 3 of 3" in impatient.summary
     assert len(impatient.evidence["attempts"]) == load.ATTEMPTS
-    refused = load.gate(tmp_path, [{**requests[0], "no such input": 1}], settings)
+    with load.starting(tmp_path) as port:
+        refused = load.gate(port, [{**requests[0], "no such input": 1}], settings)
     assert not refused.passed
     assert "HTTP 422" in refused.summary
     assert "no such input" in refused.evidence["attempts"][0]["said"]
     assert len(refused.evidence["attempts"]) == 1  # errors are not excused
-    assert _servers(tmp_path) == []
+    assert servers(tmp_path) == []
 
 
 @pytest.mark.slow
 def test_a_bundle_that_does_not_come_up_fails_with_what_it_said(tmp_path: Path) -> None:
-    result = load.gate(tmp_path, [{}], GateSettings())
+    with load.starting(tmp_path) as port:
+        result = load.gate(port, [{}], GateSettings())
     assert not result.passed
     assert "did not come up" in result.summary
     assert "no bundle" in result.evidence["values"]["said"]
-    with pytest.raises(Unavailable), load.serving(tmp_path):
-        pass
-    assert _servers(tmp_path) == []
+    with load.starting(tmp_path) as port, pytest.raises(Unavailable):
+        port()
+    assert servers(tmp_path) == []
 
 
 @pytest.mark.slow
@@ -168,27 +173,17 @@ def test_the_server_dies_with_the_process_that_measures_it(folder: Path, tmp_pat
         import sys, time
         from pathlib import Path
         from kaizenml.releases import load
-        with load.serving(Path(sys.argv[1])) as port:
-            print(port, flush=True)
+        with load.starting(Path(sys.argv[1])) as port:
+            print(port(), flush=True)
             time.sleep(60)
         """
     )
     with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE) as parent:
         assert parent.stdout is not None
         assert int(parent.stdout.readline()) > 0
-        assert len(_servers(tmp_path)) == 1
+        assert len(servers(tmp_path)) == 1
         os.kill(parent.pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
-    while _servers(tmp_path) and time.monotonic() < deadline:
+    while servers(tmp_path) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert _servers(tmp_path) == []
-
-
-def _servers(bundle: Path) -> list[str]:
-    found = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(OSError):
-            text = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if str(bundle) in text and "--bundle" in text:
-                found.append(text)
-    return found
+    assert servers(tmp_path) == []

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from bundle_servers import servers
 
 from kaizenml import events
 from kaizenml.context import Context
@@ -26,7 +27,15 @@ CHEAP = {"skip": ["load"], "why": "the load gate has tests of its own"}
 @pytest.fixture(scope="module")
 def passed(ctx: Context, model: ModelVersion) -> Release:
     steps: list[tuple[str, float]] = []
-    release = releases.create(ctx, model.ref, why="first", progress=lambda step, share: steps.append((step, share)))
+    up: dict[str, int] = {}
+
+    def progress(step: str, share: float) -> None:
+        steps.append((step, share))
+        up[step] = len(servers(ctx.state))
+
+    release = releases.create(ctx, model.ref, why="first", progress=progress)
+    if sys.platform == "linux":
+        assert (up["pin"], up["parity"], up["release"]) == (0, 1, 0)  # the load gate's server comes up beside the gates before it
     assert [share for _, share in steps] == sorted(share for _, share in steps)
     assert {step for step, _ in steps} >= {"pin", "naive", "parity", "load"}
     return release

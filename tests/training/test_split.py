@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kaizenml.training.split import folds, holdout
+from kaizenml.training.split import folds, holdout, rows_at
 
 
 @settings(max_examples=30, deadline=None)
@@ -61,3 +63,12 @@ def test_random_folds_cover_small_tables_once():
     assert sorted(np.concatenate([validation for _, validation in pairs])) == list(range(100))
     assert all(not set(fit) & set(validation) for fit, validation in pairs)
     assert len(folds(np.arange(6000), np.zeros(6000), "random", stratify=True, seed=0)) == 1
+
+
+@pytest.mark.parametrize("places", [[3, 4, 5], [5, 3, 4], [0, 2], [7], []])
+def test_rows_are_found_by_their_places_and_those_side_by_side_are_not_copied(places):
+    table = pa.table({"a": np.arange(10)})
+    found = rows_at(table, np.array(places, dtype=np.int64))
+    assert found["a"].to_pylist() == places
+    if places == [3, 4, 5]:
+        assert found["a"].chunk(0).buffers()[1].address == table["a"].chunk(0).buffers()[1].address

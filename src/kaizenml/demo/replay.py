@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import importlib
 import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -78,7 +79,7 @@ class Replay:
         self._waiting: list[tuple[float, int, str, bool]] = []  # outcomes on their way: due, tie-break, id, late
         self._outcome_number = 0
         self._looks = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_open_in_loop, initargs=(ctx.root, clock.path))
-        self._looking: Future[None] | None = None
+        self._looking: Future[None] | None = self._looks.submit(_prepare)  # while the rows to ask are laid out here
         self._select(flights)
 
     def _select(self, flights: Flights) -> None:
@@ -92,8 +93,9 @@ class Replay:
     def days(self) -> Iterator[datetime]:
         """Play one simulated day after the other; yield each when it is over."""
         rows = self._rows()
-        weather = _by_hour(self.flights.weather, "time_hour")
-        departures, landings = _by_hour(self.flights.departures, "left"), _by_hour(self.flights.landings, "landed")
+        since = np.datetime64(self.plan.first.replace(tzinfo=None)) - 2 * HOUR  # what was known by then is in the datasets
+        weather = _by_hour(self.flights.weather, "time_hour", since)
+        departures, landings = _by_hour(self.flights.departures, "left", since), _by_hour(self.flights.landings, "landed", since)
         starts = np.flatnonzero(np.r_[True, self.hours[1:] != self.hours[:-1]])
         batches = {self.hours[a]: (a, b) for a, b in itertools.pairwise([*starts.tolist(), len(self.hours)])}
         hour, end = np.datetime64(self.plan.first.replace(tzinfo=None), "h") - HOUR, np.datetime64(self.plan.last.replace(tzinfo=None), "h")
@@ -229,12 +231,18 @@ def _open_in_loop(root: Path, clock: Path) -> None:
     _LOOP["ctx"] = open_project(root, actor="loop", clock=SimulatedClock(clock))
 
 
+def _prepare() -> None:
+    """Load the learners' libraries, which the first look needs."""
+    importlib.import_module("kaizenml.training.making")
+
+
 def _tick() -> None:
     loop.tick(_LOOP["ctx"])
 
 
-def _by_hour(table: pa.Table, when: str) -> dict[np.datetime64, list[dict[str, Any]]]:
-    """Return rows, with their times as text, by the full hour at which they are known."""
+def _by_hour(table: pa.Table, when: str, since: np.datetime64) -> dict[np.datetime64, list[dict[str, Any]]]:
+    """Return the rows after ``since`` of a table in order of time, with their times as text, by the full hour at which they are known."""
+    table = table.slice(int(np.searchsorted(table[when].to_numpy(), since, side="right")))
     hours = (table[when].to_numpy() + (HOUR - np.timedelta64(1, "us"))).astype("datetime64[h]")
     starts = np.flatnonzero(np.r_[True, hours[1:] != hours[:-1]]).tolist()
     stamps = pc.strftime(pc.cast(table[when], pa.timestamp("s", "UTC")), format="%Y-%m-%dT%H:%M:%SZ")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Literal
 
 import msgspec
@@ -29,7 +30,7 @@ class Aggregate(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     of: list[str] = []  # ratio: the names of two aggregates of the view, the first over the second
 
 
-class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
+class FeatureView(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """What is known of an entity: the newest values of ``columns``, and ``aggregates`` over its rows."""
 
     name: str
@@ -46,7 +47,7 @@ class FeatureView(msgspec.Struct, frozen=True, kw_only=True):
     owner: str = ""
     tags: list[str] = []
 
-    @property
+    @cached_property
     def version(self) -> str:
         """The hash of the definition: change anything and it is another version. Not of what is merely said about it."""
         found = {name: getattr(self, name) for name in _FIRST}

@@ -85,15 +85,17 @@ class Measured(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
 
-def gate(bundle: Path, rows: list[dict[str, Any]], settings: GateSettings, progress: Callable[[float], None] | None = None) -> GateResult:
-    """Serve the bundle in a process of its own, and ask it ``settings.rate`` times a second for ``settings.load_seconds``.
+def gate(
+    port: Callable[[], int], rows: list[dict[str, Any]], settings: GateSettings, progress: Callable[[float], None] | None = None
+) -> GateResult:
+    """Ask a server on the bundle ``settings.rate`` times a second for ``settings.load_seconds``.
 
     A run that is only too slow is repeated, twice at most, because neighbours on the machine slow it too; every attempt is
     in the evidence, and errors are not excused.
 
     Parameters
     ----------
-    bundle : folder of the bundle.
+    port : of the server, see ``starting``.
     rows : inputs, one for each request, round and round.
     settings : rate, p99_ms and load_seconds.
     progress : told the share done, 0..1.
@@ -103,15 +105,15 @@ def gate(bundle: Path, rows: list[dict[str, Any]], settings: GateSettings, progr
     bodies = [msgspec.json.encode({"inputs": [row]}) for row in rows]
     attempts: list[Measured] = []
     try:
-        with serving(bundle) as port:
-            run(port, PATH, bodies, rate=settings.rate, seconds=min(WARM_UP_S, settings.load_seconds))  # what it meets, the first attempt meets
-            while True:
-                attempts.append(run(port, PATH, bodies, rate=settings.rate, seconds=settings.load_seconds))
-                if progress:
-                    progress(len(attempts) / ATTEMPTS)
-                if len(attempts) == ATTEMPTS or attempts[-1].errors or not attempts[-1].complaints(settings.p99_ms):
-                    break
-                time.sleep(PAUSE_S)
+        at = port()
+        run(at, PATH, bodies, rate=settings.rate, seconds=min(WARM_UP_S, settings.load_seconds))  # what it meets, the first attempt meets
+        while True:
+            attempts.append(run(at, PATH, bodies, rate=settings.rate, seconds=settings.load_seconds))
+            if progress:
+                progress(len(attempts) / ATTEMPTS)
+            if len(attempts) == ATTEMPTS or attempts[-1].errors or not attempts[-1].complaints(settings.p99_ms):
+                break
+            time.sleep(PAUSE_S)
     except Unavailable as error:
         return GateResult(name="load", passed=False, summary=error.what, evidence=error.document())
     last = attempts[-1]
@@ -125,12 +127,11 @@ def gate(bundle: Path, rows: list[dict[str, Any]], settings: GateSettings, progr
 
 
 @contextlib.contextmanager
-def serving(bundle: Path) -> Iterator[int]:
-    """Start a server on a bundle, hand out its port, and kill it in every case.
+def starting(bundle: Path) -> Iterator[Callable[[], int]]:
+    """Start a server on a bundle in a process of its own, and kill it in every case.
 
-    Raises
-    ------
-    Unavailable : it did not come up; the end of what it wrote is in the values.
+    It comes up while the caller does something else. What is handed out waits for its port, and raises Unavailable when it did
+    not come up; the end of what it wrote is in the values.
     """
     ours = ("KAIZEN_CLOCK", "KAIZEN_TOKEN", "KAIZEN_SERVE_")  # meant for the server of the project
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
@@ -139,7 +140,7 @@ def serving(bundle: Path) -> Iterator[int]:
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log, env=environment, start_new_session=True)
         try:
-            yield _port(process, log)
+            yield lambda: _port(process, log)
         finally:
             _end(process)
 

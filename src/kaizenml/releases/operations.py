@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -268,8 +269,9 @@ def _gates(
 
     def ask() -> GateResult:
         requests = rows.requests(table, model_file.read(folder / bundle.MODEL).signature)
-        return load.gate(folder, requests, ctx.settings.gates, lambda share: progress("load", 0.4 + 0.6 * share))
+        return load.gate(server[0], requests, ctx.settings.gates, lambda share: progress("load", 0.4 + 0.6 * share))
 
+    server: builtins.list[Callable[[], int]] = []  # one, as soon as it may be needed
     looks: dict[str, Callable[[], GateResult]] = {
         "naive": lambda: gates.naive(run) if run else gates.not_judged("naive"),
         "champion": lambda: gates.champion(run, champion) if run else gates.not_judged("champion"),
@@ -278,16 +280,19 @@ def _gates(
         "load": ask,
     }
     results: builtins.list[GateResult] = []
-    for place, name in enumerate(GATES):
-        progress(name, 0.1 + 0.1 * place)
-        failed = [result.name for result in results if not result.passed]
-        if name in skipped:
-            evidence = {"skipped": skipped[name], "by": ctx.actor}
-            results.append(GateResult(name=name, passed=True, summary=f"skipped: {skipped[name]}", evidence=evidence))
-        elif failed and name == "load":
-            results.append(GateResult(name=name, passed=False, summary=f"not run, for {failed[0]} said no", evidence={"not_run": failed}))
-        else:
-            results.append(looks[name]())
+    with contextlib.ExitStack() as stack:
+        for place, name in enumerate(GATES):
+            progress(name, 0.1 + 0.1 * place)
+            failed = [result.name for result in results if not result.passed]
+            if name == "poison" and not failed and "load" not in skipped:  # the gate's server comes up while the gates before it look
+                server.append(stack.enter_context(load.starting(folder)))
+            if name in skipped:
+                evidence = {"skipped": skipped[name], "by": ctx.actor}
+                results.append(GateResult(name=name, passed=True, summary=f"skipped: {skipped[name]}", evidence=evidence))
+            elif failed and name == "load":
+                results.append(GateResult(name=name, passed=False, summary=f"not run, for {failed[0]} said no", evidence={"not_run": failed}))
+            else:
+                results.append(looks[name]())
     return results
 
 

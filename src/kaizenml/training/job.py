@@ -124,9 +124,9 @@ class Job:
     def _encoded(self) -> tuple[Rows, Rows]:
         """Return the training rows and the hold-out as vectors; the encoder learns from the training rows only."""
         table, y, parts = self.material.table, self.material.y, self.split
-        older = table.take(pa.array(parts.train))
+        older = split.rows_at(table, parts.train)
         encoder = encoding.learn(older, self.material.fields, accepts=())
-        newer = table.take(pa.array(parts.holdout))
+        newer = split.rows_at(table, parts.holdout)
         rows = Rows(encoding.encode(encoder, older), y[parts.train], encoder.categorical, encoder.onehot)
         return rows, Rows(encoding.encode(encoder, newer), y[parts.holdout], encoder.categorical, encoder.onehot)
 
@@ -187,7 +187,7 @@ class Job:
 
     def _champion_answers(self, champion: Champion) -> Floats:
         spec = model_file.read(champion.folder)
-        newer = self._read_by(spec.signature, self.material.table.take(pa.array(self.split.holdout)))
+        newer = self._read_by(spec.signature, split.rows_at(self.material.table, self.split.holdout))
         answers = scoring.predict(champion.folder, encoding.encode(spec.encoder, newer))
         classes = self.material.task.classes
         if spec.signature.task == "regression" or spec.signature.classes == classes:

@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 Indices = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -62,6 +63,14 @@ def folds(train: Indices, y: Floats, by: Literal["time", "random"], *, stratify:
         return [(train[:start], train[start:stop]) for start, stop in pairwise(edges)]
     place = _deal(y[train], 5, stratify=stratify, seed=seed + 1)
     return [(train[place != fold], train[place == fold]) for fold in range(1 if rows >= LARGE else 5)]
+
+
+def rows_at(table: pa.Table, places: Indices) -> pa.Table:
+    """Return rows by their places; those that lie side by side, as the rows of a stretch of time do, without a copy."""
+    first = int(places[0]) if len(places) else 0
+    if np.array_equal(places, np.arange(first, first + len(places))):
+        return table.slice(first, len(places))
+    return table.take(pa.array(places))
 
 
 def _cut(ordered: Floats, share: float) -> int:
