@@ -66,6 +66,23 @@ def test_every_command_that_help_or_a_page_shows_can_be_typed():
                 pytest.fail(f"{line}: {error.format_message()}")
 
 
+def test_a_version_is_shown_in_a_few_lines_and_json_has_all_of_it(project, capsys):
+    for name, first in (("one", 1), ("two", 3)):
+        Path(f"{name}.csv").write_text(f"id,kind,at\n{first},a,2026-01-0{first}\n{first + 1},b,2026-01-0{first + 1}\n", encoding="utf-8")
+        assert run(["data", "add", "orders", f"{name}.csv", "--key", "id"]) == 0
+    said = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in said.splitlines()]
+    assert "column kind missing distinct, at least holds" in lines
+    assert "id integer 0 2 1 to 4" in lines  # the most that one addition had
+    assert not {"profile", "contract", "becoming", "key_print"} & {line.split(" ")[0] for line in lines if line}
+    assert run(["data", "versions", "orders"]) == 0
+    assert [line.split()[:4] for line in capsys.readouterr().out.splitlines()[1:3]] == [["orders", "2", "1,", "2"], ["orders", "1", "1", "2"]]
+    assert run(["data", "list"]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[:4] == ["orders", "id", "3", "main"]
+    assert run(["data", "show", "orders", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["version"]["profile"]["id"]["max"] == 4
+
+
 def test_every_noun_of_the_registry_has_a_group():
     assert set(operations.MODULES) == {*NOUNS, "loop"}
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from kaizenml.context import Context
 from kaizenml.data import operations as data
+from kaizenml.data import tables
 from kaizenml.errors import InvalidInput, InvalidSettings, KaizenError, NotFound
 from kaizenml.features import operations
 from kaizenml.features.defining import definitions, expressions
@@ -308,6 +309,33 @@ def test_a_frame_is_of_files_that_are_there_and_goes_where_it_can_be_written(sho
         operations.frame(shop, "asked", at="at", out=shop.root / "gone" / "known.csv")
     (shop.root / "some.tsv").write_text("customer_id\tat\n7\t2026-01-31T00:00:00Z\n")
     assert operations.frame(shop, str(shop.root / "some.tsv"), at="at").known["limit"] == 1
+
+
+def test_a_hidden_entity_is_found_by_its_value_and_a_repeated_push_is_one_row(ctx: Context, reopen: Callable[..., Context]) -> None:
+    now = dt.datetime.fromtimestamp(ctx.clock.timestamp(), dt.UTC)
+    shop = reopen('[project]\nname = "shop"\n')
+    (shop.root / "features.py").write_text(
+        "from kaizenml import features, sum_\n"
+        '@features(entity=["customer", "place"], source="orders", at="ts")\nclass Spend:\n    spent = sum_("amount")\n'
+    )
+    (shop.root / "contracts").mkdir(exist_ok=True)
+    (shop.root / "contracts" / "orders.toml").write_text(
+        'key = "id"\n[[columns]]\nname = "id"\nkind = "integer"\nnullable = false\n'
+        '[[columns]]\nname = "customer"\nkind = "text"\npersonal = {kind = "id", decision = "pseudonym"}\n'
+    )
+    rows = [{"id": n, "customer": "ada|1", "place": "x", "ts": now - (3 - n) * DAY, "amount": 2.0} for n in range(3)]
+    data.add(shop, "orders", table=pa.Table.from_pylist(rows))
+    assert tables.read(shop, "orders")["customer"][0].as_py().startswith("kzp_")
+    operations.materialize(shop, "spend")
+    assert operations.get(shop, "spend", "ada\\|1|x").at == (now - DAY).timestamp()
+    asked = pa.table({"customer": ["bob", "ada|1", None], "place": ["x"] * 3, "when": pa.array([now] * 3, pa.timestamp("us", "UTC"))})
+    found = features_for(shop, asked, at="when")
+    assert (found["spent"].to_pylist(), found.drop_columns(["spent"])) == ([None, 6.0, None], asked)
+    for _ in range(2):
+        operations.push(shop, "spend", [{"id": 9, "customer": "ada|1", "place": "x", "ts": now.isoformat(), "amount": 1.0}])
+    flushed = operations.flush(shop, "spend")
+    assert flushed is not None
+    assert (flushed.rows, flushed.quarantined) == (4, 0)
 
 
 def test_a_row_that_is_asked_about_may_not_count_in_its_own_features(shop: Context, reopen: Callable[..., Context]) -> None:

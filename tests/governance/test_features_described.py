@@ -107,7 +107,7 @@ def test_a_version_says_who_made_it_and_why(ctx: Context):
 def test_windows_defined_in_python_are_described_and_found_by_owner_and_tag(ctx: Context):
     (ctx.root / "features.py").write_text(
         '''
-from kaizenml import count, features, mean
+from kaizenml import count, derived, features, mean
 
 
 @features(entity="sku", source="orders", at="at", owner="Bob", tags=["stock"])
@@ -116,6 +116,11 @@ class Asked:
 
     asked_6h = count(last="6h")
     late_share = mean("late", last="6h")
+
+
+@derived
+def strain(asked_6h: float, late_share: float) -> float:
+    return asked_6h * late_share
 '''
     )
     found = features.describe(ctx, "asked")
@@ -124,3 +129,6 @@ class Asked:
     assert found.looked_at.startswith("as known for 48 rows")
     assert [one.feature for one in features.search(ctx, owner="bob", tag="STOCK")] == ["asked_6h", "late_share"]
     assert [one.feature for one in features.search(ctx, "often")] == ["asked_6h", "late_share"]
+    assert [(one.feature, one.view, one.description) for one in features.search(ctx, "strain", unused=True)] == [
+        ("strain", "", "computed from asked_6h, late_share")
+    ]

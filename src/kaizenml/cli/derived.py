@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from kaizenml import operations
+from kaizenml.cli import forms
 from kaizenml.cli.face import current
 from kaizenml.cli.shell import Command, Group
 from kaizenml.errors import NotFound, UsageError
@@ -35,7 +36,8 @@ class NounGroup(Group):
 
 
 def command(operation: Operation, *, name: str | None = None, shown: Callable[[Any], str] | None = None, summary: str | None = None) -> click.Command:
-    """Make the command of an operation. ``shown`` renders its result for people; default a plain rendering."""
+    """Make the command of an operation. ``shown`` renders its result for people; default the form that it has, else a plain rendering."""
+    shown = shown or forms.of(operation.name)
 
     def run(**_values: Any) -> None:
         face = current()
@@ -96,10 +98,11 @@ def _either(operation: Operation, other: Operation) -> click.Command:
         return chosen.callback(**values)
 
     names = ", ".join(map(_flag, more))
+    example = (epilog(other) or "").replace(f"kaizen {other.noun} {other.verb} ", f"kaizen {operation.noun} {operation.verb} ")
     about = f"{ours.help}\n\nWith {names}: {other.summary[0].lower()}{other.summary[1:]}"
     return Command(
         operation.verb.replace("_", "-"), params=[*taken, *map(_option, more)], callback=run, help=about, short_help=operation.summary,
-        epilog=epilog(other),
+        epilog=example or None,
     )  # fmt: skip
 
 
@@ -127,7 +130,7 @@ def _option(parameter: Parameter) -> click.Parameter:
     flag = f"--{parameter.name.replace('_', '-')}"
     about = parameter.help
     if parameter.name == "picture":  # asked for by the file that it goes to
-        return click.Option([flag, parameter.name], type=click.STRING, default=None, metavar="FILE", help=about)
+        return click.Option([flag, parameter.name], type=click.STRING, default=None, metavar="FILE", help="also draw it, to this file, as SVG.")
     if parameter.kind == "boolean":
         return click.Option([f"{flag}/--no-{flag[2:]}", parameter.name], default=None, help=about)
     if parameter.default is not None and parameter.default not in ("", []):

@@ -6,8 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from kaizenml.clock import parse_duration
 from kaizenml.context import Context
+from kaizenml.data import keys as project_keys
 from kaizenml.data import operations as data
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion
@@ -22,7 +25,7 @@ from kaizenml.features.online.parity import Parity
 from kaizenml.features.online.push import Checker
 from kaizenml.features.online.reading import Read, read_at
 from kaizenml.features.online.streams import Consumed
-from kaizenml.features.view import FeatureView, Framed, Kept, Materialized, Pushed, ViewState
+from kaizenml.features.view import FeatureView, Framed, Kept, Materialized, Pushed, ViewState, key_of, parts_of
 from kaizenml.features.windows.moments import keeps_rows
 from kaizenml.settings import Engine
 
@@ -105,8 +108,11 @@ def _flushed(ctx: Context, found: FeatureView) -> DatasetVersion | None:
         batch = buffer.seal(found.ref)
         if batch is None:
             break
-        table = checking.checker(ctx, found, fresh=True).table(batch.rows)
-        why = f"{len(batch.rows)} pushed rows"
+        rows = batch.rows
+        if filling.keys_of(ctx, found.dataset):  # a push that was repeated is no row of its own
+            rows = [*{msgspec.json.encode(row, order="sorted"): row for row in rows}.values()]
+        table = checking.checker(ctx, found, fresh=True).table(rows)
+        why = f"{len(rows)} pushed rows"
         version = data.add(
             ctx, found.dataset, table=table, mode="append", partial=True, origin=f"pushed to {found.ref}", source_name="pushed", once=batch.token,
             why=why,
@@ -251,10 +257,21 @@ def read(ctx: Context, view: str, keys: Sequence[str]) -> Sequence[Kept]:
     """
     found = frames.view_named(ctx, view)
     now = ctx.clock.timestamp()
-    stored = ctx.online.read(found.ref, keys)
+    stored = ctx.online.read(found.ref, _as_stored(ctx, found, keys))
     told = read_at(found.columns, found.aggregates, None, stored, round(now * 1e6))
     nothing = "missing" if any(stored) or next(ctx.online.keys(found.ref), None) is not None else "empty"
     return [_kept(found, key, one, now, nothing) for key, one in zip(keys, told, strict=True)]
+
+
+def _as_stored(ctx: Context, view: FeatureView, keys: Sequence[str]) -> Sequence[str]:
+    """Return the keys of entities as they are stored, where the dataset holds pseudonyms."""
+    hidden = asking.hidden_entities(ctx, view)
+    if not hidden:
+        return keys
+    pseudonym = project_keys.open_keys(ctx.state).pseudonym_of
+    parts = [parts_of(key) if len(view.entities) > 1 else [key] for key in keys]
+    made = [[pseudonym(value) if name in hidden else value for name, value in zip(view.entities, each, strict=False)] for each in parts]
+    return [(key_of(each) if len(each) == len(view.entities) else None) or key for key, each in zip(keys, made, strict=True)]
 
 
 def consume(

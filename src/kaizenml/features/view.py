@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cached_property
@@ -104,6 +105,15 @@ def key_of(values: Iterable[Any]) -> str | None:
     if None in texts:
         return None
     return "|".join(text.replace("\\", "\\\\").replace("|", "\\|") for text in texts if text is not None)
+
+
+def parts_of(key: str) -> list[str]:
+    """Return the texts of which ``key_of`` has made a key of several columns.
+
+    >>> parts_of("JFK|7"), parts_of("a\\\\|b|c")
+    (['JFK', '7'], ['a|b', 'c'])
+    """
+    return [re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:\\.|[^|\\])+", key)]
 
 
 def entity_key(value: Any) -> str | None:

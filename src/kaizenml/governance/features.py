@@ -22,6 +22,7 @@ from kaizenml.data.kinds import kind_of
 from kaizenml.data.profile import profile, spread
 from kaizenml.errors import KaizenError, NotFound
 from kaizenml.features import operations as features
+from kaizenml.features.defining import definitions
 from kaizenml.features.encoding.vectorised import microseconds
 from kaizenml.features.offline import frame
 from kaizenml.features.view import FeatureView, ViewState
@@ -101,7 +102,7 @@ def search(
 
     Returns
     -------
-    Features, by view.
+    Features, by view; then derived inputs, which have none.
 
     Examples
     --------
@@ -123,6 +124,10 @@ def search(
                         description=view.description,
                     )
                 )  # fmt: skip
+    for each in definitions.of(ctx).derived if owner is None and tag is None else ():
+        used, told = readers.get(("", each.name), []), f"computed from {', '.join(each.inputs)}"
+        if wanted in f"{each.name} {told}".lower() and not (unused and used):
+            found.append(Found(feature=each.name, view="", dataset="", entity="", owner="", tags=[], used=used, description=told))
     return found
 
 
@@ -205,6 +210,8 @@ def _readers(ctx: Context) -> dict[tuple[str, str], builtins.list[str]]:
         for field in signature.fields:
             if field.view is not None:
                 found.setdefault((field.view, field.name), []).append(release.ref)
+        for each in signature.derived:
+            found.setdefault(("", each.name), []).append(release.ref)
         for use in signature.views:  # those that derived inputs read
             for column in [*use.columns, *(each.name for each in use.aggregates)]:
                 refs = found.setdefault((use.name, column if use.plain else f"{use.name}_{column}"), [])

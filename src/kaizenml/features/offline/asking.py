@@ -9,10 +9,12 @@ from typing import Any
 import msgspec
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
 from kaizenml.context import Context
+from kaizenml.data import keys as project_keys
 from kaizenml.data import store as datasets
 from kaizenml.data import tables
 from kaizenml.data.intake import sources
@@ -51,6 +53,8 @@ def features_for(ctx: Context, rows: Any, *, at: str | None = None, views: Seque
     table = rows if isinstance(rows, pa.Table) else pa.table(rows)
     chosen = frame.views(ctx) if views is None else [frame.view_named(ctx, name) for name in views]
     _check_entities(table, chosen)
+    hidden = {name for view in chosen for name in hidden_entities(ctx, view)}
+    given, table = table, _as_stored(ctx, table, hidden)
     known_at = None if at is None else _moments(table, at)
     engine = engine or ctx.settings.project.engine
     told: set[str] = set()
@@ -65,6 +69,8 @@ def features_for(ctx: Context, rows: Any, *, at: str | None = None, views: Seque
     for each in definitions.of(ctx).derived:
         if set(each.inputs) <= set(table.column_names) and each.name not in table.column_names:
             table = frame.with_features(ctx, table, [], [each], known_at=None, told="the rows")
+    for name in hidden:
+        table = table.set_column(given.column_names.index(name), given.schema.field(name), given[name])
     return table
 
 
@@ -149,6 +155,25 @@ def write(table: pa.Table, path: Path) -> None:
         pyarrow.csv.write_csv(table, path)
     else:
         pyarrow.parquet.write_table(table, path)
+
+
+def hidden_entities(ctx: Context, view: FeatureView) -> list[str]:
+    """Return the columns of a view's entity that its dataset stores as pseudonyms."""
+    try:
+        personal = tables.version(ctx, view.dataset).personal
+    except NotFound:
+        return []
+    return [name for name in view.entities if personal.get(name) == "pseudonym"]
+
+
+def _as_stored(ctx: Context, table: pa.Table, hidden: Iterable[str]) -> pa.Table:
+    """Return rows with these columns as they are stored: who asks by a customer's number need not know its pseudonym, nor the other way round."""
+    for name in hidden:
+        coded = pc.dictionary_encode(table[name]).combine_chunks()
+        keys = project_keys.open_keys(ctx.state)
+        values = pa.array([keys.pseudonym_of(value) for value in coded.dictionary.to_pylist()], pa.string())
+        table = table.set_column(table.column_names.index(name), name, values.take(coded.indices))
+    return table
 
 
 def _check_entities(table: pa.Table, views: Sequence[FeatureView]) -> None:
