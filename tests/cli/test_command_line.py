@@ -17,11 +17,15 @@ import click
 import msgspec
 import pytest
 
+import spending
 from kaizenml import operations
-from kaizenml.cli import status
+from kaizenml.cli import daily, status
 from kaizenml.cli.application import NOUNS, root, run
 from kaizenml.cli.face import Face
 from kaizenml.errors import KaizenError, NotFound, UsageError
+from kaizenml.registry import operations as registry
+from kaizenml.releases import operations as releases
+from kaizenml.training import operations as training
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = '[project]\nname = "shop"\n'
@@ -64,6 +68,29 @@ def test_every_command_that_help_or_a_page_shows_can_be_typed():
                 command.make_context("kaizen", words, parent=ctx)
             except click.UsageError as error:
                 pytest.fail(f"{line}: {error.format_message()}")
+
+
+@pytest.mark.slow
+def test_a_release_whose_features_are_not_online_is_told_until_they_are(tmp_path, capsys, monkeypatch):
+    ctx = spending.shop(tmp_path / "shop")
+    registry.register(ctx, training.train(ctx, run_id="first").id)
+    releases.create(ctx, "shop@1", skip=["load", "naive"], why="this is about features")
+    monkeypatch.chdir(ctx.root)
+    assert run(["deploy"]) == 0
+    assert "the features of spend are not online yet" in capsys.readouterr().err
+    assert run(["features", "materialize", "spend"]) == 0
+    assert run(["deploy"]) == 0
+    assert "not online" not in capsys.readouterr().err
+    ctx.online.close()
+    ctx.catalog.close()
+
+
+def test_an_answer_without_features_says_so():
+    found = {"age_s": None, "missing": 2, "stale": 0}
+    answer = {"predictions": [{"id": "1", "value": "no", "decided_by": "model"}] * 2, "features": {"spend": found}}
+    assert "features of spend: 2 missing of 2; kaizen features read spend KEY" in daily._answers(answer).splitlines()
+    found["missing"] = 0
+    assert "features" not in daily._answers(answer)
 
 
 def test_a_version_is_shown_in_a_few_lines_and_json_has_all_of_it(project, capsys):

@@ -46,6 +46,8 @@ def _deploy(release: str | None, endpoint: str | None, why: str) -> None:
             raise NotFound("there is no release that passed its gates", remedy="kaizen train")
         release = newest.ref
     name = endpoint or ctx.settings.project.name
+    if lacking := steps.not_online(ctx, release):
+        face.note(lacking)
     if steps.champion(ctx, name) == release:
         result = rollouts.show(ctx, name)
         face.show(result, f"{release} answers endpoint {name} already")
@@ -115,6 +117,9 @@ def _answers(answer: dict[str, Any]) -> str:
         chances = ", ".join(f"{name} {share:.1%}" for name, share in shares[:5]) + (", ..." if len(shares) > 5 else "")
         by = prediction["decided_by"] + (f" ({prediction['reason']})" if prediction.get("reason") else "")
         lines.append(f"{click.style(cell('', prediction['value']), bold=True)}{f'  ({chances})' if chances else ''}  by {by}  id {prediction['id']}")
+    for view, state in (answer.get("features") or {}).items():
+        lacking = [f"{state[name]} {name}" for name in ("missing", "stale") if state.get(name)]
+        lines += [f"features of {view}: {', '.join(lacking)} of {len(answer['predictions'])}; kaizen features read {view} KEY"] if lacking else []
     lineage = answer.get("lineage") or {}
     told = ", ".join(f"{name} {_short(name, value)}" for name, value in lineage.items() if value)
     return "\n".join([*lines, click.style(f"release {answer.get('release')}" + (f"; {told}" if told else ""), dim=True)])

@@ -257,6 +257,7 @@ def _welcome(ctx: Context, up: dict[str, Any]) -> str:
         *([f"  gRPC     {up['grpc']}"] if up["grpc"] else []),
         f"  console  {up['console']}",
         f"  loop     {'looks every ' + up['loop'] if up['loop'] else 'off'}",
+        *([f"\n{lacking}"] if (lacking := steps.not_online(ctx, up["release"])) else []),
         "\nnext, in another terminal:",
         f"  kaizen predict {up['endpoint']} '{row}'{project}",
         f"  kaizen status{project}",

@@ -112,6 +112,19 @@ def champion(ctx: Context, endpoint: str | None = None) -> str | None:
     return next((rollout.champion for rollout in rollouts.list(ctx) if rollout.endpoint == name), None)
 
 
+def not_online(ctx: Context, release: str) -> str:
+    """Say which views of a release hold nothing online yet, and how they are filled; empty: all do."""
+    from kaizenml.features import store
+    from kaizenml.releases import operations as releases
+
+    pinned = releases.show(ctx, release).pins.features
+    with ctx.catalog.read() as connection:
+        known = store.definitions(connection)
+        names = [known[ref].name for ref in pinned if ref in known and not store.materialized(connection, ref)]
+    commands = "; ".join(f"kaizen features materialize {name}" for name in names)
+    return f"the features of {', '.join(names)} are not online yet, and answers do without them; try: {commands}" if names else ""
+
+
 def newest_release(ctx: Context) -> Release | None:
     """Return the newest release that passed its gates, or None."""
     from kaizenml.releases import operations as releases
