@@ -338,5 +338,10 @@ def _give(value: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
+    """Return an argument as messages name it; of rows and the like only how many, for they may tell of persons."""
+    if isinstance(value, dict):
+        return f"an object of {len(value)}"
+    if isinstance(value, builtins.list | tuple):
+        return f"a list of {len(value)}"
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."

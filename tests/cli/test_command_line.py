@@ -19,7 +19,7 @@ import pytest
 
 import spending
 from kaizenml import operations
-from kaizenml.cli import daily, status
+from kaizenml.cli import daily, output, status
 from kaizenml.cli.application import NOUNS, root, run
 from kaizenml.cli.face import Face
 from kaizenml.errors import KaizenError, NotFound, UsageError
@@ -91,6 +91,12 @@ def test_an_answer_without_features_says_so():
     assert "features of spend: 2 missing of 2; kaizen features read spend KEY" in daily._answers(answer).splitlines()
     found["missing"] = 0
     assert "features" not in daily._answers(answer)
+
+
+def test_sentences_of_a_result_stand_on_lines_of_their_own(monkeypatch):
+    monkeypatch.setattr("click.style", lambda text, **_look: text)
+    left = ["the source of the rows still holds them: take them out there", "backups, too"]
+    assert output.render({"left": left, "parts": [1, 2]}) == f"left \n  {left[0]}\n  {left[1]}\nparts  1, 2"
 
 
 def test_a_version_is_shown_in_a_few_lines_and_json_has_all_of_it(project, capsys):
@@ -239,6 +245,9 @@ def test_arguments_are_bound_by_the_registry():
     assert listing.bind({"limit": "3", "newest_first": "false"}, strict=False) == {"limit": 3, "newest_first": False}
     with pytest.raises(UsageError, match="limit is '3'"):
         listing.bind({"limit": "3"})
+    with pytest.raises(UsageError, match="rows is an object of 1; expected `array`") as caught:
+        operations.find("features", "push").bind({"view": "spend", "rows": {"email": "ada@example.org"}})
+    assert "ada" not in str(caught.value.document())  # rows tell of persons
     with pytest.raises(UsageError, match="did you mean 'limit'"):
         listing.bind({"limt": 3})
     with pytest.raises(UsageError, match="needs 'endpoint'"):

@@ -73,6 +73,8 @@ def _record(record: dict[str, Any], indent: str) -> str:
             lines += [label, *(f"{indent}  {line}" for line in table(value).splitlines())]
         elif isinstance(value, dict) and len(cell(key, value)) > 90:
             lines += [label, _record(value, indent + "  ")]
+        elif isinstance(value, list) and any(isinstance(each, str) and len(each) > 40 for each in value):  # sentences, commands
+            lines += [label, *(f"{indent}  {cell(key, each)}" for each in value)]
         else:
             lines.append(f"{label}  {cell(key, value)}")
     return "\n".join(lines)

@@ -137,7 +137,7 @@ def add(
     partial : columns may be absent; those become null.
     origin : where the rows come from, in words, when it is not the file.
     source_name : the source that these rows come from; default the dataset's first, which is called ``main``. Each row keeps it.
-    source_column : column that says which source a row came from, where one table holds rows of several.
+    source_column : column that says which source a row came from, where one table holds rows of several; where it is empty, the other name.
     once : a token; a second call with the same token adds nothing and returns the version that the first one made.
     why : the reason, for the record.
     progress : told (what is done, share done 0..1) while much is read.
@@ -157,7 +157,7 @@ def add(
 
     Examples
     --------
-    >>> add(ctx, "orders", "orders.csv", key="id", time="ordered_at")  # doctest: +SKIP
+    kaizen data add orders orders.csv --key id --time ordered_at
     """
     check_name(name)
     _check_choice("mode", mode, _MODES)
