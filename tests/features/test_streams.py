@@ -181,7 +181,9 @@ def test_who_is_forgotten_while_a_stream_is_read_is_left_out(ctx: Context, serve
             server.tell(*sent(observed(2), observed(3) | {"origin": "LGA"}))
         told.append(said)
 
-    operations.consume(ctx, "weather", "observed", url=server.url, idle="200ms", progress=forget)
+    until = time.monotonic() + 30  # a topic's partitions need not come at once
+    while (operations.read(ctx, "weather", ["LGA"])[0].at is None or server.waiting()) and time.monotonic() < until:
+        operations.consume(ctx, "weather", "observed", url=server.url, idle="50ms", progress=forget)
     assert operations.get(ctx, "weather", "JFK").values["seen"] == 1
     assert operations.get(ctx, "weather", "LGA").values["seen"] == 3
     assert server.waiting() == 0
