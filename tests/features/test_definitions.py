@@ -302,6 +302,11 @@ def test_versions_stand_side_by_side_in_a_frame_of_whatever_rows(shop: Context) 
         features_for(shop, rows, views=["spend@ffff"])
 
 
+def test_a_derived_input_is_no_view_and_is_told_apart(shop: Context) -> None:
+    with pytest.raises(NotFound, match="'spend_ratio' is a derived input, computed from spend_30d, limit"):
+        operations.show(shop, "spend_ratio")
+
+
 def test_a_frame_is_of_files_that_are_there_and_goes_where_it_can_be_written(shop: Context) -> None:
     with pytest.raises(NotFound, match="there is no file"):
         operations.frame(shop, str(shop.root / "askd.csv"), at="at")

@@ -246,6 +246,15 @@ def test_what_cannot_be_meant_is_refused_with_the_nearest_name(ctx: Context):
         governance.include(ctx, 1)
 
 
+def test_a_reason_that_is_given_later_is_kept(ctx: Context):
+    first = governance.exclude(ctx, "orders", source="feed7").exclusions[0]
+    assert governance.exclude(ctx, "orders", source="feed7", why="labels swapped").exclusions[0].id == first.id
+    governance.exclude(ctx, "orders", source="feed7")
+    assert [(one.id, one.why) for one in governance.exclusions(ctx, "orders")] == [(first.id, "labels swapped")]
+    with ctx.catalog.read() as connection:
+        assert [event.why for event in events.read(connection, kind="data.excluded")] == ["", "labels swapped"]
+
+
 def test_rows_are_named_in_one_way(ctx: Context):
     made = governance.exclude(ctx, "orders", source="feed7").exclusions[0].id
     with pytest.raises(UsageError, match="not both"):

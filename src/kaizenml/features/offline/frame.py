@@ -19,7 +19,7 @@ from kaizenml.context import Context
 from kaizenml.data import store as datasets
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion, Kind
-from kaizenml.errors import InvalidSettings, nearest, not_found
+from kaizenml.errors import InvalidSettings, NotFound, nearest, not_found
 from kaizenml.features import join, store
 from kaizenml.features.defining import definitions
 from kaizenml.features.defining.expressions import compile_derived
@@ -90,6 +90,10 @@ def view_named(ctx: Context, name: str) -> FeatureView:
         return _version(ctx, name, definitions.of(ctx).views)
     known = {view.name: view for view in views(ctx)}
     if name not in known:
+        for each in definitions.of(ctx).derived:
+            if each.name == name:
+                what = f"{name!r} is a derived input, computed from {', '.join(each.inputs)}, and no feature view"
+                raise NotFound(what, remedy=f"kaizen features search {name}", values={"name": name, "inputs": each.inputs})
         raise not_found("feature view", name, known, remedy="kaizen features list")
     return known[name]
 

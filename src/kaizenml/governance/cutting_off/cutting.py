@@ -46,7 +46,8 @@ def planned(ctx: Context, dataset: str | None, *, source: str | None, since: str
         one = Exclusion(
             id=0, dataset=each.name, source=source, since=start, until=end, time=_time_of(ctx, each), why=why, by=ctx.actor, at=ctx.clock.timestamp()
         )
-        found.append(next((other for other in standing if _rows(other) == _rows(one)), one))
+        same = next((other for other in standing if _rows(other) == _rows(one)), None)
+        found.append(one if same is None else msgspec.structs.replace(same, why=why or same.why))
     return found
 
 
@@ -58,7 +59,9 @@ def cut_off(ctx: Context, cut: Sequence[Exclusion]) -> Cut:
         for each in cut:
             same = next((other for other in standing if _rows(other) == _rows(each)), None)
             one = same or msgspec.structs.replace(each, id=exclusions.next_id(connection))
-            if same is None:
+            if same is not None and each.why:  # cut in a hurry, explained later
+                one = msgspec.structs.replace(same, why=each.why)
+            if one != same:
                 exclusions.save(connection, one)
                 ctx.record(connection, "data.excluded", one.dataset, one.why, id=one.id, source=one.source, since=one.since, until=one.until)
             made.append(one)
