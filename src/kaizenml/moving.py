@@ -59,7 +59,7 @@ def migrate(
     """Copy a project's catalog, tables, models, releases and online features to servers, then switch kaizen.toml to them.
 
     Repeatable: killed anywhere, the same call goes on. What serves, goes on serving; whoever writes to the catalog waits for the last
-    step, and is then refused until it is started anew. Call it once more after that, for online values that came in between.
+    step, and is then refused until it is started anew. Call it once more after that, for feature values that came in between.
 
     Parameters
     ----------

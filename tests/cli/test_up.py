@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,3 +176,50 @@ def test_after_a_refusal_by_load_only_the_load_is_measured_again(kaizen, project
     with up(project, "--no-loop") as (_process, document):
         assert document["release"] == "ward@2"
     assert len(kaizen("training", "list", "--json", cwd=project).document) == 1
+
+
+def test_one_takes_the_place_of_another_and_no_request_is_refused(deployed):
+    names = (deployed / "data" / "cancer.csv").read_text(encoding="utf-8").partition("\n")[0].strip().split(",")
+    body = json.dumps({"inputs": [{name: 1.0 for name in names if name != "target"}]})
+    wrong: list[object] = []
+    answered, done = {"kept": 0, "new": 0}, threading.Event()
+
+    def ask(port: int, which: str) -> None:
+        """Ask on one connection for as long as the server keeps it, or on a new one each time."""
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+        while not done.is_set():
+            try:
+                kept = {} if which == "kept" else {"connection": "close"}
+                connection.request("POST", "/predict/ward", body, {"content-type": "application/json", **kept})
+                answer = connection.getresponse()
+                decided = json.loads(answer.read())["predictions"][0]["decided_by"]
+                assert (answer.status, decided) == (200, "model")
+                answered[which] += 1
+            except Exception as error:
+                wrong.append(error)
+                connection.close()
+            done.wait(0.01)
+        connection.close()
+
+    with up(deployed, "--no-loop") as (first, document):
+        port = int(document["predict"].split(":")[2].partition("/")[0])
+        asking = [threading.Thread(target=ask, args=(port, which)) for which in answered]
+        for thread in asking:
+            thread.start()
+        try:
+            with up(deployed, "--no-loop", "--replace", "--port", str(port)) as (second, taken):
+                assert first.wait(20) == 0
+                before = dict(answered)
+                assert taken["predict"] == document["predict"]
+                assert json.loads((deployed / ".kaizen" / "serving" / "address.json").read_bytes())["pid"] == second.pid
+                deadline = time.perf_counter() + 20
+                while any(answered[which] < before[which] + 20 for which in answered):
+                    assert time.perf_counter() < deadline
+                    time.sleep(0.05)
+                done.set()
+                for thread in asking:
+                    thread.join()
+        finally:
+            done.set()
+    assert wrong == []
+    assert min(before.values()) > 20

@@ -22,7 +22,7 @@ def _migrate(catalog: str | None, objects: str | None, online: str | None) -> No
         f"data     {moved.parts:,} parts, {moved.folders:,} models and releases, each compared with its hash",
         f"online   {moved.online:,} rows",
         "",
-        "next: start `kaizen up` (or serve, loop, console) anew; then the same command once more, for what came in between",
+        "next: kaizen up --replace (or serve --replace; start loop and console anew); then the same command once more, for what came in between",
     ]
     face.show(moved, "\n".join(lines))
 

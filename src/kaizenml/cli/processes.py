@@ -118,6 +118,24 @@ def stopped_by_signals() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+def end(pid: int, patience_s: float = 60.0) -> None:
+    """Ask a process that is not our child to end, and wait until it has. Raises Unavailable."""
+    deadline = time.perf_counter() + patience_s
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGTERM)
+        while _runs(pid):
+            if time.perf_counter() > deadline:
+                raise Unavailable(f"process {pid} does not end", remedy=f"kill -KILL {pid}, then start anew", values={"pid": pid})
+            time.sleep(0.05)
+
+
+def _runs(pid: int) -> bool:
+    os.kill(pid, 0)
+    with contextlib.suppress(OSError, IndexError):  # a zombie only waits for its parent to look
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
+    return True
+
+
 def check_port(host: str, port: int, *, option: str, what: str) -> None:
     """Raise Unavailable when another program listens there. Port 0 (any free one) always passes."""
     if port == 0:

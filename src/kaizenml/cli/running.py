@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +15,22 @@ from kaizenml.cli.face import Face, current
 from kaizenml.cli.processes import Part
 from kaizenml.cli.shell import Command
 from kaizenml.clock import format_duration, parse_duration
-from kaizenml.errors import Conflict, KaizenError
+from kaizenml.errors import Conflict, KaizenError, UsageError
 from kaizenml.serving import supervisor
 
 if TYPE_CHECKING:
     from kaizenml.context import Context
 
 
-def _serve(host: str | None, port: int | None, grpc_port: int | None, workers: int | None) -> None:
+def _serve(host: str | None, port: int | None, grpc_port: int | None, workers: int | None, replace: bool) -> None:
     face = current()
     ctx = face.open()
     part = _serving(ctx, host, port, workers, grpc_port)
-    _check_ports(part)
+    former = _former(ctx, part) if replace else None
+    if former is None:
+        _check_ports(part)
     _publish(face, ctx)
-    _run_one(face, ctx, part)
+    _run_one(face, ctx, part, former)
 
 
 def _console(host: str | None, port: int | None, root_path: str) -> None:
@@ -92,10 +95,10 @@ def _console_part(ctx: Context, host: str | None, port: int | None, root_path: s
     )  # fmt: skip
 
 
-def _run_one(face: Face, ctx: Context, part: Listening) -> None:
+def _run_one(face: Face, ctx: Context, part: Listening, former: int | None = None) -> None:
     with processes.stopped_by_signals() as stop, ExitStack() as stack:
         stack.callback(part.stop)
-        part.start()
+        _start(face, part, former)
         if part.name == "serving":
             _note_address(stack, ctx, {"predict": part.url, "console": None, "pid": os.getpid()})
         document = {"name": part.name, "url": part.url, "grpc": part.grpc, "pid": os.getpid(), "log": str(part.log), "notes": part.notes}
@@ -152,13 +155,17 @@ def _turn(face: Face, ctx: Context) -> None:
         face.note(f"{ctx.clock.now():%Y-%m-%d %H:%M:%S} {looked.endpoint}: {looked.diagnosis}: {looked.cause}{at}")
 
 
-def _up(*, host: str | None, port: int | None, console_port: int | None, workers: int | None, loop: bool, budget: str | None) -> None:
+def _up(
+    *, host: str | None, port: int | None, console_port: int | None, workers: int | None, loop: bool, budget: str | None, replace: bool
+) -> None:  # fmt: skip
     face = current()
     ctx = face.open()
     serving, console = _serving(ctx, host, port, workers), _console_part(ctx, None, console_port)
-    _check_alone(ctx)
-    _check_ports(serving)
-    processes.check_port(console.host, console.port, option="--console-port", what="the console")
+    former = _former(ctx, serving) if replace else None
+    if former is None:
+        _check_alone(ctx)
+        _check_ports(serving)
+        processes.check_port(console.host, console.port, option="--console-port", what="the console")
     if serving.port and serving.port == console.port:
         raise Conflict(f"predictions and the console cannot both have port {serving.port}", remedy=f"--console-port {serving.port + 1}")
     endpoint = ctx.settings.project.name
@@ -170,7 +177,7 @@ def _up(*, host: str | None, port: int | None, console_port: int | None, workers
     with processes.stopped_by_signals() as stop, ExitStack() as stack:
         for part in parts:
             stack.callback(part.stop)
-            part.start()
+            _start(face, part, former if part is serving else None)
         document = {
             "project": str(ctx.root),
             "endpoint": endpoint,
@@ -195,12 +202,34 @@ def _up(*, host: str | None, port: int | None, console_port: int | None, workers
         face.note("stopping")
 
 
+def _former(ctx: Context, part: Listening) -> int | None:
+    """Return the process that serves the project now, and let ``part`` listen beside it; None where nobody does."""
+    running = _running(ctx)
+    if running is None:
+        return None
+    if sys.platform != "linux":
+        what = "two servers cannot listen on one port here, so none can take the other's place"
+        raise UsageError(what, remedy=f"kill -INT {running['pid']}, then start")
+    part.command.append("--shared")
+    return int(running["pid"])
+
+
+def _start(face: Face, part: Part, former: int | None) -> None:
+    """Start a part; once it answers, let the process end whose place it takes."""
+    part.start()
+    if former is not None:
+        part.command.remove("--shared")  # should it have to be started again, the port is to be its own
+        face.note(f"{part.name} answers; process {former} ends")
+        processes.end(former)
+
+
 def _check_alone(ctx: Context) -> None:
     """One `up` for a project: a second one would take its predictions and its loop apart."""
     running = _running(ctx)
     if running:
         what = f"{ctx.settings.project.name} is served already at {running['predict']} by process {running['pid']}"
-        raise Conflict(what, remedy=f"kaizen status; kill -INT {running['pid']} stops it", values={"served": running})
+        remedy = f"kaizen status; kill -INT {running['pid']} stops it, kaizen up --replace takes its place"
+        raise Conflict(what, remedy=remedy, values={"served": running})
 
 
 def _running(ctx: Context) -> dict[str, Any] | None:
@@ -283,6 +312,10 @@ def _workers() -> click.Option:
     return _option("--workers", type=click.IntRange(1, 64), help="Processes that answer; default serve.workers in kaizen.toml.")
 
 
+def _replace() -> click.Option:
+    return _option("--replace", is_flag=True, help="Take the place of the one that runs, with no request refused: it ends once this one answers.")
+
+
 def _port(name: str, setting: str) -> click.Option:
     return _option(name, type=click.IntRange(0, 65535), help=f"0: any free one; default {setting} in kaizen.toml.")
 
@@ -318,6 +351,7 @@ COMMANDS = _Commands(
             _port("--port", "serve.port"),
             _port("--console-port", "console.port"),
             _workers(),
+            _replace(),
             _option("--loop/--no-loop", default=True, help="Watch and improve."),
             _option("--budget", metavar="DURATION", help="Time to train the first model, such as 30s; default train.budget in kaizen.toml."),
         ],
@@ -336,6 +370,7 @@ COMMANDS = _Commands(
                 help="Answer gRPC as well; 0: any free one; default serve.grpc_port in kaizen.toml, else none.",
             ),
             _workers(),
+            _replace(),
         ],
         help="Serve predictions only, until Ctrl-C.",
     ),

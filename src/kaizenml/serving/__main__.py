@@ -47,6 +47,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--host", help="default from kaizen.toml, else 127.0.0.1")
     parser.add_argument("--port", type=int, help="0: any free one; default from kaizen.toml, else 8080")
     parser.add_argument("--grpc-port", type=int, help="0: any free one; default from kaizen.toml, else none")
+    parser.add_argument("--shared", action="store_true", help="listen beside a server whose place this one takes")
     parser.add_argument("--workers", type=int, help="processes; default from kaizen.toml, else 1")
     for name in ("--worker", "--socket", "--ready", "--parent"):  # between the supervisor and its workers
         parser.add_argument(name, type=int, help=argparse.SUPPRESS)
@@ -79,7 +80,7 @@ def _settings(given: argparse.Namespace) -> Settings:
 
 def _hold(given: argparse.Namespace, serve: ServeSettings) -> socket.socket | None:
     port = serve.grpc_port if given.grpc_port is None else given.grpc_port
-    return None if port is None else supervisor.hold(given.host or serve.host, port)
+    return None if port is None else supervisor.hold(given.host or serve.host, port, shared=given.shared)
 
 
 def _serve_project(given: argparse.Namespace) -> int:
@@ -89,7 +90,7 @@ def _serve_project(given: argparse.Namespace) -> int:
         remedy = "kaizen init NAME --data FILE --target COLUMN"
         raise NotFound(f"there is no state folder {given.state}", remedy=remedy, values={"folder": str(given.state)})
     port = serve.port if given.port is None else given.port
-    listening = supervisor.bind(given.host or serve.host, port)
+    listening = supervisor.bind(given.host or serve.host, port, shared=given.shared)
     front = _front(given, serve, listening)
     held = _hold(given, serve)
     told = prepare(front, given.state, listening.getsockname()[0], os.environ)

@@ -30,12 +30,13 @@ _QUICK_S = 5.0  # a worker that dies younger than this has something wrong with 
 _MOST_QUICK = 5  # such deaths in a row before giving up
 
 
-def bind(host: str, port: int, *, patience_s: float = 1.0, option: str = "--port") -> socket.socket:
+def bind(host: str, port: int, *, patience_s: float = 1.0, option: str = "--port", shared: bool = False) -> socket.socket:
     """Return a listening socket.
 
     Parameters
     ----------
     port : 0 takes any free one.
+    shared : another server of this user may listen there, whose place this one takes.
     patience_s : how long to wait for a former server that is just ending.
     option : what another port can be asked for with.
 
@@ -47,7 +48,7 @@ def bind(host: str, port: int, *, patience_s: float = 1.0, option: str = "--port
     deadline = time.monotonic() + patience_s
     while True:
         try:
-            return _bind(host, port)
+            return _bind(host, port, shared=shared)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 if time.monotonic() < deadline:
@@ -66,8 +67,12 @@ def bind(host: str, port: int, *, patience_s: float = 1.0, option: str = "--port
             raise UsageError(f"{port} is not a port", remedy=f"{option} 8080; from 0 (any free one) to 65535", values={"port": port}) from None
 
 
-def hold(host: str, port: int) -> socket.socket:
+def hold(host: str, port: int, *, shared: bool = False) -> socket.socket:
     """Return a socket that keeps a port for workers who listen on it by themselves, as gRPC does; nothing comes in by this one.
+
+    Parameters
+    ----------
+    shared : as for ``bind``.
 
     Raises
     ------
@@ -75,7 +80,7 @@ def hold(host: str, port: int) -> socket.socket:
     Unavailable, UsageError : as ``bind``.
     """
     check_grpc()
-    with bind(host, port, option="--grpc-port") as probe:  # sharing is only among ourselves: the port must be free before
+    with bind(host, port, option="--grpc-port", shared=shared) as probe:  # sharing is only among ourselves: the port must be free before
         family, (address, found, *_) = probe.family, probe.getsockname()
     held = socket.socket(family, socket.SOCK_STREAM)
     held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -89,9 +94,10 @@ def spread(listening: socket.socket, workers: int) -> list[socket.socket]:
     Workers that wait on one socket race for each newcomer, and the same one mostly wins: on an idle machine the busiest of four had twice
     its share, and what stays open stays there. Linux spreads newcomers over sockets of one port by itself.
     """
-    if workers == 1 or sys.platform != "linux":
+    if sys.platform != "linux":
         return [listening] * workers
-    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # only now: the port was taken for us alone
+    # only now: the port was taken for us alone. From here on a server that takes the place of this one may listen beside it.
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     host, port = listening.getsockname()[:2]
     return [listening, *(_bind(host, port, shared=True) for _ in range(workers - 1))]
 

@@ -44,6 +44,7 @@ from kaizenml.serving.watcher import Watcher
 from kaizenml.settings import CATALOG, ProjectSettings, ServeSettings
 
 BUNDLE_ENDPOINT = "release"
+_LEAVE_S = 1.0  # for connections to be ended by an answer, after SIGTERM; then those that are idle are closed
 DRAIN_S = 10  # for requests in flight, after SIGTERM
 _OWN_FILES = 128  # beside the connections: libraries, journal, stores, pipes
 log = logging.getLogger("kaizenml.serving")
@@ -199,8 +200,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._parent is not None:
             asyncio.get_running_loop().remove_reader(self._parent)
-        for taking in self._taking:
-            taking.end()
+        # those of the operating system who wait are let in first: nobody is turned away by a server that leaves
+        await asyncio.gather(*(taking.leave(_LEAVE_S) for taking in self._taking))
         if self._beside is not None:
             await self._beside.stop(DRAIN_S)
         await super().shutdown(sockets)

@@ -209,7 +209,7 @@ class Connection(Patient):
 
     def _takes_leave(self) -> bool:
         """Tell whether this answer is one that ends its connection, so that others get in."""
-        return self.taking.takes_turns and self.taking.turn()
+        return self.taking.leaving or (self.taking.takes_turns and self.taking.turn())
 
     def on_body(self, body: bytes) -> None:
         if self._taken is None:
@@ -288,6 +288,7 @@ class Taking:
         self.turns = turns
         self.proxied = config.proxy_headers  # a client's address may be another one than its connection's: uvicorn's middleware finds out
         self.takes_turns = False
+        self.leaving = False  # each answer ends its connection
         self._listening = listening
         self._opening: set[asyncio.Task[Any]] = set()
         self._reading = False
@@ -322,10 +323,16 @@ class Taking:
         if not self._reading and self._open < self.admission.bounds.connections:
             self._read()
 
-    def end(self) -> None:
-        """Take no more."""
-        self._ended = True
+    async def leave(self, patience_s: float) -> None:
+        """Take who waits and no more, and end each connection by an answer. Who asks again comes to the server that takes this one's place."""
+        self._ended = self.leaving = True
+        while self._reading and self._accept():
+            pass
         self._pause()
+        self._listening.close()
+        until = self._loop.time() + patience_s
+        while self._open and self._loop.time() < until:
+            await asyncio.sleep(0.01)
         self._sweeping.cancel()
 
     @property
@@ -342,26 +349,28 @@ class Taking:
             self._reading = False
             self._loop.remove_reader(self._listening.fileno())
 
-    def _accept(self) -> None:
+    def _accept(self) -> bool:
+        """Take some newcomers; tell whether there may be more."""
         for _ in range(_TAKEN_AT_ONCE):
             if self._open >= self.admission.bounds.connections:
                 self._wait()
-                return
+                return False
             try:
                 taken, _address = self._listening.accept()
             except (BlockingIOError, InterruptedError):
                 self.takes_turns = False  # nobody waits any more
-                return
+                return False
             except OSError as error:
                 if error.errno in _SHORT:
                     log.error("no connection can be taken: %s", error.strerror)
                     self._wait()
-                    return
+                    return False
                 continue  # gone again before it was taken
             taken.setblocking(False)
             task = self._loop.create_task(self._take(taken))
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
+        return True
 
     def _wait(self) -> None:
         """Leave newcomers in the kernel's queue until there is room."""
