@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import msgspec
+
 
 class OnlineRow(NamedTuple):
     """The newest values of one entity in one view. ``at`` is their event time, seconds UTC; 0.0 for timeless views."""
@@ -14,6 +16,8 @@ class OnlineRow(NamedTuple):
     values: Mapping[str, Any]
 
 
+Values = Mapping[str, Any] | msgspec.Struct
+"""Values by their names, as msgspec writes them: a struct's fields, under the names that it gives them, are the same as a mapping's."""
 Change = Callable[[str, OnlineRow | None], OnlineRow | None]
 """Makes of a key's row the one to keep; None: it goes. It may be called again for the same key, so it must not remember."""
 
@@ -26,8 +30,12 @@ class OnlineStore(Protocol):
     ``keep_s`` tells how long after its last write nobody can have a use for a row: an engine that can forget by itself may.
     """
 
-    def write(self, view: str, rows: Iterable[tuple[str, float, Mapping[str, Any]]], *, keep_s: float | None = None) -> int:
-        """Take rows of (entity key, event time, values) in one transaction; return how many were kept."""
+    def write(self, view: str, rows: Iterable[tuple[str, float, Values]], *, keep_s: float | None = None, over: bool = False) -> int:
+        """Take rows of (entity key, event time, values) in one transaction; return how many were kept.
+
+        With ``over`` they take the place of whatever is there, newer rows too, each wholly or not at all, and those are counted that
+        differ from it. A key must not come twice then.
+        """
         ...
 
     def update(self, view: str, keys: Iterable[str], change: Change, *, keep_s: float | None = None) -> int:

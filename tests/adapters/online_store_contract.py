@@ -76,6 +76,29 @@ class OnlineStoreContract:
         assert store.write(VIEW, [("JFK", 10.0, {"temp": 1.1})]) == 1
         assert store.read(VIEW, ["JFK"]) == [OnlineRow(10.0, {"temp": 1.1})]
 
+    def test_rows_written_over_others_take_their_place_and_those_that_differ_are_counted(self, store: OnlineStore) -> None:
+        keys = [f"k{i}" for i in range(2500)]
+        store.write(VIEW, [("k0", 10.0, {"x": 0.5}), ("k1", 10.0, {"x": 1.5}), ("k2", 10.0, {"x": 2.5}), ("other", 10.0, {"x": 9.5})])
+        rows = [(key, 5.0 if key == "k0" else 10.0, {"x": place + 0.5 if place < 2 else 7.5, "t": None}) for place, key in enumerate(keys)]
+        rows[1] = ("k1", 10.0, {"x": 1.5})
+        assert store.write(VIEW, iter(rows), over=True, keep_s=3600.0) == 2499
+        assert store.read(VIEW, [*keys, "other"]) == [*(OnlineRow(at, values) for _, at, values in rows), OnlineRow(10.0, {"x": 9.5})]
+        assert store.write(VIEW, rows, over=True) == 0
+        assert store.write(VIEW, [], over=True) == 0
+        assert store.write(VIEW, [("k0", 7.0, {"x": 0.0})]) == 1  # what is newer than what was put there
+        assert sorted(store.keys(VIEW)) == sorted([*keys, "other"])
+
+    def test_a_write_over_others_that_fails_leaves_them(self, store: OnlineStore) -> None:
+        store.write(VIEW, [("JFK", 1.0, {"temp": 1.0})])
+
+        def rows() -> Iterator[tuple[str, float, dict[str, object]]]:
+            yield "JFK", 2.0, {"temp": 2.0}
+            raise ConnectionError("the source broke off")
+
+        with pytest.raises(ConnectionError):
+            store.write(VIEW, rows(), over=True)
+        assert store.read(VIEW, ["JFK"]) == [OnlineRow(1.0, {"temp": 1.0})]
+
     def test_rows_are_returned_whatever_their_age(self, store: OnlineStore) -> None:
         store.write(VIEW, [("old", -5e9, {"x": 1})])
         assert store.read(VIEW, ["old"]) == [OnlineRow(-5e9, {"x": 1})]

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 from online_store_contract import VIEW, OnlineStoreContract
 
+from kaizenml.adapters import redis_online
 from kaizenml.adapters.online import open_online
 from kaizenml.adapters.redis_online import RedisOnlineStore
 from kaizenml.adapters.sqlite_online import SqliteOnlineStore
-from kaizenml.errors import Corrupt, InvalidSettings, Unavailable
+from kaizenml.errors import Corrupt, InvalidSettings, StorageFull, Unavailable
 from kaizenml.ports import OnlineRow, OnlineStore
 
 pytest.importorskip("redis", reason="the client for Redis is not installed: pip install 'kaizenml[redis]'")
@@ -81,6 +82,48 @@ def test_rows_that_nobody_can_use_any_more_leave_by_themselves(redis: str) -> No
     while any(store.read(VIEW, ["a", "b"])) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert store.read(VIEW, ["a", "b", "c"]) == [None, None, OnlineRow(1.0, {"x": 1})]
+    store.close()
+
+
+def test_rows_written_over_others_leave_by_themselves_too(redis: str) -> None:
+    store = RedisOnlineStore(redis, "shop")
+    assert store.write(VIEW, [("a", 1.0, {"x": 1}), ("b", 1.0, {"x": 1})], keep_s=0.02, over=True) == 2
+    assert store.write(VIEW, [("b", 1.0, {"x": 2}), ("c", 1.0, {"x": 1})], keep_s=3600.0, over=True) == 2
+    deadline = time.monotonic() + 10
+    while any(store.read(VIEW, ["a"])) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert store.read(VIEW, ["a", "b", "c"]) == [None, OnlineRow(1.0, {"x": 2}), OnlineRow(1.0, {"x": 1})]
+    assert store._redis.smembers(b"kaizen:shop:views") == {VIEW.encode()}
+    store.close()
+
+
+def test_large_rows_are_written_over_others_in_pieces_that_the_server_takes(redis: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = RedisOnlineStore(redis, "shop")
+    monkeypatch.setattr(redis_online, "_CHUNK_BYTES", 1000)
+    sent: list[int] = []
+    original = redis_online._putting
+    monkeypatch.setattr(redis_online, "_putting", lambda pairs, keep_ms: sent.append(len(pairs)) or original(pairs, keep_ms))
+    sizes = [10, 10, 5000, 400, 400, 400, 10]
+    rows = [(f"k{place}", 1.0, {"t": "x" * size}) for place, size in enumerate(sizes)]
+    assert store.write(VIEW, rows, over=True) == 7
+    assert sent == [2, 1, 2, 2]
+    assert [row and len(row.values["t"]) for row in store.read(VIEW, [key for key, _, _ in rows])] == sizes
+    store.close()
+
+
+def test_a_server_without_memory_takes_no_rows_and_goes_on_answering_right(redis: str) -> None:
+    store = RedisOnlineStore(redis, "shop")
+    store.write(VIEW, [("a", 1.0, {"x": 1})], over=True)
+    store._redis.config_set("maxmemory", 1)
+    try:
+        with pytest.raises(StorageFull, match="no memory left"):
+            store.write(VIEW, [(f"k{n}", 1.0, {"x": n}) for n in range(3000)], over=True)
+        assert store.read(VIEW, ["a", "k0"]) == [OnlineRow(1.0, {"x": 1}), None]
+    finally:
+        store._redis.config_set("maxmemory", 0)
+    store._redis.client_kill_filter(_type="normal", skipme=True)
+    assert store.write(VIEW, [(f"k{n}", 1.0, {"x": n}) for n in range(3000)], over=True) == 3000
+    assert store.read(VIEW, ["k2999"]) == [OnlineRow(1.0, {"x": 2999})]
     store.close()
 
 

@@ -115,8 +115,8 @@ def test_only_added_parts_are_read_and_pushed_rows_among_them_count_once(shop: C
     same(shop, rows + late + fresh)
     add(shop, fresh + late)
     read: list[int] = []
-    original = tables.read_parts
-    monkeypatch.setattr(tables, "read_parts", lambda place, parts, *more, **named: read.extend(parts) or original(place, parts, *more, **named))
+    original = tables._stored  # whoever reads rows asks it for their files
+    monkeypatch.setattr(tables, "_stored", lambda place, parts, *more: read.extend(parts) or original(place, parts, *more))
     done = filling.fill(shop, VIEW, everything=False)
     assert (done.version.number, done.entities, done.kept, set(read)) == (2, 3, 0, {2})
     same(shop, rows + late + fresh)

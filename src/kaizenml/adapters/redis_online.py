@@ -14,7 +14,7 @@ import re
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -22,12 +22,13 @@ from urllib.parse import urlsplit
 import msgspec
 
 from kaizenml.errors import Corrupt, InvalidSettings, MissingExtra, StorageFull, Unavailable
-from kaizenml.ports import Change, OnlineRow
+from kaizenml.ports import Change, OnlineRow, Values
 
 FORMAT = 1
 SCHEMES = ("redis", "rediss", "unix")
 _HEAD = struct.Struct(">Bd")
 _CHUNK = 1000  # rows in one call: the server does nothing else meanwhile
+_CHUNK_BYTES = 4_000_000
 _PAUSE_S = 1.0  # a reader that was not answered does not ask again for so long: it has requests to answer
 _WRITE = """
 local kept = 0
@@ -57,6 +58,7 @@ for i, key in ipairs(KEYS) do
 end
 return lost
 """
+_PUT = b"for i, key in ipairs(KEYS) do redis.call('SET', key, ARGV[i + 1], 'PX', ARGV[1]) end"
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 T = TypeVar("T")
@@ -106,11 +108,14 @@ class RedisOnlineStore:
         self._silent_until = 0.0
         self._pid = os.getpid()
 
-    def write(self, view: str, rows: Iterable[tuple[str, float, Mapping[str, Any]]], *, keep_s: float | None = None) -> int:
-        packed = [(self._key(view, key), _HEAD.pack(FORMAT, at) + _encode(values)) for key, at, values in rows]
+    def write(self, view: str, rows: Iterable[tuple[str, float, Values]], *, keep_s: float | None = None, over: bool = False) -> int:
+        prefix, head = self._key(view, ""), _HEAD.pack
+        packed = [(prefix + key.encode(), head(FORMAT, at) + _encode(values)) for key, at, values in rows]
         self._check_writable()
         if not packed:
             return 0
+        if over:
+            return self._asked(lambda: self._put_over(view, packed, _milliseconds(keep_s)))
 
         def send() -> int:
             with self._redis.pipeline(transaction=True) as pipe:
@@ -121,6 +126,31 @@ class RedisOnlineStore:
                 return sum(pipe.execute()[1:])
 
         return self._asked(send)
+
+    def _put_over(self, view: str, packed: Sequence[tuple[bytes, bytes]], keep_ms: int) -> int:
+        """Look which values differ and write those; while the server does either, the next commands are made. Packing is ours: see ``_fetched``."""
+        waiting = [_command(b"SADD", self._prefix + b"views", view.encode())]
+        differing = 0
+        connection = self._redis.connection_pool.get_connection()
+        try:
+            for chunk in _chunks(packed):
+                asked = [*waiting, _command(b"MGET", *(name for name, _ in chunk))]
+                connection.send_packed_command(asked)
+                for _ in waiting:
+                    connection.read_response()
+                found = connection.read_response()
+                fresh = [pair for pair, old in zip(chunk, found, strict=True) if pair[1] != old]
+                differing += len(fresh)
+                waiting = [_putting(fresh, keep_ms)] if fresh else []
+            connection.send_packed_command(waiting)
+            for _ in waiting:
+                connection.read_response()
+        except BaseException:
+            connection.disconnect()  # answers that nobody has read must not be taken for another's
+            raise
+        finally:
+            self._redis.connection_pool.release(connection)
+        return differing
 
     def update(self, view: str, keys: Iterable[str], change: Change, *, keep_s: float | None = None) -> int:
         self._check_writable()
@@ -246,7 +276,7 @@ class RedisOnlineStore:
                 self._silent_until = time.monotonic() + _PAUSE_S
             raise self._away(_without_address(error)) from error
         except self._errors.RedisError as error:
-            if str(error).startswith("OOM"):
+            if isinstance(error, self._errors.OutOfMemoryError) or "OOM command not allowed" in str(error):
                 what = f"the online store on {self.place} has no memory left; nothing was half-written"
                 raise StorageFull(what, remedy="give the server more memory (maxmemory), and repeat") from error
             raise self._away(str(error)) from error
@@ -276,6 +306,27 @@ def _without_address(error: Exception) -> str:
 def _literal(text: bytes) -> bytes:
     """Escape what means something in a pattern of Redis."""
     return re.sub(rb"([*?\[\]\\^-])", rb"\\\1", text)
+
+
+def _chunks(packed: Sequence[tuple[bytes, bytes]]) -> Iterator[Sequence[tuple[bytes, bytes]]]:
+    """Cut what is written into pieces that the server takes in one go, by number and by size."""
+    start = size = 0
+    for place, (_, body) in enumerate(packed):
+        if place - start == _CHUNK or (size + len(body) > _CHUNK_BYTES and place > start):
+            yield packed[start:place]
+            start, size = place, 0
+        size += len(body)
+    yield packed[start:]
+
+
+def _putting(pairs: Sequence[tuple[bytes, bytes]], keep_ms: int) -> bytes:
+    if not keep_ms:
+        return _command(b"MSET", *(part for pair in pairs for part in pair))
+    return _command(b"EVAL", _PUT, b"%d" % len(pairs), *(name for name, _ in pairs), b"%d" % keep_ms, *(body for _, body in pairs))
+
+
+def _command(*parts: bytes) -> bytes:
+    return b"".join([b"*%d\r\n" % len(parts), *[b"$%d\r\n%b\r\n" % (len(part), part) for part in parts]])
 
 
 def _milliseconds(keep_s: float | None) -> int:

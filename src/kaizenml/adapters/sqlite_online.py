@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import msgspec
 
 from kaizenml import sqlite_file
 from kaizenml.errors import Corrupt, StorageFull, Unavailable
-from kaizenml.ports import Change, OnlineRow
+from kaizenml.ports import Change, OnlineRow, Values
 
 _TABLE = """CREATE TABLE IF NOT EXISTS online (
   key TEXT NOT NULL, view TEXT NOT NULL, at REAL NOT NULL, body BLOB NOT NULL, PRIMARY KEY (key, view)
@@ -27,6 +27,8 @@ _TABLE = """CREATE TABLE IF NOT EXISTS online (
 _SCHEMA = sqlite_file.Schema(format=1, statements=(_TABLE,))
 _WRITE = """INSERT INTO online (key, view, at, body) VALUES (?, ?, ?, ?)
 ON CONFLICT (key, view) DO UPDATE SET at = excluded.at, body = excluded.body WHERE excluded.at >= online.at"""
+_OVER = """INSERT INTO online (key, view, at, body) VALUES (?, ?, ?, ?)
+ON CONFLICT (key, view) DO UPDATE SET at = excluded.at, body = excluded.body WHERE excluded.at <> online.at OR excluded.body <> online.body"""
 _REPLACE = "INSERT OR REPLACE INTO online (key, view, at, body) VALUES (?, ?, ?, ?)"
 _READ_ONE = "SELECT at, body FROM online WHERE key = ? AND view = ?"
 _MOST_KEYS = 4096  # in one query
@@ -54,11 +56,11 @@ class SqliteOnlineStore:
         self._lock = threading.Lock()
         self._pid = os.getpid()
 
-    def write(self, view: str, rows: Iterable[tuple[str, float, Mapping[str, Any]]], *, keep_s: float | None = None) -> int:
+    def write(self, view: str, rows: Iterable[tuple[str, float, Values]], *, keep_s: float | None = None, over: bool = False) -> int:
         packed = [(key, view, at, _encode(values)) for key, at, values in rows]
         with self._transaction() as connection:
             before = connection.total_changes
-            connection.executemany(_WRITE, packed)
+            connection.executemany(_OVER if over else _WRITE, packed)
             return connection.total_changes - before
 
     def update(self, view: str, keys: Iterable[str], change: Change, *, keep_s: float | None = None) -> int:

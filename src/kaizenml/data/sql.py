@@ -15,6 +15,7 @@ from kaizenml.errors import InvalidData, MissingExtra
 
 MEMORY = "2GB"
 LIMIT_S = 120.0
+_BATCH_ROWS = 1 << 18
 
 
 class Answer(NamedTuple):
@@ -45,6 +46,21 @@ def query(sql: str, tables: Mapping[str, Any], *, limit_s: float = LIMIT_S) -> p
     with _asked(sql, tables, limit_s) as relation:
         found: pa.Table = relation.to_arrow_table()
         return found
+
+
+def batches(sql: str, tables: Mapping[str, Any], *, limit_s: float, spill: Path) -> Iterator[pa.Table]:
+    """Run one SELECT as ``query`` does, and yield its rows some at a time, in bounded memory: first none of them, which tells their columns.
+
+    Parameters
+    ----------
+    limit_s : after so many seconds it is stopped; also whoever reads may not take longer.
+    spill : a folder for what goes beyond the memory that a query may take.
+    """
+    with _asked(sql, tables, limit_s, spill) as relation:
+        found = relation.to_arrow_reader(_BATCH_ROWS)
+        yield found.schema.empty_table()
+        for batch in found:
+            yield pa.Table.from_batches([batch])
 
 
 def answer(sql: str, tables: Mapping[str, Any], column: str, *, limit_s: float = LIMIT_S, spill: Path | None = None) -> Answer:
@@ -135,7 +151,7 @@ def _asked(sql: str, tables: Mapping[str, Any], limit_s: float, spill: Path | No
             if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
                 raise InvalidData("the query is not one SELECT", remedy="write one statement that only reads", values={"sql": sql[:200]})
             yield connection.sql(f"EXPLAIN (FORMAT json) {sql}" if explain else sql)
-        except duckdb.Error as error:
+        except (duckdb.Error, OSError) as error:  # OSError: what Arrow makes of a mistake that shows while rows are read
             if late.is_set():
                 raise InvalidData(f"the query ran longer than {limit_s:g} s", remedy="make it simpler", values={"sql": sql[:200]}) from None
             said = " ".join(str(error).split())[:300]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -141,6 +142,30 @@ class Scan:
         for rows in _batches(self._path, self._rows, kinds):
             yield rows if self._allowed is None else rows.filter(pa.array(self._allowed[begin : begin + rows.num_rows]))
             begin += rows.num_rows
+
+
+class Allowed:
+    """The rows that ``read_allowed`` gives of a dataset's newest version, for whoever takes Arrow's C stream: some at a time, as often as asked."""
+
+    def __init__(self, ctx: Context, name: str) -> None:
+        self._ctx, self.version = ctx, version(ctx, name)
+        self.schema = pa.schema([(name, STORED[kind]) for name, kind in self.version.columns.items()])
+        self.failed: Exception | None = None
+        """Why rows could not be read: through the stream only a text of it comes."""
+
+    def __arrow_c_schema__(self) -> Any:
+        return self.schema.__arrow_c_schema__()
+
+    def __arrow_c_stream__(self, requested_schema: Any = None) -> Any:
+        return pa.RecordBatchReader.from_batches(self.schema, self._batches()).__arrow_c_stream__(requested_schema)
+
+    def _batches(self) -> Iterator[pa.RecordBatch]:
+        try:
+            for rows in allowed_batches(self._ctx, self.version):
+                yield from rows.to_batches()
+        except Exception as error:
+            self.failed = error
+            raise
 
 
 def covered(ctx: Context, wanted: DatasetVersion, by: Sequence[exclusions.Exclusion]) -> npt.NDArray[np.bool_]:
@@ -323,7 +348,10 @@ def _opened(path: Place, files: list[str], schema: pa.Schema, span: Span | None)
     """Open files as one of Arrow's datasets: all of their rows, or the groups of rows that reach into the span."""
     from pyarrow import dataset
 
-    found = dataset.dataset(files, schema=schema, format="parquet", filesystem=storage.filesystem(path))
+    # the default fetches all that is wanted of a file at once, and keeps it while the file is read: that pays over a network only
+    fetched = dataset.ParquetFragmentScanOptions(pre_buffer=isinstance(path, storage.Remote))
+    form = dataset.ParquetFileFormat(default_fragment_scan_options=fetched)
+    found = dataset.dataset(files, schema=schema, format=form, filesystem=storage.filesystem(path))
     within = None if span is None or schema.field(span.column).type != STORED["timestamp"] else span.filter()
     if within is None:
         return found
@@ -333,10 +361,23 @@ def _opened(path: Place, files: list[str], schema: pa.Schema, span: Span | None)
 
 def _batches(path: Place, found: Any, columns: Mapping[str, Kind]) -> Iterator[pa.Table]:
     with _sound(path), room():
-        # the defaults read 16 batches and 4 files ahead; nothing but memory is gained by that here
-        for batch in found.to_batches(columns=list(columns), batch_size=_BATCH_ROWS, batch_readahead=1, fragment_readahead=1, use_threads=True):
+        for batch in _groups(found, list(columns)):
             if batch.num_rows:
                 yield _as_kinds(pa.Table.from_batches([batch]), columns)
+
+
+def _groups(found: Any, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """Read files group of rows by group, one ahead of who works on them: the scanner itself reads up to a gigabyte ahead of who is slow."""
+    groups = (group for file in found.get_fragments() for group in file.split_by_row_group())
+    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as ahead:
+        before: Future[pa.Table] | None = None
+        for group in groups:
+            next_ = ahead.submit(group.to_table, schema=found.schema, columns=columns)
+            if before is not None:
+                yield from before.result().to_batches(_BATCH_ROWS)
+            before = next_
+        if before is not None:
+            yield from before.result().to_batches(_BATCH_ROWS)
 
 
 def _stored(path: Place, parts: list[int], columns: Mapping[str, Kind], by: str) -> tuple[list[str], pa.Schema]:

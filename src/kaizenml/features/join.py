@@ -71,10 +71,17 @@ def newest(view: pa.Table, *, on: list[str], at: str | None) -> pa.Table:
     times = np.zeros(view.num_rows, np.int64)
     if at is not None:
         known = microseconds(view.column(at))
-        numbered = np.where(np.asarray(known.is_null().to_numpy(), bool), -1, numbered)
-        times = np.asarray(known.fill_null(0).to_numpy(), np.int64)
-    entities = np.unique(numbered[numbered >= 0])
-    positions = positions_at(entities, np.full(len(entities), _LAST), numbered, times, None)
+        if known.null_count:
+            numbered = np.where(np.asarray(known.is_null().to_numpy(), bool), -1, numbered)
+        times = np.asarray((known.fill_null(0) if known.null_count else known).to_numpy(), np.int64)
+    counts = np.bincount(numbered + 1, minlength=1)  # the first are those without an entity
+    entities = np.flatnonzero(counts[1:])
+    if bool((times[1:] >= times[:-1]).all()):
+        places = np.full(len(counts), -1, np.int64)
+        np.maximum.at(places, numbered + 1, np.arange(view.num_rows))
+        positions = places[entities + 1]
+    else:
+        positions = positions_at(entities, np.full(len(entities), _LAST), numbered, times, None)
     return view.take(pa.array(positions))
 
 

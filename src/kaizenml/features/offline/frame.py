@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from kaizenml.context import Context
 from kaizenml.data import store as datasets
 from kaizenml.data import tables
 from kaizenml.data.dataset import DatasetVersion, Kind
-from kaizenml.errors import InvalidSettings, NotFound, nearest, not_found
+from kaizenml.errors import InvalidData, InvalidSettings, NotFound, nearest, not_found
 from kaizenml.features import join, store
 from kaizenml.features.defining import definitions
 from kaizenml.features.defining.expressions import compile_derived
@@ -29,13 +29,14 @@ from kaizenml.features.signature import Derived, FieldKind, Signature, ViewUse
 from kaizenml.features.view import FeatureView
 from kaizenml.features.windows import vectorised as windows
 from kaizenml.features.windows.aggregates import NUMERIC, kind_of
-from kaizenml.scratch import FOLDER
+from kaizenml.scratch import FOLDER, Scratch
 from kaizenml.settings import Engine
 
 _DERIVED: dict[FieldKind, pa.DataType] = {
     "number": pa.float64(), "integer": pa.int64(), "boolean": pa.bool_(), "category": pa.string(), "timestamp": pa.float64(),
 }  # fmt: skip
 _one_large = threading.Lock()  # of the views that are cut by entity one at a time, for the sake of memory
+_QUERY_S = 3600.0  # a view's query may go through many millions of rows
 
 
 _used: dict[Path, dict[str, FeatureView]] = {}  # by project and name.version: what one is never changes; a push must not wait for the catalog
@@ -327,29 +328,29 @@ def _columns_of(ctx: Context, rows: pa.Table, view: FeatureView, *, known_at: jo
 
 
 def _columns(ctx: Context, rows: pa.Table, view: FeatureView, known_at: join.Int64 | None) -> list[pa.ChunkedArray]:
-    version = None if view.sql is not None else tables.version(ctx, view.dataset)
-    if version is None:
-        return known_of(rows, view_rows(ctx, view), view, known_at)
-    wanted = _check_columns(ctx, view, version)
-    keyed = _keyed(ctx, view)
-    none = tables.rows_of(ctx, msgspec.structs.replace(version, parts=[]), wanted)
-    span = None if view.at is None else tables.Span(view.at, *splitting.span(view, known_at))
-    rows_behind = tables.Scan(ctx, version, wanted, span=span)
-    if not view.aggregates:
-        return gathering.columns(rows, view, known_at, rows_behind, none)
-    behind = itertools.chain([none], rows_behind.batches())
-    if version.rows <= splitting.ROWS:
+    span, told_apart = None, keyed(ctx, view)
+    of, behind = rows_behind(ctx, view), view_batches(ctx, view)
+    if view.sql is None:
+        version = tables.version(ctx, view.dataset)
+        wanted = _check_columns(ctx, view, version)
+        none = tables.rows_of(ctx, msgspec.structs.replace(version, parts=[]), wanted)
+        span = None if view.at is None else tables.Span(view.at, *splitting.span(view, known_at))
+        scanned = tables.Scan(ctx, version, wanted, span=span)
+        if not view.aggregates:
+            return gathering.columns(rows, view, known_at, scanned, none)
+        behind = itertools.chain([none], scanned.batches())
+    if of <= splitting.ROWS:
         found = pa.concat_tables(behind)
         if span is not None and (within := span.filter()) is not None:
             found = found.filter(within)
-        return known_of(rows, found if keyed else _once(view, found), view, known_at)
+        return known_of(rows, found if told_apart else once(view, found), view, known_at)
     as_asked = view if known_at is not None else msgspec.structs.replace(view, ttl_s=None)
 
     def compute(some: pa.Table, behind: pa.Table, moments: join.Int64 | None) -> list[pa.ChunkedArray]:
-        return known_of(some, behind if keyed else _once(view, behind), as_asked, moments)
+        return known_of(some, behind if told_apart else once(view, behind), as_asked, moments)
 
     with _one_large:
-        return splitting.columns(ctx.state / FOLDER, rows.select(view.entities), view, known_at, behind, of=version.rows, compute=compute)
+        return splitting.columns(ctx.state / FOLDER, rows.select(view.entities), view, known_at, behind, of=of, compute=compute)
 
 
 def known_of(rows: pa.Table, behind: pa.Table, view: FeatureView, known_at: join.Int64 | None) -> list[pa.ChunkedArray]:
@@ -394,16 +395,39 @@ def view_rows(ctx: Context, view: FeatureView, ref: str | DatasetVersion | None 
     Where nothing tells rows of a view with aggregates apart (its dataset has no key), those that agree in all that the view reads are one:
     pushing them again changes nothing, online or here.
     """
+    rows = pa.concat_tables(view_batches(ctx, view, ref, more=more))
+    return rows if keyed(ctx, view) else once(view, rows)
+
+
+def view_batches(
+    ctx: Context, view: FeatureView, ref: str | DatasetVersion | None = None, *, more: Sequence[str] = ()
+) -> Iterator[pa.Table]:
+    """Yield the rows that ``view_rows`` gives, some at a time, in bounded memory; first none of them, which tells their columns.
+
+    Rows that ``view_rows`` takes for one are all there. Where they may be, whoever has all rows of an entity calls ``once``.
+    """
     if view.sql is not None:
-        return _once(view, _queried(ctx, view))
-    wanted = _check_columns(ctx, view, tables.version(ctx, ref or view.dataset), more)
-    rows = tables.read_allowed(ctx, ref or view.dataset, wanted)
-    return rows if _keyed(ctx, view) else _once(view, rows)
+        yield from _queried(ctx, view)
+        return
+    version = tables.version(ctx, ref or view.dataset)
+    wanted = _check_columns(ctx, view, version, more)
+    yield tables.rows_of(ctx, msgspec.structs.replace(version, parts=[]), wanted)
+    yield from tables.allowed_batches(ctx, version, wanted)
 
 
-def _keyed(ctx: Context, view: FeatureView) -> bool:
+def rows_behind(ctx: Context, view: FeatureView, ref: str | DatasetVersion | None = None) -> int:
+    """Return how many rows ``view_batches`` gives, those that are left out too; of a query, how many it reads."""
+    if view.sql is None:
+        return tables.version(ctx, ref or view.dataset).rows
+    return sum(tables.version(ctx, name).rows for name in datasets_behind(ctx, view))
+
+
+def keyed(ctx: Context, view: FeatureView) -> bool:
+    """Tell whether something tells the rows behind a view apart."""
+    if not view.aggregates:
+        return True
     with ctx.catalog.read() as connection:
-        held = datasets.find(connection, view.dataset)
+        held = None if view.sql is not None else datasets.find(connection, view.dataset)
     return held is not None and bool(held.contract.keys)
 
 
@@ -417,22 +441,40 @@ def _check_columns(ctx: Context, view: FeatureView, version: DatasetVersion, mor
     return wanted
 
 
-def _once(view: FeatureView, rows: pa.Table) -> pa.Table:
+def once(view: FeatureView, rows: pa.Table) -> pa.Table:
+    """Return the rows behind a view without those that say the same as an earlier one."""
     if not view.aggregates:
         return rows
     return windows.once(rows, on=view.entities, times=[name for name in (view.at, view.created) if name], values=view.reads)
 
 
-def _queried(ctx: Context, view: FeatureView) -> pa.Table:
+def _queried(ctx: Context, view: FeatureView) -> Iterator[pa.Table]:
     """Run a view's query over the allowed rows of the datasets that it names."""
     from kaizenml.data import sql
 
-    found = sql.query(view.sql or "", {name: tables.read_allowed(ctx, name) for name in datasets_behind(ctx, view)})
-    for name in [*view.entities, *(name for name in (view.at, view.created) if name), *view.reads]:
-        if name not in found.column_names:
-            raise _no_column(ctx, f"features.{view.name}", name, "its query", found.column_names)
-    _check_kinds(view, {name: _stored_kind(found.schema.field(name).type) for name in found.column_names})
-    return found
+    wanted = list(dict.fromkeys([*view.entities, *(name for name in (view.at, view.created) if name), *view.reads]))
+    given = {name: tables.Allowed(ctx, name) for name in datasets_behind(ctx, view)}
+    with Scratch(ctx.state / FOLDER, "query-") as spill:
+        try:
+            for place, rows in enumerate(sql.batches(view.sql or "", given, limit_s=_QUERY_S, spill=spill)):
+                if place == 0:
+                    for name in wanted:
+                        if name not in rows.column_names:
+                            raise _no_column(ctx, f"features.{view.name}", name, "its query", rows.column_names)
+                    _check_kinds(view, {name: _stored_kind(rows.schema.field(name).type) for name in rows.column_names})
+                yield _text(rows.select(wanted))
+        except InvalidData:
+            if failed := next((each.failed for each in given.values() if each.failed), None):
+                raise failed from None
+            raise
+
+
+def _text(rows: pa.Table) -> pa.Table:
+    """Write categories as text: what the numbers of two batches stand for may differ."""
+    for place, field in enumerate(rows.schema):
+        if pa.types.is_dictionary(field.type):
+            rows = rows.set_column(place, field.name, category_text(rows.column(place)))
+    return rows
 
 
 def _stored_kind(found: pa.DataType) -> Kind:

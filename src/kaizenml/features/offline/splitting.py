@@ -46,7 +46,7 @@ def columns(
     entities = _entities(rows, view)
     needed = _Needed(entities, view, known_at)
     with Scratch(scratch, "view-") as folder, ExitStack() as files:
-        kept = _Kept(folder, pieces, files)
+        kept = Pieces(folder, pieces, files, most=ROWS)
         for chunk in chunks(behind, _CHUNK):
             found, numbers = needed.among(chunk)
             kept.add(found, numbers)
@@ -57,7 +57,7 @@ def columns(
         of_rows = join.codes(rows, entities, view.entities)[0]
         piece_of = np.where(of_rows < 0, 0, of_rows % pieces)
         made, order = list[list[pa.ChunkedArray]](), list[join.Int64]()
-        for piece, some in kept.pieces():
+        for piece, some in kept.each():
             places = np.flatnonzero(piece_of == piece)
             order.append(places)
             made.append(compute(rows.take(pa.array(places)), some, None if known_at is None else known_at[places]))
@@ -114,11 +114,19 @@ class _Needed:
             self.newest = max(int(counting.max()), join.MISSING if self.newest is None else self.newest)
 
 
-class _Kept:
-    """Rows on their way to their pieces: in memory while they are few, else in files."""
+class Pieces:
+    """Rows on their way to their pieces: in memory while they are few, else in files.
 
-    def __init__(self, folder: Path, pieces: int, files: ExitStack) -> None:
-        self._folder, self._pieces, self._files = folder, pieces, files
+    Parameters
+    ----------
+    folder : where the files are made.
+    pieces : how many.
+    files : closes them.
+    most : rows that are held in memory.
+    """
+
+    def __init__(self, folder: Path, pieces: int, files: ExitStack, *, most: int) -> None:
+        self._folder, self._pieces, self._files, self._most = folder, pieces, files, most
         self._held: list[pa.Table] = []
         self._numbers: list[join.Int64] = []
         self._writers: list[pa.RecordBatchFileWriter] = []
@@ -131,15 +139,16 @@ class _Kept:
         return None if self._writers else pa.concat_tables(self._held)
 
     def add(self, rows: pa.Table, numbers: join.Int64) -> None:
+        """Take rows; those with equal numbers come into one piece, in the order in which they were added."""
         self._rows += rows.num_rows
         self._held.append(rows)
         self._numbers.append(numbers)
-        if self._rows > ROWS or self._writers:
+        if self._rows > self._most or self._writers:
             for held, of in zip(self._held, self._numbers, strict=True):
                 self._write(held, of)
             self._held, self._numbers = [], []
 
-    def pieces(self) -> Iterator[tuple[int, pa.Table]]:
+    def each(self) -> Iterator[tuple[int, pa.Table]]:
         """Give back piece by piece."""
         for piece, writer in enumerate(self._writers):
             writer.close()

@@ -12,6 +12,7 @@ from kaizenml.data import exclusions, tables
 from kaizenml.errors import NotFound
 from kaizenml.features import join, store
 from kaizenml.features.offline import frame
+from kaizenml.features.online import by_entity
 from kaizenml.features.view import FeatureView
 from kaizenml.ports import OnlineRow
 
@@ -46,8 +47,8 @@ def correct(ctx: Context, view: FeatureView, make_rows: MakeRows) -> int:
     columns = [*view.entities, *([view.at] if view.at else [])]
     touched = tables.rows_of(ctx, version, columns).filter(pa.array(tables.covered(ctx, version, [known[each] for each in was ^ now])))
     bounds = {key: at for key, at, _ in make_rows(_bare(view), join.newest(touched, on=view.entities, at=view.at))}
-    remains = join.newest(frame.view_rows(ctx, view, version.ref), on=view.entities, at=view.at)
-    rows = {key: OnlineRow(at, values) for key, at, values in make_rows(view, remains) if key in bounds}
+    remains = by_entity.of_keys(view, frame.view_batches(ctx, view, version.ref), bounds)
+    rows = {key: OnlineRow(at, values) for key, at, values in make_rows(view, join.newest(pa.concat_tables(remains), on=view.entities, at=view.at))}
 
     def change(key: str, old: OnlineRow | None) -> OnlineRow | None:
         if old is None and not filled:

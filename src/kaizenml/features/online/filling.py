@@ -1,12 +1,14 @@
 """Filling the online store out of the datasets: what was added since the last time, or all of it, in the form in which reads take it.
 
 How far the store has come stands in the store itself, so that one that was lost is filled anew. Rows that a push brings meanwhile are
-never undone: they wait in the buffer before they are online, and what waits there is put once more after everything was replaced.
+never undone: they wait in the buffer before they are online, and what waits there is put once more after everything was replaced. The mark
+comes last, so a filling that was killed is done again. Memory is bounded whatever the number of rows: see ``by_entity.py``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice, starmap
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,14 +23,18 @@ from kaizenml.data.dataset import DatasetVersion
 from kaizenml.features import join
 from kaizenml.features.encoding.vectorised import microseconds
 from kaizenml.features.offline import frame
+from kaizenml.features.online import by_entity
 from kaizenml.features.online.buffer import buffer_of
+from kaizenml.features.online.by_entity import key_texts
 from kaizenml.features.online.push import time_text
 from kaizenml.features.online.taking import history_of
-from kaizenml.features.view import FeatureView, key_of
+from kaizenml.features.view import FeatureView
 from kaizenml.features.windows.moments import History, Row, keep_s, keeps_rows, reach_us, steps
-from kaizenml.ports import OnlineRow
+from kaizenml.ports import OnlineRow, Values
+from kaizenml.scratch import FOLDER
 
 _BATCH = 10_000  # entities in one transaction of the online store: others may write in between
+_BLOCK = 200_000  # rows that are Python's values at once
 _MARK = "dataset"  # the key under which a view's mark is kept, in a view of its own
 Progress = Callable[[str, float], None]
 
@@ -60,16 +66,13 @@ def fill(ctx: Context, view: FeatureView, *, everything: bool, progress: Progres
     before = None if everything else _marked(ctx, view)
     if before == mark:
         return Filled(version, 0, 0)
-
-    def rows() -> pa.Table:
-        return frame.view_rows(ctx, view, version, more=mark.keys)
-
-    work: _Histories | _Newest = _Histories(ctx, view, mark.keys, rows, progress) if keeps_rows(view) else _Newest(ctx, view, progress)
+    work = _work(ctx, view, mark.keys, version, progress)
     if before is not None and view.sql is None and mark.follows(before):
-        added = msgspec.structs.replace(version, parts=mark.parts[len(before.parts) :])
-        kept = work.add(frame.view_rows(ctx, view, added, more=mark.keys))
+        earlier = tables.version(ctx, f"{view.dataset}@{before.number}")
+        kept = work.add(msgspec.structs.replace(version, parts=mark.parts[len(before.parts) :], rows=max(version.rows - earlier.rows, 0)))
     else:
-        kept = work.replace(rows())
+        kept = work.put(work.rows(version))
+        _remove_others(ctx, view, work.seen)
     ctx.online.update(f"{view.ref}#", [_MARK], lambda _key, row: row if row and row.values["number"] > mark.number else _row_of(mark))
     return Filled(version, work.entities, kept)
 
@@ -77,16 +80,10 @@ def fill(ctx: Context, view: FeatureView, *, everything: bool, progress: Progres
 def renew(ctx: Context, view: FeatureView, keys: Iterable[str]) -> int:
     """Make these entities anew from the rows that the dataset has now; an entity without any goes. Return how many rows differ."""
     version, mark = _now(ctx, view)
-    wanted, rows = set(keys), frame.view_rows(ctx, view, version, more=mark.keys)
-    rows = rows.filter(pa.array([key in wanted for key in key_texts(view.entities, rows)], pa.bool_()))
-    if keeps_rows(view):
-        made = _Histories(ctx, view, mark.keys, lambda: rows, None).made(rows)
-    else:
-        newest = join.newest(rows, on=view.entities, at=view.at)
-        made = {key: OnlineRow(at, values) for key, at, values in online_rows(view, newest)}
-    ordered = sorted(wanted)
-    batches = [ordered[start : start + _BATCH] for start in range(0, len(ordered), _BATCH)]
-    return sum(ctx.online.update(view.ref, batch, lambda key, _row: made.get(key), keep_s=keep_s(view)) for batch in batches)
+    wanted = sorted(set(keys))
+    work = _work(ctx, view, mark.keys, version, None)
+    changed = work.put(by_entity.of_keys(view, work.rows(version), wanted))
+    return changed + ctx.online.update(view.ref, work.seen.others(wanted), lambda _key, _row: None)
 
 
 def keys_of(ctx: Context, dataset: str) -> list[str]:
@@ -117,139 +114,231 @@ def waiting_rows(ctx: Context, view: FeatureView) -> Iterator[list[dict[str, Any
 
 def online_rows(view: FeatureView, rows: pa.Table) -> Iterator[tuple[str, float, dict[str, Any]]]:
     """Write a table's rows as ``push`` would: NaN and infinite are null, times are text."""
-    times = [us / 1e6 for us in microseconds(rows.column(view.at)).to_pylist()] if view.at is not None else [0.0] * rows.num_rows
-    columns = [online_values(rows.column(name)) for name in view.columns]
-    for key, at, values in zip(key_texts(view.entities, rows), times, zip(*columns, strict=True), strict=True):
+    for key, at, values in zip(key_texts(view.entities, rows), _seconds(view, rows), _values(view.columns, rows), strict=True):
         if key is not None:
             yield key, at, dict(zip(view.columns, values, strict=True))
 
 
-def key_texts(names: Sequence[str], rows: pa.Table) -> Iterable[str | None]:
-    """Return the text of each row's key over some columns."""
-    texts = [join.key_text(rows.column(name)).to_pylist() for name in names]
-    return texts[0] if len(texts) == 1 else map(key_of, zip(*texts, strict=True))
-
-
-def history_rows(view: FeatureView, keys: Sequence[str], rows: pa.Table) -> dict[str, list[Row]]:
-    """Return by entity, in the order of addition, the rows that a window may still ask for."""
-    of, _ = join.codes(rows, rows, view.entities)
-    us = np.zeros(rows.num_rows, np.int64)
-    if view.at is not None:
-        times = microseconds(rows.column(view.at))
-        of = np.where(np.asarray(times.is_null().to_numpy(), bool), -1, of)
-        us = np.asarray(times.fill_null(0).to_numpy(), np.int64)
-    keep = of >= 0
-    reach = reach_us(view.aggregates) if view.created is None else None  # what is not known yet does not count: `prune` sees to that
-    if reach is not None and keep.any():
-        newest = np.full(int(of.max()) + 1, np.iinfo(np.int64).min)
-        np.maximum.at(newest, of[keep], us[keep])
-        keep &= us > newest[np.maximum(of, 0)] - reach
-    if not keep.all():
-        rows, us = rows.filter(pa.array(keep)), us[keep]
-    known = us
-    if view.created is not None:
-        created = microseconds(rows.column(view.created))
-        known = np.maximum(np.where(np.asarray(created.is_null().to_numpy(), bool), us, np.asarray(created.fill_null(0).to_numpy(), np.int64)), us)
-    identities: Iterable[str | None] = key_texts(keys, rows) if keys else [None] * rows.num_rows
-    columns = [online_values(rows.column(name)) for name in view.reads]
-    values: Iterable[tuple[Any, ...]] = zip(*columns, strict=True) if columns else [()] * rows.num_rows
-    found: dict[str, list[Row]] = {}
-    for key, row in zip(key_texts(view.entities, rows), map(Row, us.tolist(), known.tolist(), identities, values), strict=True):
-        if key is not None:
-            found.setdefault(key, []).append(row)
+def _seconds(view: FeatureView, rows: pa.Table) -> list[float]:
+    if view.at is None:
+        return [0.0] * rows.num_rows
+    found: list[float] = (np.asarray(microseconds(rows.column(view.at)).to_numpy(), np.int64) / 1e6).tolist()
     return found
+
+
+def _values(columns: Sequence[str], rows: pa.Table) -> Iterable[tuple[Any, ...]]:
+    return zip(*[online_values(rows.column(name)) for name in columns], strict=True) if columns else [()] * rows.num_rows
 
 
 class _Newest:
     """Filling a view of which the newest row of each entity is kept."""
 
-    def __init__(self, ctx: Context, view: FeatureView, progress: Progress | None) -> None:
-        self.ctx, self.view, self.progress = ctx, view, progress
-        self.entities = 0
+    def __init__(self, ctx: Context, view: FeatureView, read: _Read) -> None:
+        self._ctx, self._view, self._read = ctx, view, read
+        self.entities, self.seen = 0, by_entity.Seen()
+        self._row = msgspec.defstruct(  # what is made of a struct's fields takes a tenth of the time that a dict takes
+            "Row", [(f"c{place}", Any) for place, _ in enumerate(view.columns)],
+            rename={f"c{place}": name for place, name in enumerate(view.columns)}, gc=False,
+        )  # fmt: skip
 
-    def add(self, rows: pa.Table) -> int:
+    def rows(self, version: DatasetVersion) -> Iterator[pa.Table]:
+        """Yield the rows of a version that may be used, some at a time."""
+        return self._read.batches(version)
+
+    def add(self, added: DatasetVersion) -> int:
         """Take added rows: what is newer stays."""
-        newest = join.newest(rows, on=self.view.entities, at=self.view.at)
-        self.entities, kept = newest.num_rows, 0
-        for batch in _batches(newest, self.progress):
-            kept += self.ctx.online.write(self.view.ref, online_rows(self.view, batch), keep_s=keep_s(self.view))
+        return self._write(self.rows(added), over=False)
+
+    def put(self, batches: Iterable[pa.Table]) -> int:
+        """Take these rows for all there is of their entities."""
+        return self._write(batches, over=True)
+
+    def _write(self, batches: Iterable[pa.Table], *, over: bool) -> int:
+        view, kept = self._view, 0
+        for piece in self._read.pieces(batches, by_entity.newest(view)):
+            self.entities += piece.num_rows
+            for start in range(0, piece.num_rows, _BATCH):
+                some = piece.slice(start, _BATCH)
+                keys = [str(key) for key in key_texts(view.entities, some)]
+                rows: Iterator[tuple[str, float, Values]] = zip(
+                    keys, _seconds(view, some), starmap(self._row, _values(view.columns, some)), strict=True
+                )
+                kept += self._ctx.online.write(view.ref, rows, keep_s=keep_s(view), over=over)
+                self.seen.add(keys)
+                self._read.told(some.num_rows / piece.num_rows)
         return kept
 
-    def replace(self, rows: pa.Table) -> int:
-        """Take these rows for all there is."""
-        newest = join.newest(rows, on=self.view.entities, at=self.view.at)
-        self.entities, kept = newest.num_rows, 0
-        seen: set[str] = set()
-        for batch in _batches(newest, self.progress):
-            made = {key: OnlineRow(at, values) for key, at, values in online_rows(self.view, batch)}
-            seen |= made.keys()
-            kept += _replaced(self.ctx, self.view, made)
-        _remove_others(self.ctx, self.view, seen)
-        return kept
+
+class _Part(NamedTuple):
+    """Rows of an entity as its history has them, and whether they are the first and the last of those that were found of it."""
+
+    key: str
+    times: list[int]
+    known: list[int]
+    identities: list[str] | None
+    columns: list[list[Any]]
+    first: bool
+    last: bool
+
+    def rows(self) -> list[Row]:
+        values: Iterable[tuple[Any, ...]] = zip(*self.columns, strict=True) if self.columns else [()] * len(self.times)
+        identities: Sequence[str | None] = self.identities or [None] * len(self.times)
+        return [*map(Row, self.times, self.known, identities, values)]
 
 
 class _Histories:
     """Filling a view that keeps rows of each entity."""
 
-    def __init__(self, ctx: Context, view: FeatureView, keys: Sequence[str], whole: Callable[[], pa.Table], progress: Progress | None) -> None:
-        self.ctx, self.view, self.keys, self.progress = ctx, view, keys, progress
-        self.entities = 0
-        self._whole = whole
+    def __init__(self, ctx: Context, view: FeatureView, keys: Sequence[str], version: DatasetVersion, read: _Read) -> None:
+        self._ctx, self._view, self._keys, self._version, self._read = ctx, view, keys, version, read
+        self.entities, self.seen = 0, by_entity.Seen()
         self._reach, self._by = reach_us(view.aggregates), steps(view.aggregates)
 
-    def add(self, rows: pa.Table) -> int:
+    def rows(self, version: DatasetVersion) -> Iterator[pa.Table]:
+        """Yield the rows of a version that may be used, some at a time."""
+        return self._read.batches(version)
+
+    def add(self, added: DatasetVersion) -> int:
         """Take added rows. Where one is older than those that are kept one by one and a window asks for it, the entity is made anew."""
-        found = history_rows(self.view, self.keys, rows)
-        self.entities, kept = len(found), 0
+        kept = 0
         torn: set[str] = set()
+        for block in self._blocks(self.rows(added)):
+            found = {part.key: part.rows() for part in block}
 
-        def change(key: str, row: OnlineRow | None) -> OnlineRow | None:
-            history = history_of(self.view, self.keys, row)
-            new, late = history.put(found[key], over=True)
-            if late and history.summed(found[key]):
-                torn.add(key)
-            if not new:
-                return row
-            history.prune(self._reach, self._by)
-            return OnlineRow(history.times[-1] / 1e6, history.packed())
+            def change(key: str, row: OnlineRow | None, found: dict[str, list[Row]] = found) -> OnlineRow | None:
+                history = history_of(self._view, self._keys, row)
+                new, late = history.put(found[key], over=True)
+                if late and history.summed(found[key]):
+                    torn.add(key)
+                if not new:
+                    return row
+                history.prune(self._reach, self._by)
+                return OnlineRow(history.times[-1] / 1e6, history.packed())
 
-        for batch in _keys(found, self.progress):
-            kept += self.ctx.online.update(self.view.ref, batch, change, keep_s=keep_s(self.view))
-        return kept + (self._renew(torn) if torn else 0)
-
-    def replace(self, rows: pa.Table) -> int:
-        """Take these rows for all there is."""
-        found = history_rows(self.view, self.keys, rows)
-        self.entities, kept = len(found), 0
-        for batch in _keys(found, self.progress):
-            kept += _replaced(self.ctx, self.view, {key: self._made(found[key]) for key in batch})
-        _remove_others(self.ctx, self.view, found.keys())
+            kept += self._ctx.online.update(self._view.ref, found, change, keep_s=keep_s(self._view))
+        if torn:
+            entities = self.entities
+            kept += self.put(by_entity.of_keys(self._view, self.rows(self._version), torn))
+            self.entities = entities
         return kept
 
-    def _renew(self, keys: set[str]) -> int:
-        rows = self._whole()
-        wanted = pa.array([key in keys for key in key_texts(self.view.entities, rows)], pa.bool_())
-        found = history_rows(self.view, self.keys, rows.filter(wanted))
-        return sum(_replaced(self.ctx, self.view, {key: self._made(found[key]) for key in batch}) for batch in _keys(found, None))
+    def put(self, batches: Iterable[pa.Table]) -> int:
+        """Take these rows for all there is of their entities."""
+        view, kept = self._view, 0
+        history = History(view.reads, timed=view.created is not None, keyed=bool(self._keys))
+        for block in self._blocks(batches):
+            made = []
+            for part in block:
+                if part.first:
+                    history = History(view.reads, timed=view.created is not None, keyed=bool(self._keys))
+                history.load(part.times, part.known if view.created is not None else None, part.identities, part.columns)
+                history.prune(self._reach, self._by)
+                if part.last:
+                    made.append((part.key, history.times[-1] / 1e6, history.packed()))
+            kept += self._ctx.online.write(view.ref, made, keep_s=keep_s(view), over=True)
+            self.seen.add([key for key, _, _ in made])
+        return kept
 
-    def made(self, rows: pa.Table) -> dict[str, OnlineRow]:
-        """Return what is kept of each entity among these rows."""
-        return {key: self._made(found) for key, found in history_rows(self.view, self.keys, rows).items()}
-
-    def _made(self, rows: Sequence[Row]) -> OnlineRow:
-        history = History(self.view.reads, timed=self.view.created is not None, keyed=bool(self.keys))
-        history.load(rows)
-        history.prune(self._reach, self._by)
-        return OnlineRow(history.times[-1] / 1e6, history.packed())
+    def _blocks(self, batches: Iterable[pa.Table]) -> Iterator[list[_Part]]:
+        for piece in self._read.pieces(batches, by_entity.within_reach(self._view)):
+            for block in _blocks(self._view, self._keys, piece):
+                yield block
+                self.entities += sum(part.first for part in block)
+                self._read.told(sum(len(part.times) for part in block) / piece.num_rows)
 
 
-def _replaced(ctx: Context, view: FeatureView, made: Mapping[str, OnlineRow]) -> int:
-    return ctx.online.update(view.ref, made, lambda key, row: row if row == made[key] else made[key], keep_s=keep_s(view))
+class _Read:
+    """Reads the rows behind a view, and tells how far that and what is made of them is."""
+
+    def __init__(self, ctx: Context, view: FeatureView, keys: Sequence[str], version: DatasetVersion, progress: Progress | None) -> None:
+        self._ctx, self._view, self._keys, self._progress = ctx, view, keys, progress
+        self._of = frame.rows_behind(ctx, view, version)
+        self._share = self._done = 0.0
+
+    def batches(self, version: DatasetVersion) -> Iterator[pa.Table]:
+        """Yield rows of a version."""
+        read, of = 0, frame.rows_behind(self._ctx, self._view, version)
+        for rows in frame.view_batches(self._ctx, self._view, version, more=self._keys):
+            yield rows
+            read += rows.num_rows
+            if self._progress is not None:
+                self._progress("read", min(read / max(of, 1), 1.0))
+
+    def pieces(self, batches: Iterable[pa.Table], fewer: by_entity.Fewer) -> Iterator[pa.Table]:
+        """Yield rows piece by piece, each with all rows of its entities."""
+        keyed = frame.keyed(self._ctx, self._view)
+        self._done = 0.0
+        for rows, share in by_entity.pieces(self._ctx.state / FOLDER, self._view, batches, of=self._of, fewer=fewer):
+            self._share = share
+            yield rows if keyed else frame.once(self._view, rows)
+
+    def told(self, part: float) -> None:
+        """Tell that a part of the rows of a piece is online."""
+        self._done = min(self._done + part * self._share, 1.0)
+        if self._progress is not None:
+            self._progress("online", self._done)
 
 
-def _remove_others(ctx: Context, view: FeatureView, seen: Container[str]) -> None:
-    gone = [key for key in ctx.online.keys(view.ref) if key not in seen]
-    ctx.online.update(view.ref, gone, lambda _key, _row: None)
+def _work(ctx: Context, view: FeatureView, keys: Sequence[str], version: DatasetVersion, progress: Progress | None) -> _Newest | _Histories:
+    read = _Read(ctx, view, keys, version, progress)
+    return _Histories(ctx, view, keys, version, read) if keeps_rows(view) else _Newest(ctx, view, read)
+
+
+def _blocks(view: FeatureView, keys: Sequence[str], rows: pa.Table) -> Iterator[list[_Part]]:
+    """Cut rows into blocks of entities, or of parts of an entity that has more rows, oldest first: so many are Python's values at once."""
+    rows = rows.combine_chunks()  # takes from many are slow
+    of, us = join.codes(rows, rows, view.entities)[1], np.zeros(rows.num_rows, np.int64)
+    if view.at is not None:
+        us = np.asarray(microseconds(rows.column(view.at)).to_numpy(), np.int64)
+    known = us
+    if view.created is not None:
+        created = microseconds(rows.column(view.created))
+        known = np.maximum(np.where(np.asarray(created.is_null().to_numpy(), bool), us, np.asarray(created.fill_null(0).to_numpy(), np.int64)), us)
+    order = np.lexsort((known, us, of) if view.created is not None else (us, of))  # stable: in the order of addition
+    of, us, known = of[order], us[order], known[order]
+
+    def goes_on(place: int) -> bool:
+        return 0 < place < len(of) and bool(of[place] == of[place - 1])
+
+    begin = 0
+    while begin < len(of):
+        end = _end(of, us, begin)
+        starts = np.concatenate([[0], np.flatnonzero(of[begin + 1 : end] != of[begin : end - 1]) + 1, [end - begin]]).tolist()
+        some = rows.take(pa.array(order[begin:end]))
+        identities = [key or "" for key in key_texts(keys, some)] if keys else None
+        columns = [list(online_values(some.column(name))) for name in view.reads]
+        times, learnt = us[begin:end].tolist(), known[begin:end].tolist()
+        entities = [str(key) for key in key_texts(view.entities, some.take(pa.array(starts[:-1])))]
+        yield [
+            _Part(
+                key, times[low:high], learnt[low:high], None if identities is None else identities[low:high], [each[low:high] for each in columns],
+                first=low > 0 or not goes_on(begin), last=high < end - begin or not goes_on(end),
+            )
+            for key, low, high in zip(entities, starts[:-1], starts[1:], strict=True)
+        ]  # fmt: skip
+        begin = end
+
+
+def _end(of: join.Int64, us: join.Int64, begin: int) -> int:
+    """Return where the block ends that begins there: behind an entity, or, where that alone is too large, behind a moment."""
+    far = min(begin + _BLOCK, len(of))
+    if far < len(of) and of[far] == of[far - 1]:
+        start = int(np.searchsorted(of, of[far]))
+        if start > begin:
+            far = start
+        else:
+            stop = int(np.searchsorted(of, of[far], side="right"))
+            moment = begin + int(np.searchsorted(us[begin:stop], us[far]))
+            far = moment if moment > begin else begin + int(np.searchsorted(us[begin:stop], us[far], side="right"))
+    return min(far, int(np.searchsorted(of, of[begin] + _BATCH)))
+
+
+def _remove_others(ctx: Context, view: FeatureView, seen: by_entity.Seen) -> None:
+    """Remove what the online store holds of entities that there are no rows of."""
+    keys = ctx.online.keys(view.ref)
+    while page := list(islice(keys, _BATCH)):
+        if gone := seen.others(page):
+            ctx.online.update(view.ref, gone, lambda _key, _row: None)
 
 
 def _now(ctx: Context, view: FeatureView) -> tuple[DatasetVersion, Mark]:
@@ -273,21 +362,6 @@ def _marked(ctx: Context, view: FeatureView) -> Mark | None:
 
 def _row_of(mark: Mark) -> OnlineRow:
     return OnlineRow(0.0, mark._asdict())
-
-
-def _batches(rows: pa.Table, progress: Progress | None) -> Iterator[pa.Table]:
-    for start in range(0, rows.num_rows, _BATCH):
-        yield rows.slice(start, _BATCH)
-        if progress is not None:
-            progress("online", min(start + _BATCH, rows.num_rows) / rows.num_rows)
-
-
-def _keys(found: Mapping[str, Any], progress: Progress | None) -> Iterator[list[str]]:
-    keys = list(found)
-    for start in range(0, len(keys), _BATCH):
-        yield keys[start : start + _BATCH]
-        if progress is not None:
-            progress("online", min(start + _BATCH, len(keys)) / len(keys))
 
 
 def online_values(column: pa.ChunkedArray) -> Sequence[Any]:

@@ -15,6 +15,7 @@ from kaizenml.features.encoding.vectorised import microseconds
 from kaizenml.features.join import MISSING, codes, positions_at
 from kaizenml.features.offline import frame
 from kaizenml.features.online import filling
+from kaizenml.features.online.by_entity import key_texts
 from kaizenml.features.online.reading import read_at
 from kaizenml.features.view import FeatureView
 from kaizenml.features.windows.moments import reach_us
@@ -57,7 +58,7 @@ def compare(ctx: Context, view: FeatureView, dataset: str, *, entities: int) -> 
     rng = random.Random(t)
     rows = frame.view_rows(ctx, view, dataset)
     known_entities = rows.select(view.entities).group_by(view.entities).aggregate([])
-    texts = list(filling.key_texts(view.entities, known_entities))
+    texts = list(key_texts(view.entities, known_entities))
     online = list(itertools.islice(ctx.online.keys(view.ref), _LOOKED_AT))
     offline = sorted({key for key in texts if key is not None})
     half = max(entities // 2, 1)
@@ -116,7 +117,7 @@ def _waiting(ctx: Context, view: FeatureView) -> set[str]:
     found: set[str] = set()
     for batch in filling.waiting_rows(ctx, view):
         table = pa.table({name: pa.array([row[name] for row in batch]) for name in view.entities})
-        found |= {key for key in filling.key_texts(view.entities, table) if key is not None}
+        found |= {key for key in key_texts(view.entities, table) if key is not None}
     return found
 
 

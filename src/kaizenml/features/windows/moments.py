@@ -13,7 +13,6 @@ import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from operator import itemgetter
 from typing import Any, NamedTuple
 
 from kaizenml.errors import Corrupt
@@ -84,17 +83,26 @@ class History:
         held = [self.times, self.known, self.identities, self.columns, self.since, folded]
         return {_PLACE: [1, *held] if self.panes is None else [FORMAT, *held, self.panes.packed()]}
 
-    def load(self, rows: Sequence[Row]) -> None:
-        """Take all the rows of an entity at once, in the order of addition, into an empty history."""
-        ordered = sorted(rows, key=itemgetter(0, 1))
-        if self.identities is None:
-            ordered = list(dict.fromkeys(ordered))
-        self.times = [row.at for row in ordered]
+    def load(self, times: list[int], known: list[int] | None, identities: list[str] | None, columns: Sequence[list[Any]]) -> None:
+        """Take rows, ordered by time, then by when they became known, then by addition, that are newer than all that are there.
+
+        Parameters
+        ----------
+        times, known, identities : as the history has them.
+        columns : the values, by the view's columns.
+        """
+        if self.identities is None and len(times) > 1:  # what says the same is one row
+            rows = list(dict.fromkeys(zip(times, times if known is None else known, *columns, strict=True)))
+            if len(rows) < len(times):
+                times, learnt, *columns = map(list, zip(*rows, strict=True))
+                known = None if known is None else learnt
+        self.times += times
         if self.known is not None:
-            self.known = [row.known for row in ordered]
+            self.known += known or []
         if self.identities is not None:
-            self.identities = [row.identity or "" for row in ordered]
-        self.columns = {name: [row.values[place] for row in ordered] for place, name in enumerate(self.columns)}
+            self.identities += identities or []
+        for held, column in zip(self.columns.values(), columns, strict=True):
+            held.extend(column)
 
     def put(self, rows: Iterable[Row], *, over: bool = False) -> tuple[int, int]:
         """Take rows, in the order of addition; those that are there already change nothing.
