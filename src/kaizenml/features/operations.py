@@ -480,6 +480,17 @@ def serve(ctx: Context, refs: Sequence[str]) -> None:
         _publish(ctx, [checking.known(ctx, each.view) for each in kept.views] if kept else [], served)
 
 
+def hidden_entities(ctx: Context, refs: Sequence[str]) -> tuple[dict[str, Sequence[str]], str]:
+    """Return for versions of views what they are looked up by that their datasets hold as pseudonyms by now, and the fingerprint of the key."""
+    found: dict[str, Sequence[str]] = {}
+    key_print = ""
+    for view in frames.ever_used(ctx, refs):
+        if names := asking.hidden_entities(ctx, view):
+            found[view.ref] = names
+            key_print = key_print or tables.version(ctx, view.dataset).key_print
+    return found, key_print
+
+
 def online(ctx: Context) -> dict[str, FeatureView]:
     """Return what requests may read online, by the name that operations take: the views of today, and other versions that releases read."""
     today, kept = frames.views(ctx), taking.published(ctx.state)

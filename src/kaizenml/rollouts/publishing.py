@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,7 +32,10 @@ class Ruled(msgspec.Struct, frozen=True):
     problem: str | None = None
 
 
-def derive(rollouts: list[Rollout], known: Mapping[str, Release], *, at: float, ruled: Mapping[str, Ruled] | None = None) -> Snapshot:
+def derive(
+    rollouts: list[Rollout], known: Mapping[str, Release], *, at: float, ruled: Mapping[str, Ruled] | None = None,
+    hidden: tuple[Mapping[str, Sequence[str]], str] | None = None,
+) -> Snapshot:  # fmt: skip
     """Turn rollouts into routes. Pure: the same rollouts always give the same routes.
 
     Parameters
@@ -41,13 +44,20 @@ def derive(rollouts: list[Rollout], known: Mapping[str, Release], *, at: float, 
     known : every release that they name, by reference.
     at : seconds since 1970, for ``written_at``.
     ruled : the rules of each endpoint; default none.
+    hidden : by version of a view what it is looked up by that is stored as pseudonyms, and the fingerprint of their key; default none.
     """
-    by_rule = ruled or {}
+    by_rule, (columns, key_print) = ruled or {}, hidden or ({}, "")
+
+    def endpoint(rollout: Rollout) -> EndpointRoute:
+        route = _endpoint(rollout, known, by_rule.get(rollout.endpoint, Ruled()))
+        found = sorted({name for ref in _features(route) for name in columns.get(ref, [])})
+        return msgspec.structs.replace(route, hidden=found, key_print=key_print if found else "")
+
     return Snapshot(
         format=2 if any(found.rules for found in by_rule.values()) else 1,
         revision=sum(rollout.revision for rollout in rollouts),
         written_at=at,
-        endpoints={rollout.endpoint: _endpoint(rollout, known, by_rule.get(rollout.endpoint, Ruled())) for rollout in rollouts},
+        endpoints={rollout.endpoint: endpoint(rollout) for rollout in rollouts},
     )
 
 
@@ -75,7 +85,8 @@ def publish(ctx: Context) -> Snapshot:
         before = standing.endpoints if standing else {}
         names = [rollout.endpoint for rollout in rollouts]
         ruled = {rollout.endpoint: _ruled(ctx, found, rollout, names, before.get(rollout.endpoint)) for rollout in rollouts}
-        fresh = derive(rollouts, known, at=ctx.clock.timestamp(), ruled=ruled)
+        looked_up = {ref for each in known.values() for ref in each.pins.features}
+        fresh = derive(rollouts, known, at=ctx.clock.timestamp(), ruled=ruled, hidden=features.hidden_entities(ctx, sorted(looked_up)))
         _feed(ctx, fresh, former)
         if standing and msgspec.structs.replace(standing, written_at=fresh.written_at) == fresh:
             return standing
@@ -89,9 +100,13 @@ def _feed(ctx: Context, routes: Snapshot, former: list[Release]) -> None:
     """Have pushed rows reach the versions of views that the releases of these routes read, and those that a rollback would bring back."""
     refs = [ref for release in former for ref in release.pins.features]
     for route in routes.endpoints.values():
-        refs += [ref for each in (*route.arms, *route.shadows, *route.others) for ref in each.lineage.features]
+        refs += _features(route)
     with suppress(KaizenError):  # a kill must get through; the loop publishes again
         features.serve(ctx, refs)
+
+
+def _features(route: EndpointRoute) -> list[str]:
+    return [ref for each in (*route.arms, *route.shadows, *route.others) for ref in each.lineage.features]
 
 
 def check(ctx: Context, endpoint: str, release: Release) -> None:

@@ -66,6 +66,8 @@ class EndpointRoute(msgspec.Struct, frozen=True, kw_only=True):
     rules: list[Rule] = []  # in order
     others: list[Route] = []  # older releases that rules name
     problem: str | None = None  # why the rules in kaizen.toml are not those above: the last good ones stay in force
+    hidden: list[str] = []  # what features are looked up by and stored as pseudonyms now, whatever was so when a release was made
+    key_print: str = ""  # fingerprint of the key of these
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):

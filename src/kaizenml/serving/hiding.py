@@ -44,25 +44,27 @@ class Hiding:
         return kept
 
 
-def hiding_for(signatures: Iterable[Signature], places: Iterable[Path]) -> Hiding | None:
+def hiding_for(signatures: Iterable[Signature], places: Iterable[Path], *, pseudonyms: Iterable[str] = (), key_print: str = "") -> Hiding | None:
     """Return what an endpoint with these releases does to requests: what any of them hides is hidden from all.
 
     Parameters
     ----------
     signatures : of all its releases.
     places : state folders in which the key may lie; the environment's goes before them.
+    pseudonyms, key_print : inputs that are hidden whatever the releases say, and the fingerprint of the key.
 
     Raises
     ------
     Unavailable : the key of the rows that they learned from is not here.
     """
-    columns: dict[str, str] = {}
-    prints: set[str] = set()
+    since = dict.fromkeys(pseudonyms, "pseudonym")
+    columns: dict[str, str] = {**since}
+    prints = {key_print} if since else set[str]()
     unit = False
     for signature in signatures:
         # a column that one release reads as a pseudonym is not dropped for another one's sake
         columns |= {name: how for name, how in signature.hidden.items() if how == "pseudonym" or name not in columns}
-        unit = unit or signature.unit in signature.hidden
+        unit = unit or signature.unit in signature.hidden or signature.unit in since
         prints |= {signature.key_print} if signature.key_print else set()
     if not columns:
         return None

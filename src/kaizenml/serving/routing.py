@@ -279,7 +279,8 @@ def _bind(endpoint: LoadedEndpoint, others: list[LoadedRoute], before: LoadedEnd
 def _with_hiding(state: Path, endpoint: LoadedEndpoint) -> LoadedEndpoint:
     """Bind what is done to requests; the key lies in the state folder, which a bundle that is served alone may still lie in."""
     loaded = (*endpoint.arms, *endpoint.shadows, *endpoint.others.values())
-    return replace(endpoint, hiding=hiding_for([each.signature for each in loaded], [state, *(state / loaded[0].route.bundle).parents]))
+    route, places = endpoint.route, [state, *(state / loaded[0].route.bundle).parents]
+    return replace(endpoint, hiding=hiding_for([each.signature for each in loaded], places, pseudonyms=route.hidden, key_print=route.key_print))
 
 
 def load_route(state: Path, route: Route) -> LoadedRoute:

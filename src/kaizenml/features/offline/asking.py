@@ -160,7 +160,7 @@ def write(table: pa.Table, path: Path) -> None:
 def hidden_entities(ctx: Context, view: FeatureView) -> list[str]:
     """Return the columns of a view's entity that its dataset stores as pseudonyms."""
     try:
-        personal = tables.version(ctx, view.dataset).personal
+        personal = tables.version(ctx, view.dataset).personal if view.dataset else {}
     except NotFound:
         return []
     return [name for name in view.entities if personal.get(name) == "pseudonym"]
