@@ -73,9 +73,9 @@ load_seconds = 0.2
 parity = "30d"
 
 [loop]
-retrain_after = "28d"
-cooldown = "14d"
-canary_max = "28d"
+retrain_after = "21d"
+cooldown = "7d"
+canary_max = "21d"
 canary_weight = 0.05
 """
 FEATURES = """\

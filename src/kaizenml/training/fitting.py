@@ -7,10 +7,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
-from kaizenml.training import calibration, ensemble, learners
+from kaizenml.training import calibration, ensemble, learners, split
 from kaizenml.training.learners import Fitted, Plan, Rows, Vectors
 from kaizenml.training.model_file import Calibration
 from kaizenml.training.recipe import Recipe
@@ -99,30 +100,32 @@ def search(rows: Rows, pairs: list[tuple[Indices, Indices]], task: Task, fields:
     return Found(recipe, fitted, notes)
 
 
-def judge(recipe: Recipe, rows: Rows, holdout: Vectors, task: Task, effort: Effort) -> Judged:
+def judge(recipe: Recipe, rows: Rows, holdout: Vectors, task: Task, effort: Effort, *, refit: bool = False) -> Judged:
     """Fit the recipe on the training rows and answer the hold-out."""
-    made = make(recipe, rows, task, effort)
+    made = make(recipe, rows, task, effort, refit=refit)
     members = {fitted.plan.name: fitted.predict(holdout) for fitted in made}
     return Judged(members, blended(recipe, members), {fitted.plan.name: fitted.seconds for fitted in made})
 
 
-def judge_and_make(recipe: Recipe, rows: Rows, holdout: Vectors, everything: Rows, *, task: Task, effort: Effort) -> tuple[Judged, list[Fitted]]:
+def judge_and_make(
+    recipe: Recipe, rows: Rows, holdout: Vectors, everything: Rows, *, task: Task, effort: Effort, refit: bool
+) -> tuple[Judged, list[Fitted]]:
     """Judge the recipe on the hold-out, and make it from all rows.
 
     Both at once where there are two threads or more: two fits with half of the threads each end sooner than one after the
     other with all of them, and trees are the same for any number of threads.
     """
     if effort.threads < 2:
-        return judge(recipe, rows, holdout, task, effort), make(recipe, everything, task, effort)
+        return judge(recipe, rows, holdout, task, effort, refit=refit), make(recipe, everything, task, effort, refit=refit)
     half = effort._replace(threads=effort.threads // 2)
     with ThreadPoolExecutor(1, thread_name_prefix="shipped") as beside:
-        shipped = beside.submit(make, recipe, everything, task, half)
-        return judge(recipe, rows, holdout, task, half), shipped.result()
+        shipped = beside.submit(make, recipe, everything, task, half, refit=refit)
+        return judge(recipe, rows, holdout, task, half, refit=refit), shipped.result()
 
 
-def make(recipe: Recipe, rows: Rows, task: Task, effort: Effort) -> list[Fitted]:
-    """Fit every member of the recipe on ``rows``."""
-    plans = [_with_rounds(plan, rounds_for(plan, recipe.rows, len(rows.y))) for plan in recipe.plans]
+def make(recipe: Recipe, rows: Rows, task: Task, effort: Effort, *, refit: bool = False) -> list[Fitted]:
+    """Fit every member of the recipe on ``rows``; ``refit``: on newer rows than those of the search that found it."""
+    plans = [grown(plan, recipe.rows, len(rows.y), refit=refit) for plan in recipe.plans]
     return [learners.fit(plan, rows, task, seed=effort.seed, threads=effort.threads) for plan in plans]
 
 
@@ -132,9 +135,20 @@ def blended(recipe: Recipe, members: dict[str, Floats]) -> Floats:
     return blend if recipe.kind == "regression" else calibration.apply(recipe.calibration, blend)
 
 
-def rounds_for(plan: Plan, found_on: int, rows: int) -> int:
-    """More rows bear more trees: the rounds grow with the square root of the rows, at most twofold."""
-    return max(1, round(plan.rounds * float(np.clip(np.sqrt(rows / max(found_on, 1)), 0.5, 2.0)))) if plan.rounds else 0
+def grown(plan: Plan, found_on: int, rows: int, *, refit: bool) -> Plan:
+    """Return the plan for more rows than its rounds were found on, with the square root of their ratio, at most twofold.
+
+    A search's own rows, of which its folds hold the half, get more trees. In a refit of a large table half of the growth goes into
+    the size of the trees: one of more leaves takes hardly longer to grow, while twice the trees take twice as long. What was found on
+    a small table are slow steps of shallow trees, which want to be many.
+    """
+    if not plan.rounds:
+        return plan
+    growth = float(np.clip(np.sqrt(rows / max(found_on, 1)), 0.5, 2.0))
+    if refit and growth > 1.0 and found_on >= split.LARGE:
+        growth **= 0.5
+        plan = msgspec.structs.replace(plan, parameters={**plan.parameters, "num_leaves": round(plan.parameters["num_leaves"] * growth)})
+    return _with_rounds(plan, max(1, round(plan.rounds * growth)))
 
 
 def sum_of(predictions: dict[str, Floats], weights: dict[str, float]) -> Floats:

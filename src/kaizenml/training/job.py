@@ -102,7 +102,7 @@ class Job:
         everything = Rows(encoding.encode(encoder, material.table), material.y, encoder.categorical, encoder.onehot)
         where = "newest rows" if self.split.by == "time" else "hold-out"
         effort.progress(f"judging on the {where}, fitting on all rows", 0.75)
-        judged, members = fitting.judge_and_make(chosen, rows, holdout.vectors, everything, task=task, effort=effort)
+        judged, members = fitting.judge_and_make(chosen, rows, holdout.vectors, everything, task=task, effort=effort, refit=known is not None)
         effort.progress("comparing", 0.95)
         board, gains = self._board(rows, holdout, judged, found)
         return Made(material, chosen, encoder, members, self._naive(material.y), board, gains, self._described())
