@@ -27,7 +27,8 @@ from kaizenml.serving.admission import Admission, Bounds
 from kaizenml.serving.app import App
 from kaizenml.serving.beside import Batching
 from kaizenml.serving.connecting.front import Front, fixed_token
-from kaizenml.serving.connecting.http import Taking
+from kaizenml.serving.connecting.http import Connection
+from kaizenml.serving.connecting.taking import Taking
 from kaizenml.serving.connecting.turns import Turns
 from kaizenml.serving.door import Door
 from kaizenml.serving.engine import Engine
@@ -190,7 +191,9 @@ class _Server(uvicorn.Server):
         await super().startup([])  # the sockets are ours to take connections from
         state = self.lifespan.state
         turns, admission = Turns(self._app), self._app.admission
-        self._taking = [Taking(self.config, self.server_state, state, one, admission=admission, turns=turns) for one in sockets or []]
+        self._taking = [
+            Taking(self.config, self.server_state, state, one, admission=admission, turns=turns, connection=Connection) for one in sockets or []
+        ]
         if self._beside is not None:
             await self._beside.start()
         if self._parent is not None:

@@ -10,7 +10,7 @@ import asyncio
 import math
 import os
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import msgspec
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
@@ -18,9 +18,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from kaizenml.clock import format_duration
 from kaizenml.errors import KaizenError, TooLarge, UsageError
 from kaizenml.serving.admission import REFUSED, RETRY_S
-
-if TYPE_CHECKING:
-    from kaizenml.serving.connecting.http import Taking
+from kaizenml.serving.connecting.taking import Taking
 
 _LINGER_S = 2.0  # for a client to read the last answer before its connection is cut
 
