@@ -352,3 +352,11 @@ main()
     assert done.returncode == 2
     assert "try:" in done.stderr
     assert done.stdout.splitlines() == ["what was registered ran"] + ["the interpreter ended"] * ends
+
+
+def test_text_is_cut_before_a_column_gives_way_to_the_width():
+    rows = [{"column": "at", "holds": "2026-01-01 to 2026-12-31", "more": 7}]
+    told = output.table(rows, width=26).splitlines()
+    assert [click.unstyle(line) for line in told[:2]] == ["column  holds", "at      2026-01-01 to 202…"]
+    assert "not shown for want of width: more;" in told[2]
+    assert "holds" not in click.unstyle(output.table(rows, width=19).splitlines()[0])
