@@ -9,7 +9,6 @@ from typing import Any
 
 import click
 
-_NARROWEST_CELL = 12
 _WIDEST_CELL = 48
 
 
@@ -25,7 +24,7 @@ def render(value: Any) -> str:
 
 
 def table(rows: list[dict[str, Any]], columns: list[str] | None = None, *, width: int | None = None) -> str:
-    """Return rows as an aligned table; columns that are empty everywhere are left out, the last ones give way to the width: text is cut first."""
+    """Return rows as an aligned table without columns that are empty everywhere; the last ones give way to the width, or lose a third of it."""
     names = columns or list(dict.fromkeys(key for row in rows for key in row))
     names = [name for name in names if any(row.get(name) not in (None, [], {}, "") for row in rows)] or names[:1]
     texts = [[_shorten(cell(name, row.get(name)), _WIDEST_CELL) for name in names] for row in rows]
@@ -36,7 +35,7 @@ def table(rows: list[dict[str, Any]], columns: list[str] | None = None, *, width
     while kept > 1 and sum(widths[:kept]) + 2 * (kept - 1) > space:
         kept -= 1
     room = space - sum(widths[:kept]) - 2 * kept
-    if kept < len(names) and not right[kept] and room >= max(len(names[kept]), _NARROWEST_CELL):
+    if kept < len(names) and not right[kept] and room >= max(len(names[kept]), 2 * widths[kept] // 3):
         texts = [[_shorten(text, room) if place == kept else text for place, text in enumerate(line)] for line in texts]
         widths[kept] = room
         kept += 1
