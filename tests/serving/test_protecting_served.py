@@ -10,13 +10,14 @@ import pytest
 from in_process import running
 
 from kaizenml.data import operations as data
+from kaizenml.errors import Unavailable
 from kaizenml.features import operations as features
 from kaizenml.governance import operations as governance
 from kaizenml.project import open_project
 from kaizenml.registry import operations as registry
 from kaizenml.releases import operations as releases
 from kaizenml.rollouts import operations as rollouts
-from kaizenml.rollouts import publishing
+from kaizenml.rollouts import publishing, snapshot
 from kaizenml.training import operations as training
 
 SETTINGS = """
@@ -42,7 +43,7 @@ def journal(state: Path) -> dict[Path, bytes]:
 
 
 @pytest.mark.slow
-def test_a_release_of_before_finds_its_features_by_the_raw_key_and_keeps_no_raw_key_any_more(tmp_path: Path) -> None:
+def test_a_release_of_before_finds_its_features_by_the_raw_key_and_keeps_no_raw_key_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "kaizen.toml").write_text(SETTINGS)
     rng = np.random.default_rng(1)
     loyalty, who = rng.random(40), rng.integers(0, 40, 600)
@@ -69,5 +70,14 @@ def test_a_release_of_before_finds_its_features_by_the_raw_key_and_keeps_no_raw_
     assert len(fresh) > 1000
     assert b"c-48151" not in fresh
     assert len({str(each) for each in before}) > 10, "features tell customers apart"
+
+    def away(*_: object) -> None:
+        raise Unavailable("the tables cannot be reached", remedy="wait")
+
+    monkeypatch.setattr(features, "hidden_entities", away)
+    rollouts.kill(ctx, "shop", why="a drill")
+    killed = snapshot.read(ctx.state / "serving" / snapshot.FILE).endpoints["shop"]
+    assert killed.killed == "a drill"
+    assert (killed.hidden, killed.key_print) == (route.hidden, route.key_print)
     ctx.online.close()
     ctx.catalog.close()

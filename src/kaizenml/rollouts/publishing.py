@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -85,8 +85,8 @@ def publish(ctx: Context) -> Snapshot:
         before = standing.endpoints if standing else {}
         names = [rollout.endpoint for rollout in rollouts]
         ruled = {rollout.endpoint: _ruled(ctx, found, rollout, names, before.get(rollout.endpoint)) for rollout in rollouts}
-        looked_up = {ref for each in known.values() for ref in each.pins.features}
-        fresh = derive(rollouts, known, at=ctx.clock.timestamp(), ruled=ruled, hidden=features.hidden_entities(ctx, sorted(looked_up)))
+        hidden = _hidden(ctx, sorted({ref for each in known.values() for ref in each.pins.features}), before.values())
+        fresh = derive(rollouts, known, at=ctx.clock.timestamp(), ruled=ruled, hidden=hidden)
         _feed(ctx, fresh, former)
         if standing and msgspec.structs.replace(standing, written_at=fresh.written_at) == fresh:
             return standing
@@ -103,6 +103,14 @@ def _feed(ctx: Context, routes: Snapshot, former: list[Release]) -> None:
         refs += _features(route)
     with suppress(KaizenError):  # a kill must get through; the loop publishes again
         features.serve(ctx, refs)
+
+
+def _hidden(ctx: Context, refs: list[str], before: Iterable[EndpointRoute]) -> tuple[Mapping[str, Sequence[str]], str]:
+    try:
+        return features.hidden_entities(ctx, refs)
+    except KaizenError:  # a kill must get through: what was hidden stays so
+        standing = [route for route in before if route.hidden]
+        return {ref: route.hidden for route in standing for ref in _features(route)}, standing[0].key_print if standing else ""
 
 
 def _features(route: EndpointRoute) -> list[str]:
