@@ -102,12 +102,7 @@ class Keys:
     def digests(self, column: str, texts: Iterable[str]) -> list[bytes]:
         """Return ``digest`` of ``COLUMN=VALUE`` for each value, as bytes: certificates name subjects by it."""
         begun = hmac.new(self._project, b"digest\0" + f"{column}=".encode("utf-8", "surrogatepass"), "sha256")
-        found = []
-        for text in texts:
-            one = begun.copy()
-            one.update(text.encode("utf-8", "surrogatepass"))
-            found.append(one.digest())
-        return found
+        return _each(begun, texts)
 
     def marks(self, column: str, texts: Iterable[str]) -> list[bytes]:
         """Return by what forgotten subjects of a column are recognised, for each value: keyed BLAKE2b, 16 bytes.
@@ -115,12 +110,7 @@ class Keys:
         Whole columns are looked through at each addition, and this takes a third of an HMAC's time.
         """
         begun = hashlib.blake2b(f"{column}\0".encode("utf-8", "surrogatepass"), key=self._mac("marks", b""), digest_size=16)
-        found = []
-        for text in texts:
-            one = begun.copy()
-            one.update(text.encode("utf-8", "surrogatepass"))
-            found.append(one.digest())
-        return found
+        return _each(begun, texts)
 
     def destroy(self, column: str, value: str) -> bool:
         """Destroy a subject's key; return whether there was one. Its bytes are overwritten in the file."""
@@ -182,6 +172,16 @@ def open_keys(state: Path, environ: Mapping[str, str] | None = None, *, create: 
         return Keys(hashlib.sha256(given.strip().encode()).digest(), subjects)
     file = state / "keys" / "project.key"
     return Keys(_kept(file), subjects) if create or file.exists() else None
+
+
+def _each(begun: Any, texts: Iterable[str]) -> list[bytes]:
+    """Return the digest of each text behind what the hash has taken so far."""
+    found = []
+    for text in texts:
+        one = begun.copy()
+        one.update(text.encode("utf-8", "surrogatepass"))
+        found.append(one.digest())
+    return found
 
 
 def destroy(ctx: Context, subject_column: str, value: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -46,18 +46,23 @@ def fields_of(
     ]
 
 
-def _field_kind(column: pa.ChunkedArray, kind: Kind | None) -> FieldKind | None:
-    found = column.type
-    if kind is not None and kind != "text":
-        return kind
+def plain_kind(found: pa.DataType) -> Literal["boolean", "integer", "number", "timestamp"] | None:
+    """Return the kind that a type stands for by itself; None for text and whatever else there is."""
     if pa.types.is_boolean(found):
         return "boolean"
     if pa.types.is_integer(found):
         return "integer"
     if pa.types.is_floating(found) or pa.types.is_decimal(found):
         return "number"
-    if pa.types.is_timestamp(found) or pa.types.is_date(found):
-        return "timestamp"
+    return "timestamp" if pa.types.is_timestamp(found) or pa.types.is_date(found) else None
+
+
+def _field_kind(column: pa.ChunkedArray, kind: Kind | None) -> FieldKind | None:
+    found = column.type
+    if kind is not None and kind != "text":
+        return kind
+    if (plain := plain_kind(found)) is not None:
+        return plain
     if pa.types.is_dictionary(found):
         return "category"
     if pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_string_view(found):

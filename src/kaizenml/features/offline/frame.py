@@ -25,6 +25,7 @@ from kaizenml.features.defining import definitions
 from kaizenml.features.defining.expressions import compile_derived
 from kaizenml.features.encoding.vectorised import category_text, microseconds
 from kaizenml.features.offline import gathering, scaled, splitting
+from kaizenml.features.offline.fields import plain_kind
 from kaizenml.features.signature import Derived, FieldKind, Signature, ViewUse
 from kaizenml.features.view import FeatureView
 from kaizenml.features.windows import vectorised as windows
@@ -461,7 +462,7 @@ def _queried(ctx: Context, view: FeatureView) -> Iterator[pa.Table]:
                     for name in wanted:
                         if name not in rows.column_names:
                             raise _no_column(ctx, f"features.{view.name}", name, "its query", rows.column_names)
-                    _check_kinds(view, {name: _stored_kind(rows.schema.field(name).type) for name in rows.column_names})
+                    _check_kinds(view, {name: plain_kind(rows.schema.field(name).type) or "category" for name in rows.column_names})
                 yield _text(rows.select(wanted))
         except InvalidData:
             if failed := next((each.failed for each in given.values() if each.failed), None):
@@ -475,16 +476,6 @@ def _text(rows: pa.Table) -> pa.Table:
         if pa.types.is_dictionary(field.type):
             rows = rows.set_column(place, field.name, category_text(rows.column(place)))
     return rows
-
-
-def _stored_kind(found: pa.DataType) -> Kind:
-    if pa.types.is_boolean(found):
-        return "boolean"
-    if pa.types.is_integer(found):
-        return "integer"
-    if pa.types.is_floating(found) or pa.types.is_decimal(found):
-        return "number"
-    return "timestamp" if pa.types.is_timestamp(found) or pa.types.is_date(found) else "category"
 
 
 def _check_kinds(view: FeatureView, known: Mapping[str, Kind]) -> None:
