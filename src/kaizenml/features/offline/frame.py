@@ -329,9 +329,9 @@ def _columns_of(ctx: Context, rows: pa.Table, view: FeatureView, *, known_at: jo
 
 
 def _columns(ctx: Context, rows: pa.Table, view: FeatureView, known_at: join.Int64 | None) -> list[pa.ChunkedArray]:
-    span, told_apart = None, keyed(ctx, view)
-    of, behind = rows_behind(ctx, view), view_batches(ctx, view)
-    if view.sql is None:
+    if view.sql is not None:
+        span, of, behind = None, rows_behind(ctx, view), view_batches(ctx, view)
+    else:
         version = tables.version(ctx, view.dataset)
         wanted = _check_columns(ctx, view, version)
         none = tables.rows_of(ctx, msgspec.structs.replace(version, parts=[]), wanted)
@@ -339,7 +339,8 @@ def _columns(ctx: Context, rows: pa.Table, view: FeatureView, known_at: join.Int
         scanned = tables.Scan(ctx, version, wanted, span=span)
         if not view.aggregates:
             return gathering.columns(rows, view, known_at, scanned, none)
-        behind = itertools.chain([none], scanned.batches())
+        of, behind = version.rows, itertools.chain([none], scanned.batches())
+    told_apart = keyed(ctx, view)
     if of <= splitting.ROWS:
         found = pa.concat_tables(behind)
         if span is not None and (within := span.filter()) is not None:
