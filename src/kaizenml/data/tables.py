@@ -402,7 +402,8 @@ def _sound(path: Place) -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        raise Corrupt(f"a file of {path.name!r} is gone: {error}", remedy="restore the state folder from a backup") from error
+        remedy = "repeat, as a forgetting may have rewritten it just now; if it stays gone, restore the state folder from a backup"
+        raise Corrupt(f"a file of {path.name!r} is gone: {error}", remedy=remedy) from error
     except pa.ArrowInvalid as error:
         raise Corrupt(f"a file of {path.name!r} is damaged: {error}", remedy="restore the state folder from a backup") from error
 
